@@ -1,0 +1,123 @@
+//! The command line: a contract that scripts call.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use farm::job::{AutoLadder, LadderSpec, Layout, RungSpec};
+
+/// Turns any video or audio into multi-resolution HLS.
+#[derive(Parser)]
+#[command(name = "shoal", version, about, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make an HLS ladder of a file or URL, on this machine.
+    Transcode(Transcode),
+    /// Say what a file or URL is.
+    Probe(Probe),
+    /// List the encoders, whether they work, and which would be used.
+    Encoders(Encoders),
+    /// One attempt of a task: started by a worker, with a socket.
+    #[command(hide = true)]
+    Child,
+}
+
+/// `shoal transcode`.
+#[derive(Args)]
+pub struct Transcode {
+    /// A file, or an http(s) URL.
+    pub input: String,
+    /// The folder to write to; made when it is not there.
+    #[arg(long, short, env = "SHOAL_OUTPUT")]
+    pub output: String,
+    /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
+    #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
+    pub ladder: Ladder,
+    /// One file per segment, or one file per rendition.
+    #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
+    pub layout: LayoutName,
+    /// Wanted duration of a segment, 1 to 30 seconds.
+    #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
+    pub segment_seconds: u32,
+    /// Wanted duration of a piece of work, 1 to 3600 seconds.
+    #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub chunk_seconds: Option<u32>,
+    /// Pieces of work done at a time; one per core when not given.
+    #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub slots: Option<u16>,
+    /// Print the result, or the error, as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal probe`.
+#[derive(Args)]
+pub struct Probe {
+    /// A file, or an http(s) URL.
+    pub input: String,
+    /// Print everything as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal encoders`.
+#[derive(Args)]
+pub struct Encoders {
+    /// Print the list as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How `--layout` names the layouts.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LayoutName {
+    /// One file per segment.
+    Segments,
+    /// One file per rendition, read by byte ranges.
+    SingleFile,
+}
+
+impl From<LayoutName> for Layout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Segments => Self::Segments,
+            LayoutName::SingleFile => Self::SingleFile,
+        }
+    }
+}
+
+/// How `--ladder` names a ladder.
+#[derive(Clone)]
+pub struct Ladder(pub LadderSpec);
+
+impl FromStr for Ladder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "auto" {
+            return Ok(Self(LadderSpec::Auto(AutoLadder::default())));
+        }
+        if text.starts_with('[') {
+            let rungs: Vec<RungSpec> = serde_json::from_str(text).map_err(|e| format!("not a list of rungs: {e}"))?;
+            return Ok(Self(LadderSpec::Rungs(rungs)));
+        }
+        let rung = |height: &str| {
+            let height = height.trim().parse().map_err(|_| format!("'{height}' is not a height; use auto, 1080,720,480 or a JSON list"))?;
+            Ok::<_, String>(RungSpec { height, fps: None, video: None })
+        };
+        text.split(',').map(rung).collect::<Result<_, _>>().map(|rungs| Self(LadderSpec::Rungs(rungs)))
+    }
+}
+
+/// Where state is kept below an output folder while a job runs.
+pub fn state_folder(output: &std::path::Path) -> PathBuf {
+    output.join(".shoal")
+}

@@ -1,0 +1,45 @@
+//! How the program ends: a line on standard error or an object on standard output, and an exit code.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the program's edge")]
+
+use std::process::ExitCode;
+
+use farm::{Failure, Fault};
+use serde::Serialize;
+
+/// Ends the program with what came of it.
+pub fn end(ended: Result<(), Failure>, json: bool) -> ExitCode {
+    let Err(failure) = ended else { return ExitCode::SUCCESS };
+    if json {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            error: &'a Failure,
+        }
+        print_json(&Error { error: &failure });
+    } else {
+        eprintln!("shoal: {failure} ({})", failure.code);
+    }
+    ExitCode::from(match failure.code.fault() {
+        Fault::Source => 1,
+        Fault::Request => 2,
+        Fault::Environment => 3,
+        Fault::Interruption => 130,
+    })
+}
+
+/// Prints one JSON object.
+pub fn print_json(object: &impl Serialize) {
+    // These types hold no map with keys that are not texts, which alone could fail.
+    let text = serde_json::to_string(object).unwrap_or_default();
+    print_line(&text);
+}
+
+/// Prints a line of a result. A reader that has gone away is no error.
+pub fn print_line(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Says something to people.
+pub fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,332 @@
+//! The job message, version 1: what a submitter asks for.
+//!
+//! Unknown fields are refused by name; [`JobSpec::check`] refuses values out of range. The JSON Schema is generated from
+//! these types.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{Code, Failure, Rate};
+
+/// Name of a job, unique in a farm: 1 to 128 letters, digits, `-`, `_` or `.`, so that it can stand in keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(String);
+
+impl JobId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = Failure;
+
+    fn try_from(text: String) -> Result<Self, Failure> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.is_empty() || text.len() > 128 || !text.chars().all(allowed) || text.starts_with('.') {
+            let message = format!("'{text}' is not a job id: use 1 to 128 letters, digits, '-', '_' or '.', not starting with '.'");
+            return Err(Failure::new(Code::InvalidRequest, message));
+        }
+        Ok(Self(text))
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a submitter asks for: turn this source into HLS there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Version of this message: always 1.
+    pub version: u32,
+    /// The submitter's own key; the same id twice is the same job. Made up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<JobId>,
+    /// Who the job is for; shares of the farm are by tenant.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    /// What to transcode.
+    pub source: SourceSpec,
+    /// Where the result goes.
+    pub output: OutputSpec,
+    /// Which pictures to make of it.
+    #[serde(default)]
+    pub ladder: LadderSpec,
+    /// How to make the sound.
+    #[serde(default)]
+    pub audio: AudioSpec,
+    /// Wanted duration of a segment in seconds, 1 to 30.
+    #[serde(default = "default_segment_seconds")]
+    pub segment_seconds: u32,
+    /// Wanted duration of a chunk in seconds, 1 to 3600. Chosen by Shoal when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_seconds: Option<u32>,
+    /// Jobs of the same tenant with a higher priority go first.
+    #[serde(default)]
+    pub priority: i32,
+    /// Whom to tell when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<NotifySpec>,
+}
+
+fn default_tenant() -> String {
+    "default".to_owned()
+}
+
+fn default_segment_seconds() -> u32 {
+    4
+}
+
+/// Where the source is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// `https://…`, `http://…`, `s3://bucket/key` or `file:///path`.
+    pub url: Url,
+    /// Headers to send with every request for it. They may hold credentials: never logged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for SourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.keys().collect();
+        f.debug_struct("SourceSpec").field("url", &shown_url(&self.url)).field("headers", &names).finish()
+    }
+}
+
+/// A URL as it may be shown: without user, password, query and fragment, which may hold credentials.
+pub fn shown_url(url: &Url) -> String {
+    let mut shown = url.clone();
+    // A URL that cannot carry them (file:) refuses; then there is nothing to hide.
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+/// Where and in which shape the result goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// Prefix under which everything is written: `s3://bucket/prefix/` or `file:///folder/`.
+    pub url: Url,
+    /// One object per segment, or one per rendition.
+    #[serde(default)]
+    pub layout: Layout,
+}
+
+/// How the media bytes of a rendition are laid out in objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// An init segment and one object per media segment.
+    #[default]
+    Segments,
+    /// One fragmented MP4 per rendition, addressed by byte ranges.
+    SingleFile,
+}
+
+/// Which renditions of the picture to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LadderSpec {
+    /// Every usual height up to the source's.
+    Auto(AutoLadder),
+    /// Just these.
+    Rungs(Vec<RungSpec>),
+}
+
+impl Default for LadderSpec {
+    fn default() -> Self {
+        Self::Auto(AutoLadder::default())
+    }
+}
+
+/// Limits on the automatic ladder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AutoLadder {
+    /// No rung above this height (the short edge of the picture), in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_height: Option<u32>,
+}
+
+/// One rendition of the picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RungSpec {
+    /// Short edge of the picture in pixels, 16 to 4320; made even. Never above the source's.
+    pub height: u32,
+    /// Highest frame rate; the source's own is kept when lower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fps: Option<Rate>,
+    /// Codec and rate control. Capped quality with the usual cap when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<VideoSpec>,
+}
+
+/// Codec and rate control of a rung: `quality` (with an optional cap) or `bitrate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VideoSpec {
+    /// The codec.
+    #[serde(default)]
+    pub codec: VideoCodec,
+    /// Constant quality, 1 (best) to 50, on x264's CRF scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<u32>,
+    /// Average rate in bit/s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u32>,
+    /// Highest rate in bit/s, over two seconds with `quality`, over one second with `bitrate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bitrate: Option<u32>,
+}
+
+/// A video codec that can be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VideoCodec {
+    /// H.264, High profile, 8-bit 4:2:0.
+    #[default]
+    H264,
+}
+
+/// How to make the sound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AudioSpec {
+    /// The codec.
+    #[serde(default)]
+    pub codec: AudioCodec,
+    /// Whether to bring the loudness to a common level.
+    #[serde(default)]
+    pub loudness: Loudness,
+}
+
+/// An audio codec that can be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AudioCodec {
+    /// AAC-LC.
+    #[default]
+    Aac,
+}
+
+/// What to do about loudness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loudness {
+    /// Leave it as it is.
+    #[default]
+    Off,
+}
+
+/// A signed call when a job has ended.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NotifySpec {
+    /// Where to POST the result event.
+    pub url: Url,
+    /// Key of the signature. Never logged.
+    pub secret: String,
+}
+
+impl fmt::Debug for NotifySpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotifySpec").field("url", &shown_url(&self.url)).field("secret", &"***").finish()
+    }
+}
+
+/// Most rungs a job may ask for.
+pub const RUNGS_MAX: usize = 16;
+
+impl JobSpec {
+    /// A job with every setting at its default.
+    pub fn new(source: Url, output: Url) -> Self {
+        Self {
+            version: 1,
+            id: None,
+            tenant: default_tenant(),
+            source: SourceSpec { url: source, headers: BTreeMap::new() },
+            output: OutputSpec { url: output, layout: Layout::default() },
+            ladder: LadderSpec::default(),
+            audio: AudioSpec::default(),
+            segment_seconds: default_segment_seconds(),
+            chunk_seconds: None,
+            priority: 0,
+            notify: None,
+        }
+    }
+
+    /// Refuses values that are out of range, naming the field.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] for the first value out of range.
+    pub fn check(&self) -> Result<(), Failure> {
+        let refuse = |message: String| Err(Failure::new(Code::InvalidRequest, message));
+        if self.version != 1 {
+            return refuse(format!("version: {} is not known, this farm reads version 1", self.version));
+        }
+        if self.tenant.is_empty() || self.tenant.len() > 253 || self.tenant.chars().any(char::is_control) {
+            return refuse("tenant: use 1 to 253 printable characters".to_owned());
+        }
+        if !(1..=30).contains(&self.segment_seconds) {
+            return refuse(format!("segment_seconds: {} is not from 1 to 30", self.segment_seconds));
+        }
+        if let Some(seconds) = self.chunk_seconds.filter(|s| !(1..=3600).contains(s)) {
+            return refuse(format!("chunk_seconds: {seconds} is not from 1 to 3600"));
+        }
+        match &self.ladder {
+            LadderSpec::Auto(AutoLadder { max_height: Some(height) }) if !(16..=4320).contains(height) => {
+                refuse(format!("ladder: max_height {height} is not from 16 to 4320"))
+            }
+            LadderSpec::Auto(_) => Ok(()),
+            LadderSpec::Rungs(rungs) if rungs.is_empty() || rungs.len() > RUNGS_MAX => {
+                refuse(format!("ladder: {} rungs, 1 to {RUNGS_MAX} can be made", rungs.len()))
+            }
+            LadderSpec::Rungs(rungs) => rungs.iter().try_for_each(RungSpec::check),
+        }
+    }
+}
+
+impl RungSpec {
+    fn check(&self) -> Result<(), Failure> {
+        let refuse = |what: String| Err(Failure::new(Code::InvalidRequest, format!("ladder: rung {}: {what}", self.height)));
+        if !(16..=4320).contains(&self.height) {
+            return refuse("height is not from 16 to 4320".to_owned());
+        }
+        let Some(video) = &self.video else { return Ok(()) };
+        const RATES: std::ops::RangeInclusive<u32> = 8_000..=400_000_000;
+        match (video.quality, video.bitrate) {
+            (Some(_), Some(_)) => return refuse("give quality or bitrate, not both".to_owned()),
+            (Some(quality), None) if !(1..=50).contains(&quality) => return refuse(format!("quality {quality} is not from 1 to 50")),
+            (None, Some(bitrate)) if video.max_bitrate.is_some_and(|max| max < bitrate) => {
+                return refuse(format!("max_bitrate is below bitrate {bitrate}"));
+            }
+            _ => {}
+        }
+        match [video.bitrate, video.max_bitrate].into_iter().flatten().find(|rate| !RATES.contains(rate)) {
+            Some(rate) => refuse(format!("{rate} bit/s is not from {} to {}", RATES.start(), RATES.end())),
+            None => Ok(()),
+        }
+    }
+}

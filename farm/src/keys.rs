@@ -1,0 +1,107 @@
+//! Every storage key of the farm, in one place.
+//!
+//! State keys are relative to the state prefix, output keys to the job's output prefix.
+
+use crate::job::JobId;
+use crate::plan::RenditionId;
+use crate::task::{TaskId, Token};
+
+/// What a submitter asked for. Immutable.
+pub fn spec(job: &JobId) -> String {
+    format!("jobs/{job}/spec.json")
+}
+
+/// What was decided. Immutable; a later epoch replaces an earlier one.
+pub fn plan(job: &JobId, epoch: u64) -> String {
+    format!("jobs/{job}/plan-{epoch}.json")
+}
+
+/// Prefix of all commit markers of a job.
+pub fn done_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/done/")
+}
+
+/// Commit marker of a task.
+pub fn done(job: &JobId, task: &TaskId) -> String {
+    format!("jobs/{job}/done/{task}")
+}
+
+/// Prefix of all failure records of a job.
+pub fn fail_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/fail/")
+}
+
+/// Record of a failed execution.
+pub fn fail(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/fail/{task}/{attempt}-{token}")
+}
+
+/// There when the job is to stop.
+pub fn cancel(job: &JobId) -> String {
+    format!("jobs/{job}/cancel")
+}
+
+/// The exact objects of the result.
+pub fn seal(job: &JobId) -> String {
+    format!("jobs/{job}/seal.json")
+}
+
+/// How the job ended.
+pub fn result(job: &JobId) -> String {
+    format!("jobs/{job}/result.json")
+}
+
+/// Everything of a job.
+pub fn job_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/")
+}
+
+/// Listing this finds everything to resume.
+pub fn active_prefix(partition: u32) -> String {
+    format!("active/{partition}/")
+}
+
+/// There while the job has not ended.
+pub fn active(partition: u32, job: &JobId) -> String {
+    format!("active/{partition}/{job}")
+}
+
+/// The multivariant playlist: written last.
+pub const MASTER: &str = "master.m3u8";
+
+/// The report.
+pub const REPORT: &str = "report.json";
+
+/// Media playlist of a rendition.
+pub fn playlist(rendition: &RenditionId) -> String {
+    format!("{rendition}/index.m3u8")
+}
+
+/// Init segment that one execution wrote.
+pub fn init(rendition: &RenditionId, token: &Token) -> String {
+    format!("{rendition}/{token}/init.mp4")
+}
+
+/// Media segment, by its number in the rendition.
+pub fn segment(rendition: &RenditionId, token: &Token, number: u64) -> String {
+    format!("{rendition}/{token}/{number:05}.m4s")
+}
+
+/// All segments of one execution in one object, to be joined later.
+pub fn part(rendition: &RenditionId, token: &Token) -> String {
+    format!("{rendition}/{token}/part.m4s")
+}
+
+/// A whole rendition in one file.
+pub fn whole(rendition: &RenditionId, token: &Token) -> String {
+    format!("{rendition}/{token}/{rendition}.mp4")
+}
+
+/// The token in an output key that an execution wrote, if it is one: `v720/0123456789abcdef/00001.m4s`.
+pub fn token_in(output_key: &str) -> Option<&str> {
+    let mut parts = output_key.split('/');
+    let (rendition, token, name) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_rendition = rendition.strip_prefix(['v', 'a']).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
+    let is_media = [".m4s", ".mp4"].iter().any(|end| name.ends_with(end));
+    (parts.next().is_none() && is_rendition && is_media && Token::is_shape_of(token)).then_some(token)
+}

@@ -1,0 +1,181 @@
+//! What a source is, as the probe found it: by reading every packet, not by believing headers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Failure, Rate};
+
+/// Names a stream of a source for demuxer and decoder: its place among the streams that the demuxer shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct TrackId(pub u32);
+
+/// A source, described.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaInfo {
+    /// Bytes of the source.
+    pub bytes: u64,
+    /// Media type of the container, as GStreamer names it: `video/quicktime`, `video/x-matroska`.
+    pub container: String,
+    /// End of the last packet of picture or sound, in ns after the first, by content.
+    pub duration_ns: u64,
+    /// Duration that the header claims, if it claims one. Only for comparison.
+    pub header_duration_ns: Option<u64>,
+    /// Picture tracks that can be decoded, in the container's order. Cover art is not among them.
+    pub video: Vec<VideoTrack>,
+    /// Sound tracks that can be decoded, in the container's order.
+    pub audio: Vec<AudioTrack>,
+    /// Everything else, with the reason why it is not used.
+    pub dropped: Vec<DroppedTrack>,
+    /// Chapters, in order.
+    pub chapters: Vec<Chapter>,
+    /// What a viewer of the result should know: a truncated file, a header that lies.
+    pub warnings: Vec<String>,
+}
+
+/// A picture track.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoTrack {
+    /// Which stream it is.
+    pub track: TrackId,
+    /// Name of the codec: `H.264`, `VP9`.
+    pub codec: String,
+    /// Width of the coded picture in pixels, before rotation.
+    pub width: u32,
+    /// Height of the coded picture in pixels, before rotation.
+    pub height: u32,
+    /// Shape of a pixel, width over height.
+    pub pixel_aspect: (u32, u32),
+    /// How the picture is to be turned to be upright.
+    pub orientation: Orientation,
+    /// Raw format out of the decoder, as GStreamer names it: `I420`, `I420_10LE`.
+    pub format: String,
+    /// Colours, with guesses filled in for what the source does not say.
+    pub colour: Colour,
+    /// Whether frames hold two fields.
+    pub interlace: Interlace,
+    /// When frames are shown.
+    pub timing: Timing,
+    /// Bits per second of the packets, on average.
+    pub bitrate: u64,
+    /// Start of each key frame in ns on the source's stream time, in order; the first [`VideoTrack::KEY_FRAMES_MAX`].
+    pub key_frames_ns: Vec<u64>,
+    /// Language as ISO 639, if said.
+    pub language: Option<String>,
+}
+
+impl VideoTrack {
+    /// Most key frames that are listed.
+    pub const KEY_FRAMES_MAX: usize = 100_000;
+}
+
+/// When the frames of a track are shown, by their time stamps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Timing {
+    /// The constant rate that fits the time stamps best; a usual rate where one is near.
+    pub rate: Rate,
+    /// Stream time of the first frame in ns.
+    pub start_ns: u64,
+    /// Stream time at which the last frame ends in ns.
+    pub end_ns: u64,
+    /// Frames (packets) in the track.
+    pub frames: u64,
+    /// Whether each frame falls on its own place of the constant rate.
+    pub constant: bool,
+}
+
+/// Turn that makes a coded picture upright, in the order: mirror left-right first, then turn clockwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Orientation {
+    /// Mirror left-right before turning.
+    pub mirrored: bool,
+    /// Quarter turns clockwise, 0 to 3.
+    pub quarter_turns: u8,
+}
+
+impl Orientation {
+    /// Whether width and height change places.
+    pub fn swaps_sides(self) -> bool {
+        self.quarter_turns % 2 == 1
+    }
+}
+
+/// Colours by the code points of ITU-T H.273.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Colour {
+    /// ColourPrimaries.
+    pub primaries: u8,
+    /// TransferCharacteristics.
+    pub transfer: u8,
+    /// MatrixCoefficients.
+    pub matrix: u8,
+    /// Whether code values use the whole range (0 to 255) rather than the limited one (16 to 235).
+    pub full_range: bool,
+}
+
+impl Colour {
+    /// BT.709, limited range: what every rung is made in.
+    pub const BT709: Self = Self { primaries: 1, transfer: 1, matrix: 1, full_range: false };
+
+    /// Whether the transfer is PQ (16) or HLG (18).
+    pub fn is_hdr(self) -> bool {
+        matches!(self.transfer, 16 | 18)
+    }
+}
+
+/// Whether a track is interlaced, by its flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Interlace {
+    /// Whole frames.
+    #[default]
+    Progressive,
+    /// Every frame holds two fields.
+    Interlaced,
+    /// Some frames do.
+    Mixed,
+}
+
+/// A sound track.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AudioTrack {
+    /// Which stream it is.
+    pub track: TrackId,
+    /// Name of the codec: `MPEG-4 AAC`.
+    pub codec: String,
+    /// Samples per second.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Stream time of the first sample in ns.
+    pub start_ns: u64,
+    /// Stream time of the end of the last sample in ns.
+    pub end_ns: u64,
+    /// Bits per second of the packets, on average.
+    pub bitrate: u64,
+    /// Language as ISO 639, if said.
+    pub language: Option<String>,
+    /// Title, if said.
+    pub title: Option<String>,
+}
+
+/// A stream that is not used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DroppedTrack {
+    /// Which stream it is.
+    pub track: TrackId,
+    /// What it is: a codec name or media type.
+    pub kind: String,
+    /// Why it is not used.
+    pub why: Failure,
+}
+
+/// A chapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Chapter {
+    /// Start in ns of the source's stream time.
+    pub start_ns: u64,
+    /// End in ns of the source's stream time.
+    pub end_ns: u64,
+    /// Title.
+    pub title: String,
+}

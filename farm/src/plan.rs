@@ -1,0 +1,158 @@
+//! The plan of a job: everything decided, so that nothing is left to choose while it runs. Immutable once stored.
+//!
+//! Two timelines meet here. *Stream time* is the source's own, in ns. *Presentation time* is the result's, and starts at 0
+//! with frame 0 of the highest frame rate of the ladder (or the first sample, without picture):
+//! presentation time 0 is stream time [`Plan::origin_ns`].
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::ops::Range;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::job::{Layout, VideoCodec};
+use crate::media::{Colour, Interlace, Orientation, TrackId};
+use crate::Rate;
+
+/// Everything decided about a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Plan {
+    /// Stream time of the source, in ns, at which presentation starts.
+    pub origin_ns: u64,
+    /// How long the result lasts, in ns.
+    pub duration_ns: u64,
+    /// Lead of every track, in ns: media time at which presentation time 0 stands in every file, told by an edit list.
+    /// It is room for frame reordering and for the encoder's audio priming, equal in all tracks, so that readers that
+    /// honour edit lists and readers that do not agree on sync.
+    pub lead_ns: u64,
+    /// How media bytes are laid out.
+    pub layout: Layout,
+    /// The picture, if there is one.
+    pub video: Option<VideoPlan>,
+    /// The sound, a rendition per track.
+    pub audio: Vec<AudioPlan>,
+    /// What was decided that a viewer may wonder about.
+    pub notes: Vec<String>,
+}
+
+/// The picture of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VideoPlan {
+    /// The stream to decode.
+    pub track: TrackId,
+    /// Rate of the frame grid: the highest of the rungs. Every rung's rate divides it.
+    pub rate: Rate,
+    /// Frames of the whole result on the grid.
+    pub frames: u64,
+    /// Frames of a closed GOP on the grid; every rung's divisor divides it.
+    pub gop_frames: u32,
+    /// Frames of a segment on the grid; a multiple of `gop_frames`.
+    pub segment_frames: u32,
+    /// How decoded pictures become upright, progressive and square.
+    pub picture: PicturePlan,
+    /// Rungs from the largest to the smallest.
+    pub rungs: Vec<Rung>,
+    /// Pieces of work, in order, without gap or overlap, cut at multiples of `segment_frames`.
+    pub chunks: Vec<Chunk>,
+}
+
+/// What is done to every decoded picture before it is scaled to the rungs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PicturePlan {
+    /// Turn and mirror.
+    pub orientation: Orientation,
+    /// Whether to deinterlace.
+    pub interlace: Interlace,
+    /// Colours of the source, with guesses filled in.
+    pub colour: Colour,
+}
+
+/// A piece of the picture's work: frames `start..end` of the grid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Chunk {
+    /// First frame.
+    pub start: u64,
+    /// One past the last frame.
+    pub end: u64,
+}
+
+impl Chunk {
+    /// The frames as a half-open range.
+    pub fn frames(&self) -> Range<u64> {
+        self.start..self.end
+    }
+}
+
+/// A rendition of the picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rung {
+    /// Its name in paths.
+    pub id: RenditionId,
+    /// Width in pixels, even.
+    pub width: u32,
+    /// Height in pixels, even.
+    pub height: u32,
+    /// Every how many frames of the grid make one of this rung.
+    pub divisor: NonZeroU32,
+    /// The codec.
+    pub codec: VideoCodec,
+    /// How many bits it may use.
+    pub rate_control: RateControl,
+}
+
+/// How many bits a rung may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateControl {
+    /// Constant quality on x264's CRF scale, with a cap over two seconds.
+    CappedQuality {
+        /// CRF, 1 to 50.
+        quality: u32,
+        /// Cap in bit/s.
+        max_bitrate: u32,
+    },
+    /// An average, with a cap over one second.
+    Average {
+        /// Average in bit/s.
+        bitrate: u32,
+        /// Cap in bit/s.
+        max_bitrate: u32,
+    },
+}
+
+/// A rendition of the sound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AudioPlan {
+    /// Its name in paths.
+    pub id: RenditionId,
+    /// The stream to decode.
+    pub track: TrackId,
+    /// Samples per second of the result.
+    pub rate: u32,
+    /// Channels of the result.
+    pub channels: u32,
+    /// Bits per second of the result.
+    pub bitrate: u32,
+    /// Samples of the result: silence is added or sound cut at the end to make just these.
+    pub samples: u64,
+    /// Wanted duration of a segment in ns.
+    pub segment_ns: u64,
+    /// Language as ISO 639, if known.
+    pub language: Option<String>,
+    /// Name to show.
+    pub name: String,
+    /// Whether it is the one to play when nobody chose.
+    pub default: bool,
+}
+
+/// Name of a rendition in paths and playlists: `v720`, `a0`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RenditionId(pub String);
+
+impl fmt::Display for RenditionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,233 @@
+//! The storage port: objects under keys. A cheap handle over one of several backends, chosen by URL.
+//!
+//! The contract, held by every backend (see the `storage_contract` suite):
+//! - a reader sees an object whole or not at all, also when the writer dies;
+//! - what was put can be read and listed at once;
+//! - keys are relative, of the form `a/b/c`; a key that would leave the prefix is refused;
+//! - nothing here decides correctness by a conditional write.
+
+mod folder;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use url::Url;
+
+use crate::{Code, Failure};
+
+/// A place for objects: a folder, or a prefix of a bucket.
+#[derive(Clone)]
+pub struct Storage {
+    backend: Arc<dyn Backend>,
+    shown: Arc<str>,
+}
+
+/// What an object is, for those who fetch it over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// JSON: state and reports.
+    Json,
+    /// A playlist.
+    Playlist,
+    /// MP4 with picture: init segment or whole file.
+    VideoMp4,
+    /// MP4 with sound alone.
+    AudioMp4,
+    /// A media segment of picture.
+    VideoSegment,
+    /// A media segment of sound.
+    AudioSegment,
+}
+
+impl Kind {
+    /// The media type (IANA; for segments RFC 8216 and CMAF usage).
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Playlist => "application/vnd.apple.mpegurl",
+            Self::VideoMp4 => "video/mp4",
+            Self::AudioMp4 => "audio/mp4",
+            Self::VideoSegment => "video/iso.segment",
+            Self::AudioSegment => "audio/iso.segment",
+        }
+    }
+
+    /// How long it may be cached: media never changes under its key, the rest may.
+    pub fn cache_control(self) -> &'static str {
+        match self {
+            Self::Json => "no-cache",
+            Self::Playlist => "public, max-age=60",
+            Self::VideoMp4 | Self::AudioMp4 | Self::VideoSegment | Self::AudioSegment => "public, max-age=31536000, immutable",
+        }
+    }
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Key, relative to the storage.
+    pub key: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Last change, in ms since 1970, by the storage's clock.
+    pub modified_ms: u64,
+}
+
+/// Whether a create-only write created. Where the backend cannot tell, it answers `Created`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// The object is now there with this content.
+    Created,
+    /// Another was there already and stays.
+    Existed,
+}
+
+/// What a storage operation failed of.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No object under that key.
+    #[error("{0} is not there")]
+    NotFound(String),
+    /// The key is empty, absolute, or leaves the prefix.
+    #[error("'{0}' is not a key")]
+    BadKey(String),
+    /// Reading or writing is not allowed.
+    #[error("no permission for {0}")]
+    Denied(String),
+    /// No space left.
+    #[error("no space left for {0}")]
+    Full(String),
+    /// Anything else; trying again may help.
+    #[error("storage does not work at {key}: {why}")]
+    Unavailable {
+        /// The key.
+        key: String,
+        /// What the backend said.
+        why: String,
+    },
+    /// A URL that names no kind of storage.
+    #[error("{0} is not a storage: use file:///folder")]
+    BadUrl(String),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        let code = match &error {
+            StorageError::NotFound(_) | StorageError::Unavailable { .. } => Code::StorageUnavailable,
+            StorageError::BadKey(_) => Code::Internal,
+            StorageError::Denied(_) => Code::StorageUnwritable,
+            StorageError::Full(_) => Code::StorageFull,
+            StorageError::BadUrl(_) => Code::InvalidRequest,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// What a backend does. Keys are checked before they get here.
+#[async_trait::async_trait]
+trait Backend: Send + Sync {
+    async fn get(&self, key: &str) -> Result<Bytes, StorageError>;
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError>;
+    async fn put(&self, key: &str, content: Bytes, kind: Kind) -> Result<(), StorageError>;
+    async fn put_new(&self, key: &str, content: Bytes, kind: Kind) -> Result<Creation, StorageError>;
+    async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError>;
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError>;
+    async fn delete(&self, keys: &[String]) -> Result<(), StorageError>;
+}
+
+impl Storage {
+    /// The storage that a URL names.
+    ///
+    /// # Errors
+    /// [`StorageError::BadUrl`] for a scheme without a backend.
+    pub fn open(url: &Url) -> Result<Self, StorageError> {
+        let bad = || StorageError::BadUrl(crate::job::shown_url(url));
+        match url.scheme() {
+            "file" => Ok(Self::folder(&url.to_file_path().map_err(|()| bad())?)),
+            _ => Err(bad()),
+        }
+    }
+
+    /// Objects as files below a folder, which is made when something is first written.
+    pub fn folder(path: &std::path::Path) -> Self {
+        Self { backend: Arc::new(folder::Folder::new(path)), shown: path.display().to_string().into() }
+    }
+
+    /// Where it is, for messages.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// A whole object.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when there is none.
+    pub async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
+        self.backend.get(check_key(key)?).await
+    }
+
+    /// Bytes `range` of an object; fewer when it ends before.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when there is none.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        self.backend.get_range(check_key(key)?, range).await
+    }
+
+    /// Stores an object, replacing one that is there.
+    ///
+    /// # Errors
+    /// Any but [`StorageError::NotFound`].
+    pub async fn put(&self, key: &str, content: Bytes, kind: Kind) -> Result<(), StorageError> {
+        self.backend.put(check_key(key)?, content, kind).await
+    }
+
+    /// Stores an object unless one is there. An optimisation: some backends replace and answer [`Creation::Created`].
+    ///
+    /// # Errors
+    /// Any but [`StorageError::NotFound`].
+    pub async fn put_new(&self, key: &str, content: Bytes, kind: Kind) -> Result<Creation, StorageError> {
+        self.backend.put_new(check_key(key)?, content, kind).await
+    }
+
+    /// Stores the contents of `parts`, one after another, as one object; its size in bytes.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when a part is not there; nothing is stored then.
+    pub async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError> {
+        for part in parts {
+            check_key(part)?;
+        }
+        self.backend.join(check_key(key)?, parts, kind).await
+    }
+
+    /// Every object whose key starts with `prefix`, in the order of keys. `prefix` is empty or ends with `/`.
+    ///
+    /// # Errors
+    /// Any but [`StorageError::NotFound`]: an empty listing is no error.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError> {
+        if !prefix.is_empty() {
+            let folder = prefix.strip_suffix('/').ok_or_else(|| StorageError::BadKey(prefix.to_owned()))?;
+            check_key(folder)?;
+        }
+        self.backend.list(prefix).await
+    }
+
+    /// Deletes objects; those that are not there are no error.
+    ///
+    /// # Errors
+    /// When one that is there cannot be deleted.
+    pub async fn delete(&self, keys: &[String]) -> Result<(), StorageError> {
+        for key in keys {
+            check_key(key)?;
+        }
+        self.backend.delete(keys).await
+    }
+}
+
+/// Refuses keys that are not plain relative paths.
+fn check_key(key: &str) -> Result<&str, StorageError> {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\0', '\\']);
+    if key.len() <= 900 && key.split('/').all(plain) { Ok(key) } else { Err(StorageError::BadKey(key.to_owned())) }
+}

@@ -1,0 +1,285 @@
+//! Tasks: the units of work that workers take, what they leave behind, and what they say.
+//!
+//! A [`TaskMessage`] is small: spec and plan are in storage. A [`Marker`] makes the objects of one execution count.
+//! An [`Event`] only tells the scheduler to look.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rand::RngExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::job::JobId;
+use crate::media::MediaInfo;
+use crate::plan::{Plan, RenditionId};
+use crate::Failure;
+
+/// A unit of work of a job.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub enum TaskId {
+    /// Find out what the source is.
+    Probe,
+    /// Encode this chunk of the picture into every rung.
+    Video(u32),
+    /// Encode this rendition of the sound, by its place in the plan.
+    Audio(u32),
+    /// Join the parts of a rendition into one file.
+    Pack(RenditionId),
+}
+
+impl TaskId {
+    /// Every task after the probe that a plan calls for, packing not among them.
+    pub fn encodes_of(plan: &Plan) -> impl Iterator<Item = Self> {
+        let chunks = plan.video.as_ref().map_or(0, |video| video.chunks.len());
+        let video = (0..).take(chunks).map(Self::Video);
+        let audio = (0..).take(plan.audio.len()).map(Self::Audio);
+        audio.chain(video)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Probe => f.write_str("probe"),
+            Self::Video(chunk) => write!(f, "video-{chunk:05}"),
+            Self::Audio(index) => write!(f, "audio-{index}"),
+            Self::Pack(rendition) => write!(f, "pack-{rendition}"),
+        }
+    }
+}
+
+/// A text that names no task.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' names no task")]
+pub struct NotATask(String);
+
+impl FromStr for TaskId {
+    type Err = NotATask;
+
+    fn from_str(text: &str) -> Result<Self, NotATask> {
+        let numbered = |prefix| text.strip_prefix(prefix).and_then(|n: &str| n.parse().ok());
+        let task = match text {
+            "probe" => Some(Self::Probe),
+            _ => numbered("video-")
+                .map(Self::Video)
+                .or_else(|| numbered("audio-").map(Self::Audio))
+                .or_else(|| text.strip_prefix("pack-").map(|id| Self::Pack(RenditionId(id.to_owned())))),
+        };
+        task.ok_or_else(|| NotATask(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for TaskId {
+    type Error = NotATask;
+
+    fn try_from(text: String) -> Result<Self, NotATask> {
+        text.parse()
+    }
+}
+
+impl From<TaskId> for String {
+    fn from(task: TaskId) -> Self {
+        task.to_string()
+    }
+}
+
+/// Random name of one execution. Everything an execution writes stands under its token, so that no two executions, not
+/// even of the same attempt, ever write the same object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Token(String);
+
+impl Token {
+    /// Characters of a token.
+    pub const LEN: usize = 16;
+
+    /// A token nobody else has: 64 random bits.
+    pub fn random() -> Self {
+        Self(format!("{:016x}", rand::rng().random::<u64>()))
+    }
+
+    /// Whether a text has the shape of a token.
+    pub fn is_shape_of(text: &str) -> bool {
+        text.len() == Self::LEN && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    }
+
+    /// The token as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a worker is sent: do this task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskMessage {
+    /// The job.
+    pub job: JobId,
+    /// The task.
+    pub task: TaskId,
+    /// Number of this attempt, from 1.
+    pub attempt: u32,
+    /// Epoch of the plan it belongs to.
+    pub epoch: u64,
+}
+
+/// What the scheduler is told. It only says where to look: the truth is in storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// The task's marker is stored.
+    TaskDone {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+    },
+    /// An attempt failed; its failure record is stored.
+    TaskFailed {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+    },
+    /// A job was submitted: its spec is stored.
+    Submitted {
+        /// The job.
+        job: JobId,
+    },
+}
+
+/// How far a running execution is. Sent often, lost without harm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// The job.
+    pub job: JobId,
+    /// The task.
+    pub task: TaskId,
+    /// The execution.
+    pub token: Token,
+    /// How much of the source has been gone through by this task, in ns of media.
+    pub media_ns: u64,
+}
+
+/// Commit record of a task: names exactly the objects of the one execution that counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Marker {
+    /// The task.
+    pub task: TaskId,
+    /// The execution.
+    pub token: Token,
+    /// What it made.
+    pub outcome: Outcome,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// What an execution made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A probe's findings.
+    Probed {
+        /// The source, described.
+        info: Box<MediaInfo>,
+    },
+    /// Media of one or more renditions.
+    Encoded {
+        /// What was made, in the plan's order of renditions.
+        renditions: Vec<Encoded>,
+        /// What became of the source's frames or samples.
+        account: Account,
+    },
+    /// A rendition's parts joined.
+    Packed {
+        /// The file.
+        object: Object,
+    },
+}
+
+/// What an execution costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// CPU time of the child in ms, user and system.
+    pub cpu_ms: u64,
+    /// Wall time in ms.
+    pub wall_ms: u64,
+    /// Largest resident memory of the child in KiB.
+    pub rss_kib: u64,
+}
+
+/// An object in storage, by its key under the job's output prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Object {
+    /// Key, relative to the output prefix.
+    pub key: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the content in hex; empty for a joined file, whose parts carry their own.
+    pub sha256: String,
+}
+
+/// Part of a rendition that one execution made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Encoded {
+    /// The rendition.
+    pub rendition: RenditionId,
+    /// Codec string for playlists (RFC 6381), read from the init segment's bytes.
+    pub codecs: String,
+    /// Ticks per second of the durations here.
+    pub timescale: u32,
+    /// The init segment.
+    pub init: Object,
+    /// Media objects in order: one per segment, or one for all of them with the single-file layout.
+    pub objects: Vec<Object>,
+    /// Segments in order.
+    pub segments: Vec<Segment>,
+}
+
+/// A media segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Segment {
+    /// Duration in ticks.
+    pub ticks: u64,
+    /// Samples in it: frames of picture, or packets of sound.
+    pub samples: u32,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// What became of the source's frames in a chunk, on the grid; for sound, of its samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Account {
+    /// Frames or samples that went into the result.
+    pub kept: u64,
+    /// Frames that no place on the grid was left for.
+    pub dropped: u64,
+    /// Places on the grid filled by showing a frame again, or samples of silence put in.
+    pub filled: u64,
+    /// Places on the grid filled because the source ended early: part of `filled`.
+    pub missing: u64,
+    /// Errors that the decoder reported.
+    pub decode_errors: u64,
+}
+
+impl std::ops::AddAssign for Account {
+    fn add_assign(&mut self, other: Self) {
+        self.kept += other.kept;
+        self.dropped += other.dropped;
+        self.filled += other.filled;
+        self.missing += other.missing;
+        self.decode_errors += other.decode_errors;
+    }
+}

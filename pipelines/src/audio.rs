@@ -1,0 +1,214 @@
+//! One rendition of the sound, the whole length in one go: never cut up, so nothing joins.
+//!
+//! ```text
+//! decoded samples → convert, resample → counted against their times → appsrc → AAC → cmafmux → segments
+//! ```
+//!
+//! The encoder's priming and the silence before it together last exactly the lead, which an edit list takes off.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use farm::task::Account;
+use farm::{Code, Failure};
+use gst::prelude::*;
+
+use crate::decode::decode;
+use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::source::{element, internal};
+use crate::{AudioOrder, Output, Reader};
+
+/// Samples per packet of AAC-LC (ISO/IEC 14496-3).
+const PACKET_SAMPLES: u32 = 1024;
+/// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
+pub const PRIMING_SAMPLES: u32 = 1024;
+/// Time stamps may be off by so much before samples are moved; containers round, and round differently.
+const JITTER_NS: u64 = 40_000_000;
+/// Most samples of silence that are pushed at once.
+const SILENCE_SAMPLES_MAX: u64 = 48_000;
+/// Bytes of one sample of all channels, as 32-bit floats.
+const fn frame_bytes(channels: u32) -> usize {
+    channels as usize * 4
+}
+
+/// Encodes a rendition of the sound.
+///
+/// # Errors
+/// When the source does not decode, or the encoder fails.
+pub fn encode(order: &AudioOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+    let plan = &order.plan;
+    let caps = gst_audio::AudioCapsBuilder::new_interleaved()
+        .format(gst_audio::AUDIO_FORMAT_F32)
+        .rate(plan.rate.cast_signed())
+        .channels(plan.channels.cast_signed())
+        .build();
+    let after = vec![element("audioconvert")?, element("audioresample")?];
+    let mut decoded = decode(reader, plan.track, order.origin_ns.saturating_sub(1_000_000_000), after, &caps)?;
+    let mut encoder = Encoder::start(order, &caps, Arc::clone(output))?;
+    while encoder.left() > 0 {
+        let Some(raw) = decoded.next()? else { break };
+        encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
+    }
+    drop(decoded);
+    encoder.finish()
+}
+
+struct Encoder<'a> {
+    order: &'a AudioOrder,
+    pipeline: gst::Pipeline,
+    bus: gst::Bus,
+    source: gst_app::AppSrc,
+    ended: mpsc::Receiver<Result<Muxed, Failure>>,
+    /// Packets at the start that are not handed to the muxer.
+    unused: u32,
+    /// Samples pushed, with those of the lead.
+    pushed: u64,
+    /// Samples of the result pushed.
+    placed: u64,
+    account: Account,
+}
+
+impl<'a> Encoder<'a> {
+    fn start(order: &'a AudioOrder, caps: &gst::Caps, output: Arc<dyn Output>) -> Result<Self, Failure> {
+        let plan = &order.plan;
+        let grid = Grid {
+            timescale: plan.rate,
+            sample_ticks: PACKET_SAMPLES,
+            lead_ticks: Grid::lead_ticks(order.lead_ns, plan.rate),
+            raise_offsets: false,
+        };
+        let source = gst_app::AppSrc::builder().format(gst::Format::Time).caps(caps).block(true).max_bytes(1 << 20).build();
+        let aac = element("avenc_aac")?;
+        aac.set_property("bitrate", plan.bitrate.cast_signed());
+        let (end, ended) = mpsc::channel();
+        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segment_samples: 1, first_sequence: 1 };
+        let [mux, sink] = muxer.elements(output, end)?;
+        let pipeline = gst::Pipeline::new();
+        let chain: [gst::Element; 4] = [source.clone().upcast(), aac, mux, sink];
+        pipeline.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(internal)?;
+        let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
+        let silence = grid.lead_ticks.checked_sub(PRIMING_SAMPLES).ok_or_else(|| internal("the lead is shorter than the encoder's priming"))?;
+        // Of the packets before the first sound only the last is of use: it is what the decoder warms up on.
+        let unused = silence / PACKET_SAMPLES;
+        drop_first(&chain[1], unused)?;
+        pipeline.set_state(gst::State::Playing).map_err(internal)?;
+        let mut encoder = Self { order, pipeline, bus, source, ended, unused, pushed: 0, placed: 0, account: Account::default() };
+        encoder.push_silence(u64::from(silence))?;
+        Ok(encoder)
+    }
+
+    /// Samples of the result that are still to come.
+    fn left(&self) -> u64 {
+        self.order.plan.samples - self.placed
+    }
+
+    /// Places decoded samples by their time: silence into gaps, overlaps cut.
+    fn push(&mut self, start_ns: u64, buffer: &gst::BufferRef, output: &dyn Output) -> Result<(), Failure> {
+        let plan = &self.order.plan;
+        let frame = frame_bytes(plan.channels);
+        let have = (buffer.size() / frame) as u64;
+        let to_samples = |ns: u64| u64::try_from((u128::from(ns) * u128::from(plan.rate) + 500_000_000) / 1_000_000_000).unwrap_or(u64::MAX);
+        let mut skip = 0;
+        if start_ns < self.order.origin_ns {
+            skip = to_samples(self.order.origin_ns - start_ns);
+        }
+        let at = to_samples(start_ns.saturating_sub(self.order.origin_ns));
+        let jitter = to_samples(JITTER_NS);
+        if self.placed == 0 || at > self.placed + jitter {
+            let silence = at.saturating_sub(self.placed).min(self.left());
+            self.push_silence(silence)?;
+            self.placed += silence;
+            self.account.filled += silence;
+        } else if at + jitter < self.placed {
+            skip = skip.max(self.placed - at);
+        }
+        let skip = skip.min(have);
+        let take = (have - skip).min(self.left());
+        self.account.dropped += skip;
+        if take > 0 {
+            let part = buffer.copy_region(gst::BufferCopyFlags::MEMORY, skip as usize * frame..(skip + take) as usize * frame).map_err(internal)?;
+            self.push_buffer(part, take)?;
+            self.placed += take;
+            self.account.kept += take;
+        }
+        output.progress(self.placed * 1_000_000_000 / u64::from(plan.rate)).map_err(handed_on)
+    }
+
+    fn push_silence(&mut self, mut samples: u64) -> Result<(), Failure> {
+        while samples > 0 {
+            let now = samples.min(SILENCE_SAMPLES_MAX);
+            self.push_buffer(gst::Buffer::from_slice(vec![0_u8; now as usize * frame_bytes(self.order.plan.channels)]), now)?;
+            samples -= now;
+        }
+        Ok(())
+    }
+
+    fn push_buffer(&mut self, mut buffer: gst::Buffer, samples: u64) -> Result<(), Failure> {
+        let rate = u64::from(self.order.plan.rate);
+        let time = |samples: u64| gst::ClockTime::from_nseconds(u64::try_from(u128::from(samples) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX));
+        let made = buffer.make_mut();
+        made.set_pts(time(self.pushed));
+        made.set_dts(gst::ClockTime::NONE);
+        made.set_duration(time(self.pushed + samples).saturating_sub(time(self.pushed)));
+        self.pushed += samples;
+        self.source.push_buffer(buffer).map(|_| ()).map_err(|_| self.failure())
+    }
+
+    fn finish(mut self) -> Result<Account, Failure> {
+        if self.account.kept == 0 {
+            return Err(Failure::new(Code::Undecodable, "no sound could be decoded"));
+        }
+        let missing = self.left();
+        self.push_silence(missing)?;
+        self.account.filled += missing;
+        self.account.missing = missing;
+        self.source.end_of_stream().map_err(|_| self.failure())?;
+        loop {
+            match self.ended.recv_timeout(Duration::from_millis(100)) {
+                Ok(muxed) => {
+                    let wanted = self.pushed.div_ceil(u64::from(PACKET_SAMPLES)) - u64::from(self.unused);
+                    let made = muxed?.samples;
+                    if made < wanted {
+                        return Err(Failure::new(Code::EncoderFailed, format!("the encoder made {made} packets of {wanted}")));
+                    }
+                    return Ok(self.account);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Some(failure) = self.posted() {
+                        return Err(failure);
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            }
+        }
+    }
+
+    fn posted(&self) -> Option<Failure> {
+        let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;
+        let gst::MessageView::Error(error) = message.view() else { return None };
+        Some(Failure::new(Code::EncoderFailed, format!("the sound cannot be encoded: {}", error.error())))
+    }
+
+    fn failure(&self) -> Failure {
+        let reported = self.ended.try_recv().ok().and_then(Result::err);
+        reported.or_else(|| self.posted()).unwrap_or_else(|| Failure::new(Code::EncoderFailed, "the encoder stopped without a word"))
+    }
+}
+
+/// Makes an element drop the first buffers that it makes.
+fn drop_first(element: &gst::Element, count: u32) -> Result<(), Failure> {
+    let pad = element.static_pad("src").ok_or_else(|| internal("an encoder without a source pad"))?;
+    let made = AtomicU32::new(0);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if made.fetch_add(1, Ordering::Relaxed) < count { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Remove }
+    });
+    Ok(())
+}
+
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        // Nothing can be done about a pipeline that does not stop; the process is about to end.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}

@@ -1,0 +1,397 @@
+//! MP4 boxes of init and media segments (ISO/IEC 14496-12): read strictly, written anew.
+//!
+//! Segments are read down to their samples and their `moof` is written again with exact integer times, so that the result
+//! holds neither a rounding of the muxer's nor the time of day.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Why bytes are not the segment they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BoxError {
+    /// A box reaches beyond what holds it, or a field beyond its box.
+    #[error("a box is cut short")]
+    Short,
+    /// A box that must be there is not.
+    #[error("no '{0}' box")]
+    Missing(&'static str),
+    /// A shape that is legal but never made here.
+    #[error("unexpected {0}")]
+    Unexpected(&'static str),
+}
+
+/// Most samples that a segment may hold: more than ten minutes of 100 frames per second.
+const SAMPLES_MAX: usize = 65_536;
+
+/// `sample_flags` of a sample that decoding can start from (ISO/IEC 14496-12, 8.8.3.1: depends on no other).
+const SYNC_FLAGS: u32 = 0x0200_0000;
+/// `sample_flags` of any other sample (depends on others, is not a sync sample).
+const DELTA_FLAGS: u32 = 0x0101_0000;
+/// The bit that says a sample is not a sync sample.
+const NON_SYNC_BIT: u32 = 0x0001_0000;
+
+/// A sample of a media segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Duration in ticks.
+    pub duration: u32,
+    /// Size in bytes.
+    pub bytes: u32,
+    /// Composition time minus decode time, in ticks.
+    pub composition_offset: i32,
+    /// Whether decoding can start from it.
+    pub sync: bool,
+}
+
+/// A media segment of one track, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Number in the `mfhd` box.
+    pub sequence: u32,
+    /// Decode time of the first sample in ticks.
+    pub base_time: u64,
+    /// The samples, in decode order.
+    pub samples: Vec<Sample>,
+    /// Their bytes, one after another.
+    pub data: Bytes,
+}
+
+impl Fragment {
+    /// Reads `[styp] moof mdat`, with one track and one run of samples.
+    ///
+    /// # Errors
+    /// When anything about it is not as it should be, down to sample sizes that do not add up to the data.
+    pub fn read(segment: &Bytes) -> Result<Self, BoxError> {
+        let top = children(segment)?;
+        let moof = children(find(&top, b"moof", "moof")?)?;
+        let mdat = find(&top, b"mdat", "mdat")?;
+        if top.iter().any(|b| !matches!(&b.kind, b"styp" | b"moof" | b"mdat")) || top.iter().filter(|b| &b.kind == b"mdat").count() != 1 {
+            return Err(BoxError::Unexpected("box in a media segment"));
+        }
+        let mut sequence = Fields::new(find(&moof, b"mfhd", "mfhd")?);
+        sequence.full_box()?;
+        let traf = children(find(&moof, b"traf", "traf")?)?;
+        let defaults = Defaults::read(find(&traf, b"tfhd", "tfhd")?)?;
+        let mut tfdt = Fields::new(find(&traf, b"tfdt", "tfdt")?);
+        let (version, _) = tfdt.full_box()?;
+        let base_time = if version == 1 { tfdt.u64()? } else { u64::from(tfdt.u32()?) };
+        if traf.iter().filter(|b| &b.kind == b"trun").count() != 1 || moof.iter().filter(|b| &b.kind == b"traf").count() != 1 {
+            return Err(BoxError::Unexpected("number of tracks or runs"));
+        }
+        let samples = read_run(find(&traf, b"trun", "trun")?, &defaults)?;
+        let total: u64 = samples.iter().map(|s| u64::from(s.bytes)).sum();
+        if total != mdat.len() as u64 {
+            return Err(BoxError::Unexpected("amount of sample data"));
+        }
+        Ok(Self { sequence: sequence.u32()?, base_time, samples, data: segment.slice_ref(mdat) })
+    }
+
+    /// The segment's bytes: `styp moof mdat`. The data offset is right by construction.
+    pub fn write(&self) -> Bytes {
+        let uniform = self.samples.windows(2).all(|pair| pair.first().map(|s| s.duration) == pair.last().map(|s| s.duration));
+        let all_sync = self.samples.iter().all(|s| s.sync && s.composition_offset == 0);
+        let mut moof = BytesMut::with_capacity(128 + 16 * self.samples.len());
+        let mut offset_at = 0;
+        put_box(&mut moof, b"moof", |moof| {
+            put_full(moof, b"mfhd", 0, 0, |b| b.put_u32(self.sequence));
+            put_box(moof, b"traf", |traf| {
+                // default-base-is-moof, default duration, default flags
+                put_full(traf, b"tfhd", 0, 0x02_0028, |b| {
+                    b.put_u32(1);
+                    b.put_u32(self.samples.first().map_or(0, |s| s.duration));
+                    b.put_u32(if all_sync { SYNC_FLAGS } else { DELTA_FLAGS });
+                });
+                put_full(traf, b"tfdt", 1, 0, |b| b.put_u64(self.base_time));
+                let flags = 0x201 | if uniform { 0 } else { 0x100 } | if all_sync { 0 } else { 0xC00 };
+                put_full(traf, b"trun", 1, flags, |b| {
+                    b.put_u32(self.samples.len() as u32);
+                    offset_at = b.len();
+                    b.put_u32(0);
+                    for sample in &self.samples {
+                        if !uniform {
+                            b.put_u32(sample.duration);
+                        }
+                        b.put_u32(sample.bytes);
+                        if !all_sync {
+                            b.put_u32(if sample.sync { SYNC_FLAGS } else { DELTA_FLAGS });
+                            b.put_i32(sample.composition_offset);
+                        }
+                    }
+                });
+            });
+        });
+        let data_offset = moof.len() as u32 + 8;
+        if let Some(field) = moof.get_mut(offset_at..offset_at + 4) {
+            field.copy_from_slice(&data_offset.to_be_bytes());
+        }
+        let mut segment = BytesMut::with_capacity(moof.len() + self.data.len() + 32);
+        put_box(&mut segment, b"styp", |b| b.put_slice(b"msdh\0\0\0\0msdhcmfc"));
+        segment.put_slice(&moof);
+        put_box(&mut segment, b"mdat", |b| b.put_slice(&self.data));
+        segment.freeze()
+    }
+
+    /// Adds the samples of the fragment that follows.
+    pub fn append(&mut self, next: Self) {
+        let mut data = BytesMut::with_capacity(self.data.len() + next.data.len());
+        data.put_slice(&self.data);
+        data.put_slice(&next.data);
+        self.data = data.freeze();
+        self.samples.extend(next.samples);
+    }
+
+    /// Sum of the samples' durations in ticks.
+    pub fn ticks(&self) -> u64 {
+        self.samples.iter().map(|s| u64::from(s.duration)).sum()
+    }
+}
+
+/// What a `tfhd` box sets for samples that do not say otherwise.
+struct Defaults {
+    duration: u32,
+    bytes: u32,
+    flags: u32,
+}
+
+impl Defaults {
+    fn read(tfhd: &[u8]) -> Result<Self, BoxError> {
+        let mut fields = Fields::new(tfhd);
+        let (_, flags) = fields.full_box()?;
+        fields.u32()?;
+        if flags & 0x1 != 0 {
+            return Err(BoxError::Unexpected("base data offset"));
+        }
+        fields.u32_if(flags & 0x2 != 0, 0)?;
+        Ok(Self {
+            duration: fields.u32_if(flags & 0x8 != 0, 0)?,
+            bytes: fields.u32_if(flags & 0x10 != 0, 0)?,
+            flags: fields.u32_if(flags & 0x20 != 0, SYNC_FLAGS)?,
+        })
+    }
+}
+
+fn read_run(trun: &[u8], defaults: &Defaults) -> Result<Vec<Sample>, BoxError> {
+    let mut fields = Fields::new(trun);
+    let (_, flags) = fields.full_box()?;
+    let count = fields.u32()? as usize;
+    if count > SAMPLES_MAX {
+        return Err(BoxError::Unexpected("number of samples"));
+    }
+    fields.u32_if(flags & 0x1 != 0, 0)?;
+    let first_flags = fields.u32_if(flags & 0x4 != 0, defaults.flags)?;
+    (0..count)
+        .map(|n| {
+            let duration = fields.u32_if(flags & 0x100 != 0, defaults.duration)?;
+            let bytes = fields.u32_if(flags & 0x200 != 0, defaults.bytes)?;
+            let default_flags = if n == 0 { first_flags } else { defaults.flags };
+            let sample_flags = fields.u32_if(flags & 0x400 != 0, default_flags)?;
+            // Version 0 has unsigned offsets; none of ours reaches 2³¹, so both read as signed.
+            let offset = fields.u32_if(flags & 0x800 != 0, 0)?;
+            Ok(Sample { duration, bytes, composition_offset: offset.cast_signed(), sync: sample_flags & NON_SYNC_BIT == 0 })
+        })
+        .collect()
+}
+
+/// The init segment with its edit list set to start at `lead` ticks of media time, and without times of day: so it is the
+/// same whenever and by whomever it is made.
+///
+/// # Errors
+/// When it is not an init segment of one track.
+pub fn finish_init(init: &[u8], lead: u32) -> Result<Bytes, BoxError> {
+    let mut out = BytesMut::with_capacity(init.len() + 36);
+    copy_tree(init, lead, &mut out)?;
+    find(&children(&out)?, b"moov", "moov")?;
+    Ok(out.freeze())
+}
+
+fn copy_tree(boxes: &[u8], lead: u32, out: &mut BytesMut) -> Result<(), BoxError> {
+    for child in children(boxes)? {
+        match &child.kind {
+            b"edts" => {}
+            b"moov" | b"trak" | b"mdia" => {
+                let mut inner = BytesMut::with_capacity(child.body.len() + 36);
+                copy_tree(child.body, lead, &mut inner)?;
+                put_box(out, &child.kind, |b| b.put_slice(&inner));
+            }
+            b"mvhd" | b"tkhd" | b"mdhd" => {
+                let mut body = child.body.to_vec();
+                let stamps = if body.first() == Some(&1) { 4..20 } else { 4..12 };
+                body.get_mut(stamps).ok_or(BoxError::Short)?.fill(0);
+                put_box(out, &child.kind, |b| b.put_slice(&body));
+            }
+            kind => put_box(out, kind, |b| b.put_slice(child.body)),
+        }
+        if &child.kind == b"tkhd" && lead > 0 {
+            put_box(out, b"edts", |edts| {
+                // One entry: from `lead` on, at normal speed, to the end (duration 0 in a fragmented file).
+                put_full(edts, b"elst", 0, 0, |b| [1, 0, lead, 0x0001_0000].into_iter().for_each(|field| b.put_u32(field)));
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The codec of an init segment's track as RFC 6381 writes it: `avc1.64001F`, `mp4a.40.2`.
+///
+/// # Errors
+/// When it is not an init segment of one track in a codec that is made here.
+pub fn codecs(init: &[u8]) -> Result<String, BoxError> {
+    let stsd = descend(init, &[(b"moov", "moov"), (b"trak", "trak"), (b"mdia", "mdia"), (b"minf", "minf"), (b"stbl", "stbl"), (b"stsd", "stsd")])?;
+    let entries = children(stsd.get(8..).ok_or(BoxError::Short)?)?;
+    let entry = entries.first().ok_or(BoxError::Missing("sample entry"))?;
+    match &entry.kind {
+        b"avc1" | b"avc3" => {
+            let boxes = children(entry.body.get(78..).ok_or(BoxError::Short)?)?;
+            let avcc = find(&boxes, b"avcC", "avcC")?;
+            let [profile, constraints, level] = avcc.get(1..4).and_then(|b| b.try_into().ok()).ok_or(BoxError::Short)?;
+            let kind = if &entry.kind == b"avc1" { "avc1" } else { "avc3" };
+            Ok(format!("{kind}.{profile:02X}{constraints:02X}{level:02X}"))
+        }
+        b"mp4a" => {
+            let boxes = children(entry.body.get(28..).ok_or(BoxError::Short)?)?;
+            let esds = find(&boxes, b"esds", "esds")?;
+            Ok(format!("mp4a.40.{}", audio_object_type(esds.get(4..).ok_or(BoxError::Short)?)?))
+        }
+        _ => Err(BoxError::Unexpected("codec")),
+    }
+}
+
+/// Ticks per second of an init segment's track.
+///
+/// # Errors
+/// When it is not an init segment.
+pub fn timescale(init: &[u8]) -> Result<u32, BoxError> {
+    let mut mdhd = Fields::new(descend(init, &[(b"moov", "moov"), (b"trak", "trak"), (b"mdia", "mdia"), (b"mdhd", "mdhd")])?);
+    let (version, _) = mdhd.full_box()?;
+    for _ in 0..if version == 1 { 4 } else { 2 } {
+        mdhd.u32()?;
+    }
+    mdhd.u32()
+}
+
+/// Audio object type in an ES descriptor (ISO/IEC 14496-1, 7.2.6; 14496-3, 1.6.2.1).
+fn audio_object_type(mut bytes: &[u8]) -> Result<u8, BoxError> {
+    loop {
+        let (&tag, mut rest) = bytes.split_first().ok_or(BoxError::Missing("audio configuration"))?;
+        let mut length = 0_usize;
+        loop {
+            let (&byte, after) = rest.split_first().ok_or(BoxError::Short)?;
+            rest = after;
+            length = (length << 7 | usize::from(byte & 0x7F)) & 0x0FFF_FFFF;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        // ES descriptor (3 bytes before its children), decoder configuration (13 bytes), then the specific information.
+        let skip = match tag {
+            0x03 => 3,
+            0x04 => 13,
+            0x05 => return rest.first().map(|b| b >> 3).ok_or(BoxError::Short),
+            _ => length,
+        };
+        bytes = rest.get(skip..).ok_or(BoxError::Short)?;
+    }
+}
+
+struct Child<'a> {
+    kind: [u8; 4],
+    body: &'a [u8],
+}
+
+/// The boxes that fill `bytes`, without a rest.
+fn children(mut bytes: &[u8]) -> Result<Vec<Child<'_>>, BoxError> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let mut fields = Fields::new(bytes);
+        let size = fields.u32()? as usize;
+        let kind = fields.u32()?.to_be_bytes();
+        let body = bytes.get(8..size).ok_or(BoxError::Short)?;
+        found.push(Child { kind, body });
+        bytes = bytes.get(size..).ok_or(BoxError::Short)?;
+    }
+    Ok(found)
+}
+
+fn find<'a>(boxes: &[Child<'a>], kind: &[u8; 4], name: &'static str) -> Result<&'a [u8], BoxError> {
+    boxes.iter().find(|b| &b.kind == kind).map(|b| b.body).ok_or(BoxError::Missing(name))
+}
+
+fn descend<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], &'static str)]) -> Result<&'a [u8], BoxError> {
+    for (kind, name) in path {
+        bytes = find(&children(bytes)?, kind, name)?;
+    }
+    Ok(bytes)
+}
+
+/// Big-endian fields of a box, one after another.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        Self(body)
+    }
+
+    fn u32(&mut self) -> Result<u32, BoxError> {
+        let (field, rest) = self.0.split_first_chunk::<4>().ok_or(BoxError::Short)?;
+        self.0 = rest;
+        Ok(u32::from_be_bytes(*field))
+    }
+
+    fn u32_if(&mut self, there: bool, otherwise: u32) -> Result<u32, BoxError> {
+        if there { self.u32() } else { Ok(otherwise) }
+    }
+
+    fn u64(&mut self) -> Result<u64, BoxError> {
+        Ok(u64::from(self.u32()?) << 32 | u64::from(self.u32()?))
+    }
+
+    /// Version and flags of a full box.
+    fn full_box(&mut self) -> Result<(u8, u32), BoxError> {
+        let field = self.u32()?;
+        Ok(((field >> 24) as u8, field & 0x00FF_FFFF))
+    }
+}
+
+fn put_box(out: &mut BytesMut, kind: &[u8; 4], body: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_u32(0);
+    out.put_slice(kind);
+    body(out);
+    let size = (out.len() - start) as u32;
+    if let Some(field) = out.get_mut(start..start + 4) {
+        field.copy_from_slice(&size.to_be_bytes());
+    }
+}
+
+fn put_full(out: &mut BytesMut, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut BytesMut)) {
+    put_box(out, kind, |b| {
+        b.put_u32(u32::from(version) << 24 | flags);
+        body(b);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragment(durations: &[u32], offset: i32) -> Fragment {
+        let samples = durations.iter().enumerate();
+        let samples = samples.map(|(n, &duration)| Sample { duration, bytes: 3, composition_offset: offset * n as i32, sync: n == 0 });
+        let data = Bytes::from(vec![7; 3 * durations.len()]);
+        Fragment { sequence: 9, base_time: 1 << 40, samples: samples.collect(), data }
+    }
+
+    #[test]
+    fn a_fragment_is_read_as_it_was_written() {
+        for written in [fragment(&[10, 10, 10], -4), fragment(&[10, 11], 5), fragment(&[1], 0)] {
+            assert_eq!(Fragment::read(&written.write()), Ok(written));
+        }
+    }
+
+    #[test]
+    fn a_fragment_cut_anywhere_is_refused() {
+        let whole = fragment(&[10, 10], 5).write();
+        for end in 0..whole.len() {
+            assert!(Fragment::read(&whole.slice(..end)).is_err(), "cut at {end}");
+        }
+    }
+}

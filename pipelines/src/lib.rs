@@ -1,0 +1,151 @@
+//! GStreamer and nothing else: what happens inside one attempt.
+//!
+//! One call, [`run`], does one [`Order`]: it reads the source through a [`Reader`], hands out media through an
+//! [`Output`] as it gets ready, and blocks until it is done. It knows no job, no storage, no broker and no clock.
+//!
+//! ```text
+//! probe   reader → source → parsebin → every packet counted; then one frame of each track decoded
+//! video   reader → source → parsebin → decoder → cadence ─┬→ scale → x264 → cmafmux → fragment → output
+//!                                                         └→ scale → x264 → cmafmux → fragment → output   (a rung each)
+//! audio   reader → source → parsebin → decoder → convert → samples counted → AAC → cmafmux → fragment → output
+//! ```
+
+pub mod boxes;
+pub mod encoders;
+mod audio;
+mod cadence;
+mod decode;
+mod fragment;
+mod probe;
+mod scale;
+mod source;
+mod timing;
+mod video;
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use farm::media::MediaInfo;
+use farm::plan::{AudioPlan, VideoPlan};
+use farm::task::{Account, Segment};
+use farm::{Code, Failure};
+use serde::{Deserialize, Serialize};
+
+/// Random access to the bytes of the source.
+pub trait Reader: Send + Sync + 'static {
+    /// Size of the source in bytes.
+    fn bytes(&self) -> u64;
+
+    /// The bytes from `offset` on: exactly `len`, fewer only at the end of the source. `len` is at most 4 MiB.
+    ///
+    /// # Errors
+    /// When the source cannot be read; the attempt fails with it.
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+}
+
+/// Takes what an order makes, as it gets ready. Called from several threads.
+pub trait Output: Send + Sync + 'static {
+    /// The init segment of a rendition, before its first segment.
+    ///
+    /// # Errors
+    /// When it cannot be handed on; the attempt fails with it.
+    fn init(&self, init: Init) -> io::Result<()>;
+
+    /// The next media segment of a rendition.
+    ///
+    /// # Errors
+    /// When it cannot be handed on; the attempt fails with it.
+    fn segment(&self, rendition: u32, segment: Segment, bytes: Bytes) -> io::Result<()>;
+
+    /// How much media has been gone through so far, in ns.
+    ///
+    /// # Errors
+    /// When it cannot be handed on; the attempt fails with it.
+    fn progress(&self, media_ns: u64) -> io::Result<()>;
+}
+
+/// The init segment of a rendition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Init {
+    /// Place of the rendition in the order: of the rung in the ladder, or 0 for sound.
+    pub rendition: u32,
+    /// Ticks per second of its segments' durations.
+    pub timescale: u32,
+    /// The segment.
+    pub bytes: Bytes,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Find out what the source is.
+    Probe,
+    /// Encode one chunk of the picture into every rung.
+    Video(VideoOrder),
+    /// Encode one rendition of the sound, the whole length.
+    Audio(AudioOrder),
+}
+
+/// Encode one chunk of the picture into every rung.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VideoOrder {
+    /// The picture's plan.
+    pub plan: VideoPlan,
+    /// Which of its chunks.
+    pub chunk: u32,
+    /// Stream time at which presentation starts, in ns.
+    pub origin_ns: u64,
+    /// Lead of every track, in ns.
+    pub lead_ns: u64,
+}
+
+/// Encode one rendition of the sound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AudioOrder {
+    /// The rendition's plan.
+    pub plan: AudioPlan,
+    /// Stream time at which presentation starts, in ns.
+    pub origin_ns: u64,
+    /// Lead of every track, in ns.
+    pub lead_ns: u64,
+}
+
+/// What came of an order, beside the media already handed out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Done {
+    /// The source, described.
+    Probed(Box<MediaInfo>),
+    /// What became of the source's frames or samples.
+    Encoded(Account),
+}
+
+/// Does one order; blocks until it is done.
+///
+/// # Errors
+/// A [`Failure`] whose code tells whether the source, the machine or Shoal is at fault. What was handed out before does
+/// not count then.
+pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
+    init()?;
+    match order {
+        Order::Probe => probe::probe(&reader).map(|info| Done::Probed(Box::new(info))),
+        Order::Video(order) => video::encode(order, reader, output).map(Done::Encoded),
+        Order::Audio(order) => audio::encode(order, reader, output).map(Done::Encoded),
+    }
+}
+
+/// Starts GStreamer with the elements that are part of Shoal. May be called again.
+///
+/// # Errors
+/// [`Code::MissingElement`] when GStreamer does not start.
+pub fn init() -> Result<(), Failure> {
+    static STARTED: OnceLock<Result<(), Failure>> = OnceLock::new();
+    let start = || {
+        let failed = |error: &dyn std::fmt::Display| Failure::new(Code::MissingElement, format!("GStreamer does not start: {error}"));
+        gst::init().map_err(|e| failed(&e))?;
+        gst_fmp4::plugin_register_static().map_err(|e| failed(&e))
+    };
+    STARTED.get_or_init(start).clone()
+}

@@ -1,0 +1,361 @@
+//! Finds out what a source is: every packet is read and counted, then one buffer of each track is decoded. Headers are
+//! not believed where content says otherwise.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, Interlace, MediaInfo, Orientation, TrackId, VideoTrack};
+use farm::{Code, Failure, Rate};
+use gst::prelude::*;
+
+use crate::Reader;
+use crate::decode::decode;
+use crate::source::{self, Streams};
+use crate::timing::timing;
+
+/// Most packets of a track: a hundred hours of 100 frames per second.
+const PACKETS_MAX: usize = 36_000_000;
+/// Most chapters that are listed.
+const CHAPTERS_MAX: usize = 1000;
+/// A source that ends this much before its header says is called truncated.
+const SHORTFALL_NS: u64 = 2_000_000_000;
+
+/// Describes a source.
+///
+/// # Errors
+/// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
+pub fn probe(reader: &Arc<dyn Reader>) -> Result<MediaInfo, Failure> {
+    let scan = scan(Arc::clone(reader))?;
+    let mut info = MediaInfo {
+        bytes: reader.bytes(),
+        container: scan.container,
+        duration_ns: 0,
+        header_duration_ns: scan.header_duration_ns,
+        video: Vec::new(),
+        audio: Vec::new(),
+        dropped: Vec::new(),
+        chapters: scan.chapters,
+        warnings: Vec::new(),
+    };
+    let mut range: Option<(u64, u64)> = None;
+    for (record, track) in scan.records.into_iter().zip(0..) {
+        let track = TrackId(track);
+        let kind = record.codec();
+        match describe(reader, track, record, scan.header_duration_ns) {
+            Ok(described) => {
+                let (start, end) = described.range();
+                range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
+                match described {
+                    Track::Video(video) => info.video.push(video),
+                    Track::Audio(audio) => info.audio.push(audio),
+                }
+            }
+            Err(why) => info.dropped.push(DroppedTrack { track, kind, why }),
+        }
+    }
+    let Some((start, end)) = range else { return Err(nothing_usable(&info)) };
+    info.duration_ns = end - start;
+    if let Some(claimed) = info.header_duration_ns.filter(|&claimed| claimed > info.duration_ns + SHORTFALL_NS) {
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let warning = format!("the source holds {:.1} s of the {:.1} s that its header promises", seconds(info.duration_ns), seconds(claimed));
+        info.warnings.push(warning);
+    }
+    Ok(info)
+}
+
+/// Why a source without a usable track is refused: the worst that happened to picture or sound.
+fn nothing_usable(info: &MediaInfo) -> Failure {
+    let rank = |code: Code| match code {
+        Code::SourceUnreadable => 0,
+        Code::MissingElement => 1,
+        Code::Truncated => 2,
+        Code::UnsupportedCodec => 3,
+        Code::Undecodable => 4,
+        _ => 5,
+    };
+    let worst = info.dropped.iter().min_by_key(|d| rank(d.why.code));
+    worst.map_or_else(|| Failure::new(Code::NoDecodableStream, "the source holds neither picture nor sound"), |d| d.why.clone())
+}
+
+/// A track that can be used.
+enum Track {
+    Video(VideoTrack),
+    Audio(AudioTrack),
+}
+
+impl Track {
+    fn range(&self) -> (u64, u64) {
+        match self {
+            Self::Video(video) => (video.timing.start_ns, video.timing.end_ns),
+            Self::Audio(audio) => (audio.start_ns, audio.end_ns),
+        }
+    }
+}
+
+fn describe(reader: &Arc<dyn Reader>, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
+    let kind = record.media_type();
+    let name = record.codec();
+    if !kind.starts_with("video/") && !kind.starts_with("audio/") {
+        let why = if kind.starts_with("image/") { "a still picture is not a video track" } else { "it is neither picture nor sound" };
+        return Err(Failure::new(Code::UnsupportedCodec, format!("{name}: {why}")).on_stream(name));
+    }
+    if record.times.is_empty() {
+        let promised = header_ns.filter(|&ns| ns > SHORTFALL_NS).map(|ns| format!(" of the {:.1} s promised", ns as f64 / 1e9));
+        let code = if promised.is_some() { Code::Truncated } else { Code::NoDecodableStream };
+        return Err(Failure::new(code, format!("{name}: the track holds no data{}", promised.unwrap_or_default())).on_stream(name));
+    }
+    record.times.sort_unstable();
+    let mut decoded = decode(Arc::clone(reader), track, 0, Vec::new(), &gst::Caps::new_any())?;
+    let first = decoded.next().and_then(|first| {
+        first.ok_or_else(|| Failure::new(Code::Undecodable, format!("{name}: not one buffer of it decodes")))
+    });
+    let first = first.map_err(|failure| failure.on_stream(name))?;
+    let caps = first.sample.caps_owned().ok_or_else(|| source::internal("decoded data without caps"))?;
+    if kind.starts_with("video/") { video(track, record, &caps, first.start_ns).map(Track::Video) } else { audio(track, &record, &caps).map(Track::Audio) }
+}
+
+fn video(track: TrackId, record: Record, caps: &gst::Caps, first_ns: u64) -> Result<VideoTrack, Failure> {
+    let raw = gst_video::VideoInfo::from_caps(caps).map_err(|e| Failure::new(Code::Undecodable, format!("odd picture: {e}")))?;
+    let claimed = record.caps.as_ref().and_then(|caps| {
+        let fraction = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
+        Rate::new(fraction.numer().try_into().ok()?, fraction.denom().try_into().ok()?)
+    });
+    let mut times = record.times.clone();
+    // Frames before the first one that decodes cannot be shown: they lean on some that are not there.
+    let half_frame = times.first().zip(times.get(1)).map_or(0, |(a, b)| (b - a) / 2);
+    times.retain(|&t| t + half_frame >= first_ns);
+    let timing = timing(&times, claimed, record.last_duration_ns);
+    let timing = timing.ok_or_else(|| Failure::new(Code::Undecodable, "no frame of the picture decodes"))?;
+    let span_ns = (timing.end_ns - timing.start_ns).max(1);
+    let par = raw.par();
+    Ok(VideoTrack {
+        track,
+        codec: record.codec(),
+        width: raw.width(),
+        height: raw.height(),
+        pixel_aspect: (par.numer().unsigned_abs().max(1), par.denom().unsigned_abs().max(1)),
+        orientation: record.orientation,
+        format: raw.format().to_str().to_string(),
+        colour: colour(&raw),
+        interlace: match raw.interlace_mode() {
+            gst_video::VideoInterlaceMode::Progressive => Interlace::Progressive,
+            gst_video::VideoInterlaceMode::Mixed => Interlace::Mixed,
+            _ => Interlace::Interlaced,
+        },
+        timing,
+        bitrate: bits_per_second(record.bytes, span_ns),
+        key_frames_ns: record.key_frames,
+        language: record.language,
+    })
+}
+
+fn audio(track: TrackId, record: &Record, caps: &gst::Caps) -> Result<AudioTrack, Failure> {
+    let raw = gst_audio::AudioInfo::from_caps(caps).map_err(|e| Failure::new(Code::Undecodable, format!("odd sound: {e}")))?;
+    let (start_ns, last_ns) = (record.times.first().copied().unwrap_or(0), record.times.last().copied().unwrap_or(0));
+    let end_ns = record.end_ns.max(last_ns);
+    Ok(AudioTrack {
+        track,
+        codec: record.codec(),
+        rate: raw.rate(),
+        channels: raw.channels(),
+        start_ns,
+        end_ns,
+        bitrate: bits_per_second(record.bytes, (end_ns - start_ns).max(1)),
+        language: record.language.clone(),
+        title: record.title.clone(),
+    })
+}
+
+fn bits_per_second(bytes: u64, span_ns: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * 8_000_000_000 / u128::from(span_ns)).unwrap_or(u64::MAX)
+}
+
+/// Colours by H.273; GStreamer has filled in its guess (BT.601 below 720 lines, BT.709 above) where the source says nothing.
+fn colour(raw: &gst_video::VideoInfo) -> Colour {
+    let colorimetry = raw.colorimetry();
+    let known = |iso: u32, otherwise: u8| u8::try_from(iso).ok().filter(|&n| n != 0 && n != 2).unwrap_or(otherwise);
+    Colour {
+        primaries: known(colorimetry.primaries().to_iso(), 1),
+        transfer: known(colorimetry.transfer().to_iso(), 1),
+        matrix: if raw.is_rgb() { 0 } else { known(colorimetry.matrix().to_iso(), 1) },
+        full_range: colorimetry.range() == gst_video::VideoColorRange::Range0_255,
+    }
+}
+
+/// What a scan of all packets found.
+struct Scan {
+    container: String,
+    header_duration_ns: Option<u64>,
+    records: Vec<Record>,
+    chapters: Vec<Chapter>,
+}
+
+/// What was seen of one stream.
+#[derive(Default)]
+struct Record {
+    caps: Option<gst::Caps>,
+    segment: Option<gst::FormattedSegment<gst::ClockTime>>,
+    /// Stream times of packets that are shown, in ns.
+    times: Vec<u64>,
+    key_frames: Vec<u64>,
+    end_ns: u64,
+    last_duration_ns: Option<u64>,
+    bytes: u64,
+    orientation: Orientation,
+    language: Option<String>,
+    title: Option<String>,
+    ended: bool,
+}
+
+impl Record {
+    fn codec(&self) -> String {
+        self.caps.as_ref().map_or_else(|| "unknown".to_owned(), |caps| source::codec_name(caps))
+    }
+
+    fn media_type(&self) -> String {
+        self.caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string())).unwrap_or_default()
+    }
+
+    fn packet(&mut self, buffer: &gst::BufferRef) {
+        self.bytes += buffer.size() as u64;
+        let Some(segment) = &self.segment else { return };
+        let Some(pts) = buffer.pts().or(buffer.dts()) else { return };
+        let duration = buffer.duration();
+        let end = duration.map_or(pts, |d| pts + d);
+        // A packet that overlaps the start of what is shown counts from there.
+        let start = segment.start().filter(|&start| pts < start && end > start).unwrap_or(pts);
+        let Some(time) = segment.to_stream_time(start).map(gst::ClockTime::nseconds) else { return };
+        if self.times.len() < PACKETS_MAX {
+            self.times.push(time);
+        }
+        if !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) && self.key_frames.len() < VideoTrack::KEY_FRAMES_MAX {
+            self.key_frames.push(time);
+        }
+        let end_ns = time + end.saturating_sub(start).nseconds();
+        if time >= self.end_ns || end_ns > self.end_ns {
+            self.end_ns = self.end_ns.max(end_ns);
+            self.last_duration_ns = duration.map(gst::ClockTime::nseconds);
+        }
+    }
+
+    fn event(&mut self, event: &gst::EventRef, chapters: &Mutex<Vec<Chapter>>) {
+        match event.view() {
+            gst::EventView::FlushStop(_) => {
+                let kept = std::mem::take(self);
+                *self = Self { caps: kept.caps, orientation: kept.orientation, language: kept.language, title: kept.title, ..Self::default() };
+            }
+            gst::EventView::Caps(caps) => self.caps = Some(caps.caps_owned()),
+            gst::EventView::Segment(segment) => self.segment = segment.segment().downcast_ref().cloned(),
+            gst::EventView::Tag(tag) => self.tags(tag.tag()),
+            gst::EventView::Toc(toc) => *lock(chapters) = chapters_of(&toc.toc().0.to_owned()),
+            gst::EventView::Eos(_) => self.ended = true,
+            _ => {}
+        }
+    }
+
+    fn tags(&mut self, tags: &gst::TagListRef) {
+        if let Some(language) = tags.get::<gst::tags::LanguageCode>() {
+            self.language = Some(language.get().to_owned()).filter(|l| l != "und");
+        }
+        if let Some(title) = tags.get::<gst::tags::Title>() {
+            self.title = Some(title.get().to_owned());
+        }
+        if let Some(turn) = tags.get::<gst::tags::ImageOrientation>() {
+            self.orientation = orientation(turn.get());
+        }
+    }
+}
+
+/// GStreamer's `image-orientation`: `flip-` mirrors left-right first, then it turns clockwise.
+fn orientation(tag: &str) -> Orientation {
+    let (mirrored, turn) = tag.strip_prefix("flip-").map_or((false, tag), |turn| (true, turn));
+    let quarter_turns = match turn {
+        "rotate-90" => 1,
+        "rotate-180" => 2,
+        "rotate-270" => 3,
+        _ => 0,
+    };
+    Orientation { mirrored, quarter_turns }
+}
+
+fn chapters_of(toc: &gst::Toc) -> Vec<Chapter> {
+    let entries = toc.entries();
+    let nested = entries.iter().flat_map(|entry| entry.sub_entries());
+    let all = nested.chain(entries.iter().filter(|e| e.sub_entries().is_empty()).cloned());
+    let chapter = |entry: gst::TocEntry| {
+        let (start, stop) = entry.start_stop_times()?;
+        let title = entry.tags().and_then(|tags| tags.get::<gst::tags::Title>().map(|t| t.get().to_owned()));
+        Some(Chapter { start_ns: start.try_into().ok()?, end_ns: stop.try_into().unwrap_or(0), title: title.unwrap_or_default() })
+    };
+    all.filter_map(chapter).take(CHAPTERS_MAX).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads every packet of every stream.
+fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
+    let records: Arc<Mutex<Vec<Record>>> = Arc::default();
+    let chapters: Arc<Mutex<Vec<Chapter>>> = Arc::default();
+    let (on_records, on_chapters) = (Arc::clone(&records), Arc::clone(&chapters));
+    let watch = move |_: &gst::Pipeline, track: TrackId, pad: &gst::Pad| {
+        let mut record = Record { caps: Some(source::stream_caps(pad)), ..Record::default() };
+        pad.sticky_events_foreach(|event| {
+            record.event(event, &on_chapters);
+            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
+        });
+        lock(&on_records).push(record);
+        watch_pad(pad, track.0 as usize, Arc::clone(&on_records), Arc::clone(&on_chapters));
+        Ok(())
+    };
+    let mut streams = source::open(reader, TrackId(0), Box::new(watch))?;
+    let Some(first) = streams.pads.first() else {
+        return Err(Failure::new(Code::NoDecodableStream, "the container holds no streams"));
+    };
+    let first = first.clone();
+    let wait_until = |streams: &mut Streams, reached: fn(&[Record]) -> bool| {
+        while !reached(&lock(&records)) {
+            streams.check()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok::<_, Failure>(())
+    };
+    // The same seek as before decoding, so that times agree; and as there, not before data flows.
+    wait_until(&mut streams, |records| records.iter().any(|r| r.ended || !r.times.is_empty()))?;
+    streams.seek(&first, 0);
+    let header_duration_ns = first.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds);
+    wait_until(&mut streams, |records| records.iter().all(|r| r.ended))?;
+    let container = container(&streams);
+    drop(streams);
+    let (records, chapters) = (std::mem::take(&mut *lock(&records)), std::mem::take(&mut *lock(&chapters)));
+    Ok(Scan { container, header_duration_ns, records, chapters })
+}
+
+fn watch_pad(pad: &gst::Pad, index: usize, records: Arc<Mutex<Vec<Record>>>, chapters: Arc<Mutex<Vec<Chapter>>>) {
+    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST | gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
+    pad.add_probe(kinds, move |_, info| {
+        if let Some(record) = lock(&records).get_mut(index) {
+            match &info.data {
+                Some(gst::PadProbeData::Buffer(buffer)) => record.packet(buffer),
+                Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(|buffer| record.packet(buffer)),
+                Some(gst::PadProbeData::Event(event)) => record.event(event, &chapters),
+                _ => {}
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Media type that type finding gave the whole source.
+fn container(streams: &Streams) -> String {
+    let mut elements = streams.pipeline.iterate_recurse();
+    while let Ok(Some(element)) = elements.next() {
+        if element.factory().is_some_and(|f| f.name() == "typefind")
+            && let Some(caps) = element.property::<Option<gst::Caps>>("caps")
+        {
+            return caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
+        }
+    }
+    String::new()
+}

@@ -1,0 +1,314 @@
+//! The source's side of a pipeline: bytes from a [`Reader`], split into streams and, where asked, decoded.
+//!
+//! ```text
+//! appsrc (random access) → parsebin ─┬→ chosen stream → decoder → … → appsink
+//!                                    └→ other streams: dropped at the pad, so they never wait for a sink
+//! ```
+//!
+//! Streams are numbered in the order in which `parsebin` shows them, so a number names the same stream in every attempt.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use farm::media::TrackId;
+use farm::{Code, Failure};
+use gst::prelude::*;
+
+use crate::Reader;
+
+/// Longest wait for a demuxer to show its streams.
+const STREAMS_WAIT: Duration = Duration::from_secs(60);
+/// Most streams that are looked at.
+const STREAMS_MAX: u32 = 64;
+
+/// A pipeline whose demuxer has shown its streams. Those that are linked to nothing drop their data.
+pub struct Streams {
+    /// The pipeline, playing.
+    pub pipeline: gst::Pipeline,
+    /// Pads of the streams, in the order of [`TrackId`].
+    pub pads: Vec<gst::Pad>,
+    bus: gst::Bus,
+    missing: Vec<String>,
+}
+
+/// What happens with a stream as soon as it shows, before any of its data flows.
+pub type OnStream = Box<dyn Fn(&gst::Pipeline, TrackId, &gst::Pad) -> Result<(), Failure> + Send + Sync>;
+
+/// Opens a source, calls `on_stream` for each stream that the demuxer shows, and returns when the stream `wanted` is there.
+/// A demuxer shows all its streams at once, before any data flows: they are all there once a seek has gone through.
+///
+/// # Errors
+/// When it is not media, nothing can take it apart, it cannot be read, or it has no stream `wanted`.
+pub fn open(reader: Arc<dyn Reader>, wanted: TrackId, on_stream: OnStream) -> Result<Streams, Failure> {
+    if reader.bytes() == 0 {
+        return Err(Failure::new(Code::NotMedia, "the source is empty"));
+    }
+    let pipeline = gst::Pipeline::new();
+    let (failed, failures) = mpsc::channel();
+    let source = byte_source(reader, failed);
+    let parse = element("parsebin")?;
+    pipeline.add_many([source.upcast_ref(), &parse]).and_then(|()| source.link(&parse)).map_err(internal)?;
+    let shown = watch_streams(&pipeline, &parse, on_stream);
+    let bus = pipeline.bus().ok_or_else(|| Failure::new(Code::Internal, "a pipeline without a bus"))?;
+    let mut streams = Streams { pipeline, pads: Vec::new(), bus, missing: Vec::new() };
+    streams.pipeline.set_state(gst::State::Playing).map_err(internal)?;
+    let deadline = Instant::now() + STREAMS_WAIT;
+    loop {
+        let checked = streams.check();
+        while let Ok(pad) = shown.try_recv() {
+            streams.pads.push(pad?);
+        }
+        if let Ok(error) = failures.try_recv() {
+            return Err(Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}")));
+        }
+        checked?;
+        if streams.pads.len() > wanted.0 as usize {
+            return Ok(streams);
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(Code::NotMedia, "no streams were found in the source"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl Streams {
+    /// The pad of the stream with this number.
+    ///
+    /// # Errors
+    /// When the source has none such: it is not the one that was probed.
+    pub fn pad(&self, track: TrackId) -> Result<&gst::Pad, Failure> {
+        let found = self.pads.get(track.0 as usize);
+        found.ok_or_else(|| Failure::new(Code::SourceChanged, format!("the source has no stream {} any more", track.0)))
+    }
+
+    /// Takes what the pipeline has said so far.
+    ///
+    /// # Errors
+    /// The first error that it posted, as a meaning.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        while let Some(message) = self.bus.pop() {
+            match message.view() {
+                gst::MessageView::Element(element) => {
+                    if let Some(detail) = missing_decoder(element) {
+                        self.missing.push(detail);
+                    }
+                }
+                gst::MessageView::Error(error) => return Err(self.failure(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: &gst::message::Error) -> Failure {
+        let cause = error.error();
+        let detail = error.debug().unwrap_or_default();
+        let is = |kind: gst::StreamError| cause.matches(kind);
+        if let Some(codec) = self.missing.first() {
+            return Failure::new(Code::UnsupportedCodec, format!("there is no decoder for {codec}")).on_stream(codec);
+        }
+        if is(gst::StreamError::TypeNotFound) {
+            return Failure::new(Code::NotMedia, "the source is not audio or video in any known container");
+        }
+        if is(gst::StreamError::CodecNotFound) {
+            return Failure::new(Code::UnsupportedCodec, format!("there is no decoder for it: {cause}"));
+        }
+        if is(gst::StreamError::WrongType) {
+            return Failure::new(Code::NotMedia, format!("the source is not audio or video: {cause}"));
+        }
+        let line = detail.lines().last().unwrap_or_default();
+        if is(gst::StreamError::Decode) {
+            return Failure::new(Code::Undecodable, format!("the source does not decode: {cause} ({line})"));
+        }
+        if cause.matches(gst::CoreError::MissingPlugin) {
+            return Failure::new(Code::MissingElement, format!("{cause} ({line})"));
+        }
+        Failure::new(Code::Undecodable, format!("the source cannot be taken apart: {cause} ({line})"))
+    }
+
+    /// Seeks to the key frame at or before `stream_time_ns`, where the source can seek.
+    ///
+    /// Snapping backwards to a key frame and no stop: accurate seeks and stops lose or double frames in most containers.
+    /// With picture, also the start is sought: some demuxers give other times than without. Sound alone is always read
+    /// from its start, where parsers of bare streams would guess.
+    pub fn seek(&self, through: &gst::Pad, stream_time_ns: u64) {
+        let is_video = |pad: &gst::Pad| pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
+        // `parsebin` shows picture first.
+        if !self.pads.first().is_some_and(is_video) {
+            return;
+        }
+        through.send_event(gst::event::Seek::new(
+            1.0,
+            gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE,
+            gst::SeekType::Set,
+            gst::ClockTime::from_nseconds(stream_time_ns),
+            gst::SeekType::None,
+            gst::ClockTime::NONE,
+        ));
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        // Nothing can be done about a pipeline that does not stop; the process is about to end.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+/// An element by its factory's name.
+///
+/// # Errors
+/// [`Code::MissingElement`] naming the Debian package that holds it.
+pub fn element(factory: &str) -> Result<gst::Element, Failure> {
+    gst::ElementFactory::make(factory).build().map_err(|_| {
+        let package = match factory {
+            "x264enc" => "gstreamer1.0-plugins-ugly",
+            "cmafmux" | "shoalscale" => "none, it is part of Shoal",
+            name if name.starts_with("av") => "gstreamer1.0-libav",
+            "parsebin" | "appsrc" | "appsink" | "audioconvert" | "audioresample" | "videoconvert" => "gstreamer1.0-plugins-base",
+            "deinterlace" | "videoflip" => "gstreamer1.0-plugins-good",
+            _ => "libgstreamer1.0-0",
+        };
+        Failure::new(Code::MissingElement, format!("GStreamer element '{factory}' is missing: install the Debian package {package}"))
+    })
+}
+
+/// A mistake of ours, in words.
+pub fn internal(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::Internal, format!("a pipeline cannot be built: {error}"))
+}
+
+/// The source's bytes, by random access: demuxers pull what they want, where they want it.
+fn byte_source(reader: Arc<dyn Reader>, failed: mpsc::Sender<std::io::Error>) -> gst_app::AppSrc {
+    /// Longest single read handed to a reader.
+    const READ_BYTES_MAX: usize = 1 << 20;
+    /// Most that a demuxer gets at once, whatever it asks for: a header of a hundred hours is smaller.
+    const WANTED_BYTES_MAX: usize = 256 << 20;
+    let source = gst_app::AppSrc::builder().format(gst::Format::Bytes).stream_type(gst_app::AppStreamType::RandomAccess).build();
+    source.set_size(i64::try_from(reader.bytes()).unwrap_or(i64::MAX));
+    let offset = Arc::new(Mutex::new(0_u64));
+    let seek_offset = Arc::clone(&offset);
+    let callbacks = gst_app::AppSrcCallbacks::builder()
+        .seek_data(move |_, to| {
+            *seek_offset.lock().unwrap_or_else(PoisonError::into_inner) = to;
+            true
+        })
+        .need_data(move |source, wanted| {
+            let mut at = offset.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = reader.bytes().saturating_sub(*at);
+            // In push mode `wanted` may be u32::MAX: any amount will do then. In pull mode it must be that much.
+            let wanted = if wanted == u32::MAX { READ_BYTES_MAX } else { (wanted as usize).min(WANTED_BYTES_MAX) };
+            let len = usize::try_from(left).unwrap_or(usize::MAX).min(wanted);
+            match read_exactly(reader.as_ref(), *at, len, READ_BYTES_MAX) {
+                Ok(bytes) if !bytes.is_empty() => {
+                    let mut buffer = gst::Buffer::from_slice(bytes);
+                    if let Some(buffer) = buffer.get_mut() {
+                        buffer.set_offset(*at);
+                        *at += buffer.size() as u64;
+                        buffer.set_offset_end(*at);
+                    }
+                    // Refused only while flushing, when the data is not wanted any more.
+                    let _ = source.push_buffer(buffer);
+                }
+                Ok(_) => {
+                    // Refused only when already at the end.
+                    let _ = source.end_of_stream();
+                }
+                Err(error) => {
+                    gst::element_error!(source, gst::ResourceError::Read, ("{error}"));
+                    // The receiver is gone once the streams are known; the bus has it then.
+                    let _ = failed.send(error);
+                    let _ = source.end_of_stream();
+                }
+            }
+        })
+        .build();
+    source.set_callbacks(callbacks);
+    source
+}
+
+/// `len` bytes from `offset` on, in reads of at most `step`; fewer only at the end of the source.
+fn read_exactly(reader: &dyn Reader, offset: u64, len: usize, step: usize) -> std::io::Result<bytes::Bytes> {
+    if len <= step {
+        return reader.read_at(offset, len);
+    }
+    let mut all = bytes::BytesMut::with_capacity(len);
+    while all.len() < len {
+        let part = reader.read_at(offset + all.len() as u64, step.min(len - all.len()))?;
+        if part.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&part);
+    }
+    Ok(all.freeze())
+}
+
+/// Numbers pads as they show (`parsebin` sorts them by kind and stream id, the same in every run), lets `on_stream` link
+/// what it wants, and makes the others drop their data.
+fn watch_streams(pipeline: &gst::Pipeline, parse: &gst::Element, on_stream: OnStream) -> mpsc::Receiver<Result<gst::Pad, Failure>> {
+    let (tell, shown) = mpsc::channel();
+    let weak = pipeline.downgrade();
+    let next = AtomicU32::new(0);
+    parse.connect_pad_added(move |_, pad| {
+        let track = TrackId(next.fetch_add(1, Ordering::Relaxed));
+        let linked = match weak.upgrade() {
+            Some(pipeline) if track.0 < STREAMS_MAX => on_stream(&pipeline, track, pad),
+            _ => Ok(()),
+        };
+        if !pad.is_linked() {
+            drop_data(pad);
+        }
+        // The receiver is gone when all that was wanted is there already.
+        let _ = tell.send(linked.map(|()| pad.clone()));
+    });
+    shown
+}
+
+fn drop_data(pad: &gst::Pad) {
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, |_, _| gst::PadProbeReturn::Drop);
+}
+
+/// What a `missing-plugin` message says is missing, in words.
+fn missing_decoder(message: &gst::message::Element) -> Option<String> {
+    let structure = message.structure().filter(|s| s.name() == "missing-plugin")?;
+    let caps = structure.get::<gst::Caps>("detail").ok()?;
+    Some(codec_name(&caps))
+}
+
+/// A codec's name for people.
+pub fn codec_name(caps: &gst::CapsRef) -> String {
+    let media_type = || caps.structure(0).map_or_else(|| "unknown".to_owned(), |s| s.name().to_string());
+    // The binding cannot say "none", which is the answer for caps that leave something open.
+    let name = if caps.is_fixed() { gst_pbutils::pb_utils_get_codec_description(caps).to_string() } else { media_type() };
+    match name.rsplit_once("x-gst-fourcc-") {
+        Some((_, "vvc1" | "vvi1")) => "H.266 (VVC)".to_owned(),
+        Some((_, fourcc)) => format!("'{fourcc}'"),
+        None => name,
+    }
+}
+
+/// What flows on a stream's pad, also before the first data.
+pub fn stream_caps(pad: &gst::Pad) -> gst::Caps {
+    let known = pad.current_caps().or_else(|| pad.stream().and_then(|stream| stream.caps()));
+    known.unwrap_or_else(|| pad.query_caps(None))
+}
+
+/// A decoder for these caps: the best ranked one in software, or none.
+pub fn decoder_for(caps: &gst::Caps) -> Option<gst::Element> {
+    let kinds = gst::ElementFactoryType::DECODER;
+    let mut factories: Vec<_> = gst::ElementFactory::factories_with_type(kinds, gst::Rank::MARGINAL).into_iter().collect();
+    factories.retain(|f| f.can_sink_any_caps(caps) && !f.metadata("klass").is_some_and(|class| class.contains("Hardware")));
+    // One that takes just these caps goes before one that takes some of what they leave open, or only with a field more.
+    factories.sort_by_key(|f| (!f.can_sink_all_caps(caps), std::cmp::Reverse(f.rank()), f.name()));
+    let decoder = factories.first()?.create().build().ok()?;
+    // One thread: parallelism comes from rungs, chunks and jobs; more threads cost CPU for nothing a farm wants.
+    for property in ["max-threads", "threads"] {
+        if decoder.find_property(property).is_some_and(|p| p.flags().contains(gst::glib::ParamFlags::WRITABLE)) {
+            decoder.set_property_from_str(property, "1");
+        }
+    }
+    Some(decoder)
+}

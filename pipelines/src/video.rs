@@ -1,0 +1,282 @@
+//! One chunk of the picture into every rung: decoded once, scaled and encoded per rung.
+//!
+//! ```text
+//! decoded frames → cadence ─┬→ appsrc (every frame)     → scale → tee → queue → x264enc → cmafmux → segments
+//!                           │                                      └→ queue → scale → tee → …   (rungs in cascade)
+//!                           └→ appsrc (every 2nd frame) → scale → …
+//! ```
+//!
+//! Key frames come from `key-int-max` alone on a constant-rate stream that starts on the GOP grid.
+
+use std::num::NonZeroU32;
+use std::sync::mpsc;
+use std::sync::Arc;
+
+use farm::job::VideoCodec;
+use farm::plan::{RateControl, Rung, VideoPlan};
+use farm::task::Account;
+use farm::{Code, Failure, Rate};
+use gst::prelude::*;
+
+use crate::cadence::{Cadence, Show};
+use crate::decode::{self, decode};
+use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::scale;
+use crate::source::{element, internal};
+use crate::{Output, Reader, VideoOrder};
+
+/// How long before a chunk decoding starts at the latest: demuxers clip what overlaps the point of a seek.
+const SEEK_MARGIN_NS: u64 = 1_000_000_000;
+/// Frames that wait at the head of a rung.
+const QUEUE_FRAMES_MAX: u32 = 4;
+/// Every how many places of the grid progress is told.
+const PROGRESS_FRAMES: u64 = 12;
+
+/// Encodes one chunk into every rung.
+///
+/// # Errors
+/// When the source does not decode, or an encoder fails.
+pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+    let plan = &order.plan;
+    let chunk = plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
+    let from_ns = (order.origin_ns + plan.rate.start_ns(chunk.start)).saturating_sub(SEEK_MARGIN_NS);
+    let caps = scale::input_caps();
+    let mut decoded = decode(reader, plan.track, from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
+    let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
+    let mut ladder: Option<Ladder> = None;
+    let mut last_caps = None;
+    while !cadence.is_full() {
+        let Some(raw) = decoded.next()? else { break };
+        let caps = raw.sample.caps_owned();
+        if ladder.is_none() {
+            ladder = Some(Ladder::start(order, chunk.start, Arc::clone(output))?);
+        }
+        let Some(ladder) = ladder.as_mut() else { continue };
+        // A frame that was held belongs to the caps before.
+        if let Some(show) = cadence.push(raw.start_ns, raw.buffer()?) {
+            ladder.show(&show, output.as_ref())?;
+        }
+        if caps != last_caps {
+            ladder.set_caps(caps.as_ref())?;
+            last_caps = caps;
+        }
+    }
+    let Some(mut ladder) = ladder else {
+        return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
+    };
+    let (rest, account) = cadence.finish();
+    if let Some(show) = rest {
+        ladder.show(&show, output.as_ref())?;
+    }
+    drop(decoded);
+    ladder.finish(chunk.frames())?;
+    Ok(account)
+}
+
+/// The encoding side: fed with frames, hands out segments.
+struct Ladder {
+    pipeline: gst::Pipeline,
+    bus: gst::Bus,
+    plan: VideoPlan,
+    start: u64,
+    /// One source of frames for each divisor of the grid's rate.
+    feeds: Vec<Feed>,
+    /// One end for each rung.
+    ends: Vec<mpsc::Receiver<Result<Muxed, Failure>>>,
+}
+
+struct Feed {
+    divisor: NonZeroU32,
+    rate: Rate,
+    source: gst_app::AppSrc,
+}
+
+impl Ladder {
+    fn start(order: &VideoOrder, start: u64, output: Arc<dyn Output>) -> Result<Self, Failure> {
+        let plan = order.plan.clone();
+        let pipeline = gst::Pipeline::new();
+        let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
+        let mut ladder = Self { pipeline, bus, start, feeds: Vec::new(), ends: Vec::new(), plan };
+        let mut divisors: Vec<_> = ladder.plan.rungs.iter().map(|r| r.divisor).collect();
+        divisors.sort_unstable();
+        divisors.dedup();
+        for divisor in divisors {
+            let rate = ladder.plan.rate.divided_by(divisor.get()).ok_or_else(|| internal("a rung's rate is out of range"))?;
+            let source = gst_app::AppSrc::builder().format(gst::Format::Time).block(true).max_bytes(0).build();
+            source.set_property("max-buffers", u64::from(QUEUE_FRAMES_MAX));
+            ladder.pipeline.add(&source).map_err(internal)?;
+            ladder.add_rungs(&source, divisor, rate, order.lead_ns, &output)?;
+            ladder.feeds.push(Feed { divisor, rate, source });
+        }
+        ladder.pipeline.set_state(gst::State::Playing).map_err(internal)?;
+        Ok(ladder)
+    }
+
+    /// The rungs of one frame rate, each scaled from the one above.
+    fn add_rungs(&mut self, source: &gst_app::AppSrc, divisor: NonZeroU32, rate: Rate, lead_ns: u64, output: &Arc<dyn Output>) -> Result<(), Failure> {
+        let mut above: gst::Element = source.clone().upcast();
+        let rungs: Vec<_> = self.plan.rungs.iter().cloned().enumerate().filter(|(_, r)| r.divisor == divisor).collect();
+        for (index, rung) in rungs {
+            let first = above.is::<gst_app::AppSrc>();
+            let colour = if first { self.plan.picture.colour } else { farm::media::Colour::BT709 };
+            let mut chain = scale::elements(rung.width, rung.height, colour)?;
+            if !first {
+                chain.insert(0, queue()?);
+            }
+            let tee = element("tee")?;
+            chain.push(tee.clone());
+            let (end, ended) = mpsc::channel();
+            self.ends.push(ended);
+            let mut encode = vec![queue()?];
+            encode.extend(encoder(&rung, self.plan.gop_frames / divisor)?);
+            encode.extend(self.muxer(index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
+            self.pipeline.add_many(chain.iter().chain(&encode)).map_err(internal)?;
+            gst::Element::link_many([&above].into_iter().chain(&chain)).map_err(internal)?;
+            gst::Element::link_many([&tee].into_iter().chain(&encode)).map_err(internal)?;
+            above = tee;
+        }
+        Ok(())
+    }
+
+    fn muxer(&self, index: usize, rate: Rate, lead_ns: u64, divisor: NonZeroU32) -> Result<Muxer, Failure> {
+        let timescale = rate.timescale();
+        Ok(Muxer {
+            rendition: u32::try_from(index).map_err(internal)?,
+            grid: Grid { timescale, sample_ticks: rate.frame_ticks(), lead_ticks: Grid::lead_ticks(lead_ns, timescale), raise_offsets: true },
+            // Shorter than any GOP: the muxer makes one fragment of each.
+            fragment_ns: 1,
+            segment_samples: self.plan.segment_frames / divisor,
+            first_sequence: u32::try_from(self.start / u64::from(self.plan.segment_frames) + 1).map_err(internal)?,
+        })
+    }
+
+    /// Says what the frames from now on look like.
+    fn set_caps(&self, caps: Option<&gst::Caps>) -> Result<(), Failure> {
+        let caps = caps.ok_or_else(|| internal("frames without caps"))?;
+        for feed in &self.feeds {
+            let mut caps = caps.copy();
+            let rate = gst::Fraction::new(feed.rate.num().cast_signed(), feed.rate.den().cast_signed());
+            caps.make_mut().set("framerate", rate);
+            feed.source.set_caps(Some(&caps));
+        }
+        Ok(())
+    }
+
+    fn show(&self, show: &Show<gst::Buffer>, output: &dyn Output) -> Result<(), Failure> {
+        for place in show.places.clone() {
+            for feed in &self.feeds {
+                let divisor = u64::from(feed.divisor.get());
+                if place % divisor != 0 {
+                    continue;
+                }
+                let mut buffer = show.frame.clone();
+                let frame = buffer.make_mut();
+                let start = feed.rate.start_ns(place / divisor);
+                frame.set_pts(gst::ClockTime::from_nseconds(start));
+                frame.set_dts(gst::ClockTime::NONE);
+                frame.set_duration(gst::ClockTime::from_nseconds(feed.rate.start_ns(place / divisor + 1) - start));
+                if feed.source.push_buffer(buffer).is_err() {
+                    return Err(self.failure());
+                }
+            }
+            if (place - self.start) % PROGRESS_FRAMES == 0 {
+                output.progress(self.plan.rate.start_ns(place - self.start)).map_err(handed_on)?;
+                self.check()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every rung and waits until the last segment is handed out; counts the frames.
+    fn finish(&self, frames: std::ops::Range<u64>) -> Result<(), Failure> {
+        for feed in &self.feeds {
+            feed.source.end_of_stream().map_err(|_| self.failure())?;
+        }
+        let mut wanted: Vec<_> = Vec::new();
+        for feed in &self.feeds {
+            let divisor = u64::from(feed.divisor.get());
+            let count = frames.end.div_ceil(divisor) - frames.start.div_ceil(divisor);
+            wanted.extend(self.plan.rungs.iter().filter(|r| r.divisor == feed.divisor).map(|_| count));
+        }
+        for (end, wanted) in self.ends.iter().zip(wanted) {
+            let muxed = loop {
+                match end.recv_timeout(std::time::Duration::from_millis(100)) {
+                    Ok(muxed) => break muxed?,
+                    Err(mpsc::RecvTimeoutError::Timeout) => self.check()?,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.failure()),
+                }
+            };
+            if muxed.samples != wanted {
+                let message = format!("an encoder made {} frames of {wanted}", muxed.samples);
+                return Err(Failure::new(Code::EncoderFailed, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        while let Some(message) = self.bus.pop_filtered(&[gst::MessageType::Error]) {
+            if let gst::MessageView::Error(error) = message.view() {
+                return Err(encoder_failure(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why frames are not taken any more: what a rung reported, or else what the pipeline posted.
+    fn failure(&self) -> Failure {
+        let reported = self.ends.iter().find_map(|end| end.try_recv().ok().and_then(Result::err));
+        let posted = || self.check().err();
+        reported.or_else(posted).unwrap_or_else(|| Failure::new(Code::EncoderFailed, "an encoder stopped without a word"))
+    }
+}
+
+impl Drop for Ladder {
+    fn drop(&mut self) {
+        // Nothing can be done about a pipeline that does not stop; the process is about to end.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+fn encoder_failure(error: &gst::message::Error) -> Failure {
+    let detail = error.debug().unwrap_or_default();
+    let line = detail.lines().last().unwrap_or_default();
+    Failure::new(Code::EncoderFailed, format!("the picture cannot be encoded: {} ({line})", error.error()))
+}
+
+fn queue() -> Result<gst::Element, Failure> {
+    let queue = element("queue")?;
+    queue.set_property("max-size-buffers", QUEUE_FRAMES_MAX);
+    queue.set_property("max-size-bytes", 0_u32);
+    queue.set_property("max-size-time", 0_u64);
+    Ok(queue)
+}
+
+/// The encoder of a rung and what its stream is to look like.
+fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
+    let VideoCodec::H264 = rung.codec;
+    let x264 = element("x264enc")?;
+    x264.set_property_from_str("speed-preset", "veryfast");
+    x264.set_property("threads", 1_u32);
+    x264.set_property("key-int-max", gop_frames);
+    let kbit = |bits: u32| bits.div_ceil(1000).max(1);
+    match rung.rate_control {
+        RateControl::CappedQuality { quality, max_bitrate } => {
+            x264.set_property_from_str("pass", "qual");
+            x264.set_property("quantizer", quality);
+            x264.set_property("bitrate", kbit(max_bitrate));
+            x264.set_property("vbv-buf-capacity", 2000_u32);
+        }
+        RateControl::Average { bitrate, max_bitrate } => {
+            x264.set_property_from_str("pass", "cbr");
+            x264.set_property("bitrate", kbit(bitrate));
+            // The element fills the buffer at the average rate: the cap over one second is the size of the buffer.
+            let capacity_ms = u64::from(max_bitrate) * 1000 / u64::from(bitrate.max(1));
+            x264.set_property("vbv-buf-capacity", u32::try_from(capacity_ms.clamp(1, 10_000)).unwrap_or(10_000));
+        }
+    }
+    x264.set_property("option-string", "scenecut=0");
+    let profile = element("capsfilter")?;
+    profile.set_property("caps", gst::Caps::builder("video/x-h264").field("profile", "high").build());
+    Ok(vec![x264, profile])
+}

@@ -1,0 +1,86 @@
+//! Whose turn it is: the next task among those of all jobs.
+//!
+//! Every tenant is owed the same amount of work. Priority and age count only between jobs of one tenant.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use farm::job::JobId;
+use farm::task::TaskId;
+
+/// A task that could be handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Who it is for.
+    pub tenant: &'a str,
+    /// Jobs of a tenant with a higher priority go first.
+    pub priority: i32,
+    /// When the job was submitted, in any unit: the lower goes first.
+    pub submitted: u64,
+    /// The job.
+    pub job: &'a JobId,
+    /// The task.
+    pub task: &'a TaskId,
+    /// How much work it is, in ns of media.
+    pub cost_ns: u64,
+}
+
+/// How much work each tenant was given so far, in ns of media. Only differences between tenants mean anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    given_ns: BTreeMap<String, u64>,
+    /// Tenants that have a job.
+    present: BTreeSet<String>,
+}
+
+impl Shares {
+    /// Says which tenants have a job. One that comes (again) starts with what the least of the others was given, if that is
+    /// more than it had: being away saves nothing up.
+    pub fn set_present(&mut self, tenants: BTreeSet<String>) {
+        let least = self.present.intersection(&tenants).map(|tenant| self.given(tenant)).min();
+        for newcomer in tenants.difference(&self.present) {
+            let start_ns = self.given(newcomer).max(least.unwrap_or(0));
+            self.given_ns.insert(newcomer.clone(), start_ns);
+        }
+        self.present = tenants;
+        // What an absent tenant was given matters only while it is more than a newcomer would start with.
+        let least = self.present.iter().map(|tenant| self.given(tenant)).min();
+        let present = &self.present;
+        self.given_ns.retain(|tenant, given_ns| present.contains(tenant) || least.is_some_and(|least| *given_ns > least));
+    }
+
+    /// Notes work that was handed out. Anything counts as some work.
+    pub fn charge(&mut self, tenant: &str, cost_ns: u64) {
+        let given_ns = self.given(tenant).saturating_add(cost_ns.max(1));
+        self.given_ns.insert(tenant.to_owned(), given_ns);
+    }
+
+    fn given(&self, tenant: &str) -> u64 {
+        self.given_ns.get(tenant).copied().unwrap_or(0)
+    }
+}
+
+/// The task whose turn it is, by its place in `candidates`: of the tenant that was given least, of its most urgent and then
+/// oldest job, the one that others wait for first.
+pub fn pick_next(candidates: &[Candidate<'_>], shares: &Shares) -> Option<usize> {
+    let rank = |candidate: &Candidate<'_>| {
+        // Names break ties, so that the same state always gives the same answer.
+        let tenant = (shares.given(candidate.tenant), candidate.tenant.to_owned());
+        let job = (Reverse(candidate.priority), candidate.submitted, candidate.job.clone());
+        (tenant, job, stage(candidate.task), candidate.task.clone())
+    };
+    candidates.iter().enumerate().min_by_key(|(_, candidate)| rank(candidate)).map(|(place, _)| place)
+}
+
+/// Probes open a job, packs close one, sound takes long for one task; chunks are many.
+fn stage(task: &TaskId) -> u8 {
+    match task {
+        TaskId::Probe => 0,
+        TaskId::Pack(_) => 1,
+        TaskId::Audio(_) => 2,
+        TaskId::Video(_) => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests;

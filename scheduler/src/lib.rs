@@ -1,0 +1,19 @@
+//! Takes jobs, decides, hands out tasks, and publishes what workers made.
+//!
+//! Everything is decided by pure functions of what storage says; only [`scheduler`] acts.
+//!
+//! ```text
+//! spec ──▶ probe ──▶ plan ──▶ tasks ──▶ markers ──▶ seal ──▶ playlists, report ──▶ result
+//!          step says what is next; dispatch says whose turn it is; the scheduler does it
+//! ```
+
+pub mod dispatch;
+pub mod ladder;
+pub mod plan;
+pub mod playlist;
+pub mod report;
+pub mod seal;
+pub mod step;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,278 @@
+//! From what was asked for and what the source is to everything decided.
+
+use farm::job::JobSpec;
+use farm::media::{AudioTrack, MediaInfo, VideoTrack};
+use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan};
+use farm::rate::SECOND_NS;
+use farm::{Code, Failure, Rate};
+
+use crate::ladder::{Ladder, Shape, ladder};
+
+/// Duration of a chunk in seconds when none is asked for.
+pub const CHUNK_SECONDS_DEFAULT: u32 = 32;
+
+/// Most chunks of a job; longer sources get longer chunks.
+pub const CHUNKS_MAX: u64 = 20_000;
+
+/// Longest source that is taken: 100 hours.
+pub const DURATION_NS_MAX: u64 = 100 * 3600 * SECOND_NS;
+
+/// Most tracks of picture and sound that a source may have.
+pub const TRACKS_MAX: usize = 32;
+
+/// Most tracks of sound that are made.
+pub const AUDIO_RENDITIONS_MAX: usize = 8;
+
+/// Wanted duration of a closed GOP in seconds.
+const GOP_SECONDS: u32 = 2;
+
+/// Longest closed GOP in seconds that different frame rates of the rungs may lead to.
+const GOP_SECONDS_MAX: u32 = 10;
+
+/// Sound that starts up to this much before the picture is cut there; when more, the picture waits.
+const EARLY_SOUND_NS_MAX: u64 = 250_000_000;
+
+/// Sound that ends up to this much before the picture stays so; when more, silence is added up to the picture's end.
+const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
+
+/// Samples of an AAC packet, and of the encoder's priming.
+const AAC_PACKET_SAMPLES: u64 = 1024;
+
+/// Characters of a name or language that are kept.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Decides everything about a job. A function of its arguments alone: how many workers there are changes nothing.
+///
+/// # Errors
+/// [`Code::NoDecodableStream`] without picture and sound, [`Code::LimitExceeded`] for a source that is too large,
+/// [`Code::InvalidRequest`] for a ladder that cannot be made of this source.
+pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
+    let mut notes = Vec::new();
+    if info.video.len() + info.audio.len() > TRACKS_MAX {
+        let message = format!("{} tracks of picture and sound: up to {TRACKS_MAX} can be read", info.video.len() + info.audio.len());
+        return Err(Failure::new(Code::LimitExceeded, message));
+    }
+    let picture = main_picture(&info.video, &mut notes);
+    let sound = info.audio.get(..AUDIO_RENDITIONS_MAX).unwrap_or(&info.audio);
+    if info.audio.len() > sound.len() {
+        notes.push(format!("{} sound tracks are left out: up to {AUDIO_RENDITIONS_MAX} are made", info.audio.len() - sound.len()));
+    }
+    let origin_ns = origin(picture, sound, &mut notes)?;
+    let ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
+    let sound_rate = sound.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
+    let lead_ns = lead(ladder.as_ref(), sound_rate);
+    let video = match (picture, ladder) {
+        (Some(track), Some(ladder)) => Some(video_plan(spec, track, ladder, origin_ns)?),
+        _ => None,
+    };
+    let picture_ns = video.as_ref().map_or(0, |video| video.rate.start_ns(video.frames));
+    let segment_ns =
+        video.as_ref().map_or(u64::from(spec.segment_seconds) * SECOND_NS, |video| video.rate.start_ns(video.segment_frames.into()));
+    let mut audio: Vec<AudioPlan> = Vec::with_capacity(sound.len());
+    for track in sound {
+        let name = unique_name(track, &audio);
+        audio.push(audio_plan(track, audio.len(), name, Timeline { origin_ns, picture_ns, segment_ns, sound_rate }, &mut notes)?);
+    }
+    let sound_ns = audio.iter().map(|plan| samples_ns(plan.samples, plan.rate)).max().unwrap_or(0);
+    Ok(Plan { origin_ns, duration_ns: picture_ns.max(sound_ns), lead_ns, layout: spec.output.layout, video, audio, notes })
+}
+
+/// The track with most pixels, the first of several.
+fn main_picture<'a>(tracks: &'a [VideoTrack], notes: &mut Vec<String>) -> Option<&'a VideoTrack> {
+    // The last of equals wins here, so the order is turned round.
+    let main = tracks.iter().rev().max_by_key(|track| u64::from(track.width) * u64::from(track.height))?;
+    for track in tracks.iter().filter(|track| track.track != main.track) {
+        notes.push(format!("picture track {} is left out: track {} has at least as many pixels", track.track.0, main.track.0));
+    }
+    Some(main)
+}
+
+/// Stream time at which presentation starts.
+fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: &mut Vec<String>) -> Result<u64, Failure> {
+    let sound_ns = sound.iter().map(|track| track.start_ns).min();
+    match (picture.map(|track| track.timing.start_ns), sound_ns) {
+        (Some(picture_ns), Some(sound_ns)) if picture_ns.saturating_sub(sound_ns) > EARLY_SOUND_NS_MAX => {
+            let early_ms = (picture_ns - sound_ns) / 1_000_000;
+            notes.push(format!("the sound starts {early_ms} ms before the picture: the first frame is shown from the start"));
+            Ok(sound_ns)
+        }
+        (Some(picture_ns), _) => Ok(picture_ns),
+        (None, Some(sound_ns)) => Ok(sound_ns),
+        (None, None) => Err(Failure::new(Code::NoDecodableStream, "the source has neither picture nor sound that can be decoded")),
+    }
+}
+
+/// How long after the origin something ends, in ns.
+fn length(origin_ns: u64, end_ns: u64) -> Result<u64, Failure> {
+    let length_ns = end_ns.saturating_sub(origin_ns);
+    if length_ns > DURATION_NS_MAX {
+        let message = format!("source of {} hours: up to {} can be read", length_ns / 3600 / SECOND_NS, DURATION_NS_MAX / 3600 / SECOND_NS);
+        return Err(Failure::new(Code::LimitExceeded, message));
+    }
+    Ok(length_ns)
+}
+
+fn picture_ladder(spec: &JobSpec, track: &VideoTrack, notes: &mut Vec<String>) -> Result<Ladder, Failure> {
+    ladder(&spec.ladder, Shape::of(track)?, track.timing.rate, track.bitrate, notes)
+}
+
+/// Room for the reordering of two frames of the lowest rate, in whole packets of sound: so the first sound starts a packet,
+/// and of the packets before it one is enough for the decoder to warm up on.
+fn lead(ladder: Option<&Ladder>, sound_rate: u32) -> u64 {
+    let picture_ns = ladder.map_or(0, |ladder| ladder.lowest_rate().start_ns(2));
+    let samples = (u128::from(picture_ns) * u128::from(sound_rate)).div_ceil(u128::from(SECOND_NS));
+    let packets = u64::try_from(samples).unwrap_or(u64::MAX).div_ceil(AAC_PACKET_SAMPLES).max(1);
+    samples_ns(packets.saturating_mul(AAC_PACKET_SAMPLES), sound_rate)
+}
+
+fn video_plan(spec: &JobSpec, track: &VideoTrack, ladder: Ladder, origin_ns: u64) -> Result<VideoPlan, Failure> {
+    let rate = ladder.rate;
+    let frames = rate.nearest_frame(length(origin_ns, track.timing.end_ns)?).max(1);
+    let grid = Grid::new(spec.segment_seconds, rate, ladder.common_frames())?;
+    let wanted_seconds = spec.chunk_seconds.unwrap_or(CHUNK_SECONDS_DEFAULT);
+    Ok(VideoPlan {
+        track: track.track,
+        rate,
+        frames,
+        gop_frames: grid.gop_frames,
+        segment_frames: grid.segment_frames,
+        picture: PicturePlan { orientation: track.orientation, interlace: track.interlace, colour: track.colour },
+        rungs: ladder.rungs,
+        chunks: chunks(frames, grid.segment_frames.into(), rate, wanted_seconds),
+    })
+}
+
+/// Where GOPs and segments end, in frames of the grid.
+struct Grid {
+    gop_frames: u32,
+    segment_frames: u32,
+}
+
+impl Grid {
+    /// `common_frames`: the smallest number of frames that is whole in every rung.
+    fn new(segment_seconds: u32, rate: Rate, common_frames: u64) -> Result<Self, Failure> {
+        let gops = (segment_seconds.saturating_add(GOP_SECONDS / 2) / GOP_SECONDS).max(1);
+        let unit = u128::from(gops) * u128::from(rate.den()) * u128::from(common_frames);
+        let units = rounded(u128::from(segment_seconds) * u128::from(rate.num()), unit).max(1);
+        let gop_frames = units * u128::from(common_frames);
+        let longest = u128::from(GOP_SECONDS_MAX) * u128::from(rate.num());
+        if common_frames > 1 && gop_frames * u128::from(rate.den()) > longest {
+            let message = format!("ladder: the frame rates of the rungs meet only every {common_frames} frames of {rate}, too seldom for a GOP");
+            return Err(Failure::new(Code::InvalidRequest, message));
+        }
+        let too_large = |_| Failure::new(Code::LimitExceeded, format!("a segment of {segment_seconds} s at {rate} has too many frames"));
+        let gop_frames = u32::try_from(gop_frames).map_err(too_large)?;
+        let segment_frames = u32::try_from(u64::from(gop_frames) * u64::from(gops)).map_err(too_large)?;
+        Ok(Self { gop_frames, segment_frames })
+    }
+}
+
+/// Pieces of work: whole segments, shared out so that none is much shorter than the others.
+fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32) -> Vec<Chunk> {
+    let segments = frames.div_ceil(segment_frames);
+    let wanted = rounded(
+        u128::from(wanted_seconds) * u128::from(rate.num()),
+        u128::from(segment_frames) * u128::from(rate.den()),
+    );
+    let per_chunk = u64::try_from(wanted).unwrap_or(u64::MAX).max(1).max(segments.div_ceil(CHUNKS_MAX));
+    let whole = frames <= per_chunk.saturating_mul(2).saturating_mul(segment_frames);
+    let count = if whole { 1 } else { ((2 * segments + per_chunk) / (2 * per_chunk)).clamp(1, segments.max(1)) };
+    let (share, larger) = (segments / count, segments % count);
+    let mut next = 0;
+    let sizes = (0..count).map(|index| if index < larger { share + 1 } else { share });
+    sizes
+        .map(|size| {
+            let start = next;
+            next = (start + size * segment_frames).min(frames);
+            Chunk { start, end: next }
+        })
+        .collect()
+}
+
+/// What a sound track has to fit.
+#[derive(Clone, Copy)]
+struct Timeline {
+    origin_ns: u64,
+    /// Duration of the picture, 0 without one.
+    picture_ns: u64,
+    segment_ns: u64,
+    /// Samples per second of all renditions of sound: one rate, so that one lead suits them all.
+    sound_rate: u32,
+}
+
+fn audio_plan(track: &AudioTrack, index: usize, name: String, timeline: Timeline, notes: &mut Vec<String>) -> Result<AudioPlan, Failure> {
+    let rate = timeline.sound_rate;
+    let mut length_ns = length(timeline.origin_ns, track.end_ns)?;
+    if timeline.picture_ns.saturating_sub(length_ns) > SHORT_SOUND_NS_MAX {
+        let short_ms = (timeline.picture_ns - length_ns) / 1_000_000;
+        notes.push(format!("sound '{name}' ends {short_ms} ms before the picture: silence is added"));
+        length_ns = timeline.picture_ns;
+    }
+    let samples = rounded(u128::from(length_ns) * u128::from(rate), SECOND_NS.into());
+    Ok(AudioPlan {
+        id: RenditionId(format!("a{index}")),
+        track: track.track,
+        rate,
+        channels: 2,
+        bitrate: output_bps(track.bitrate),
+        samples: u64::try_from(samples).unwrap_or(u64::MAX).max(1),
+        segment_ns: timeline.segment_ns,
+        language: language(track),
+        name,
+        default: index == 0,
+    })
+}
+
+/// Samples per second where the source does not speak for another rate.
+const SOUND_RATE: u32 = 48_000;
+
+/// 44 100 for sources of that family, else [`SOUND_RATE`].
+fn output_rate(source: u32) -> u32 {
+    const FAMILY: u32 = 11_025;
+    let related = source != 0 && (source % FAMILY == 0 || FAMILY % source == 0);
+    if related { 44_100 } else { SOUND_RATE }
+}
+
+/// 128 kbit/s, or what the source has when that is less, in steps of 16 kbit/s from 48 kbit/s on.
+fn output_bps(source: u64) -> u32 {
+    const USUAL: u64 = 128_000;
+    let own = source.checked_next_multiple_of(16_000).filter(|bps| *bps > 0).unwrap_or(USUAL);
+    u32::try_from(own.clamp(48_000, USUAL)).unwrap_or(u32::MAX)
+}
+
+/// How long so many samples last, in ns, rounded up.
+fn samples_ns(samples: u64, rate: u32) -> u64 {
+    let ns = (u128::from(samples) * u128::from(SECOND_NS)).div_ceil(u128::from(rate));
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
+/// The track's language as a language tag, when it says one.
+fn language(track: &AudioTrack) -> Option<String> {
+    let tag = track.language.as_deref()?;
+    let is_tag = (2..=NAME_CHARS_MAX).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    (is_tag && tag != "und").then(|| tag.to_owned())
+}
+
+/// The track's title, else its language, else its number; told apart from those before it.
+fn unique_name(track: &AudioTrack, before: &[AudioPlan]) -> String {
+    let title = track.title.as_deref().map(|title| {
+        let printable = title.chars().map(|c| if c.is_control() { ' ' } else { c });
+        printable.take(NAME_CHARS_MAX).collect::<String>().trim().to_owned()
+    });
+    let name = title.filter(|title| !title.is_empty()).or_else(|| language(track));
+    let name = name.unwrap_or_else(|| format!("Audio {}", before.len() + 1));
+    let is_free = |name: &String| before.iter().all(|plan| plan.name != *name);
+    if is_free(&name) {
+        return name;
+    }
+    // One of so many different names is free.
+    (2..=before.len() + 2).map(|number| format!("{name} {number}")).find(is_free).unwrap_or(name)
+}
+
+/// `numerator / denominator` to the nearest whole number, half up.
+fn rounded(numerator: u128, denominator: u128) -> u128 {
+    (2 * numerator + denominator) / (2 * denominator)
+}
+
+#[cfg(test)]
+mod tests;

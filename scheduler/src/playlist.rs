@@ -1,0 +1,250 @@
+//! Playlists as text (RFC 8216, version 7), from the seal.
+//!
+//! Written here and not by the `m3u8-rs` crate: that keeps durations as 32-bit floats, which hold 30.030000 s only to
+//! 2 µs, leaves frame rates without their three decimals, and does not keep quotes out of quoted strings. The tests read
+//! everything back with it.
+
+use std::fmt::{self, Write as _};
+
+use farm::keys;
+use farm::task::Segment;
+
+use crate::seal::{Media, Medium, Rendition, Seal};
+
+/// Version of the playlists: 6 and above for `EXT-X-MAP` in lists that are not of I-frames alone; 7 is what fMP4 is made with.
+const VERSION: u32 = 7;
+
+/// Short edge in pixels up to which a rendition may be named first.
+const FIRST_SHORT_PX_MAX: u32 = 480;
+
+/// Name of the group of all sound.
+const AUDIO_GROUP: &str = "audio";
+
+/// What a rendition costs to fetch, in bit/s, rounded up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Peak as RFC 8216 defines it: the highest rate of any run of segments that lasts from half to one and a half
+    /// target durations.
+    pub peak_bps: u64,
+    /// All bits over the whole duration.
+    pub average_bps: u64,
+}
+
+impl Bandwidth {
+    /// The bandwidth of a rendition, from the true sizes of its segments.
+    pub fn of(rendition: &Rendition) -> Self {
+        let segments: Vec<&Segment> = rendition.segments().collect();
+        let timescale = u128::from(rendition.timescale);
+        let average_bps = bps(rendition.bytes(), rendition.ticks(), timescale);
+        let target = u128::from(target_duration(rendition));
+        // Twice a run's duration against one and three target durations, so that all are whole numbers.
+        let (shortest, longest) = (target * timescale, 3 * target * timescale);
+        let mut peak_bps = None;
+        for first in 0..segments.len() {
+            let (mut ticks, mut bytes) = (0_u64, 0_u64);
+            for segment in segments.iter().skip(first) {
+                (ticks, bytes) = (ticks + segment.ticks, bytes + segment.bytes);
+                let twice = 2 * u128::from(ticks);
+                if twice > longest {
+                    break;
+                }
+                if twice >= shortest {
+                    peak_bps = peak_bps.max(Some(bps(bytes, ticks, timescale)));
+                }
+            }
+        }
+        // A rendition of less than half a second has no such run.
+        Self { peak_bps: peak_bps.unwrap_or(average_bps).max(average_bps), average_bps }
+    }
+}
+
+fn bps(bytes: u64, ticks: u64, timescale: u128) -> u64 {
+    let bits = u128::from(bytes) * 8 * timescale;
+    u64::try_from(bits.div_ceil(u128::from(ticks).max(1))).unwrap_or(u64::MAX)
+}
+
+/// The longest segment in whole seconds, to the nearest; at least 1.
+fn target_duration(rendition: &Rendition) -> u64 {
+    let longest = rendition.segments().map(|segment| segment.ticks).max().unwrap_or(0);
+    let seconds = (2 * u128::from(longest) + u128::from(rendition.timescale)) / (2 * u128::from(rendition.timescale).max(1));
+    u64::try_from(seconds).unwrap_or(u64::MAX).max(1)
+}
+
+/// The media playlist of a rendition, to stand at [`keys::playlist`].
+pub fn media(rendition: &Rendition) -> String {
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n");
+    line(&mut text, format_args!("#EXT-X-TARGETDURATION:{}", target_duration(rendition)));
+    line(&mut text, format_args!("#EXT-X-MEDIA-SEQUENCE:0"));
+    line(&mut text, format_args!("#EXT-X-PLAYLIST-TYPE:VOD"));
+    let mut clock = Clock { timescale: rendition.timescale, ticks: 0 };
+    let relative = |key: &str| relative(rendition, key);
+    match &rendition.media {
+        Media::Objects { pieces } => {
+            let mut inits = rendition.inits().into_iter().peekable();
+            for (place, piece) in pieces.iter().enumerate() {
+                // Only where the init changes. Times run on, so this is no discontinuity.
+                if let Some((_, init)) = inits.next_if(|(first, _)| *first == place) {
+                    line(&mut text, format_args!("#EXT-X-MAP:URI={}", Quoted(&relative(&init.key))));
+                }
+                for (segment, object) in piece.segments.iter().zip(&piece.objects) {
+                    line(&mut text, format_args!("#EXTINF:{},\n{}", clock.advance(segment.ticks), relative(&object.key)));
+                }
+            }
+        }
+        Media::File { object, init_bytes, segments } => {
+            let uri = relative(&object.key);
+            line(&mut text, format_args!("#EXT-X-MAP:URI={},BYTERANGE=\"{init_bytes}@0\"", Quoted(&uri)));
+            let mut offset = *init_bytes;
+            for segment in segments {
+                let range = format!("#EXT-X-BYTERANGE:{}@{offset}", segment.bytes);
+                line(&mut text, format_args!("#EXTINF:{},\n{range}\n{uri}", clock.advance(segment.ticks)));
+                offset += segment.bytes;
+            }
+        }
+    }
+    line(&mut text, format_args!("#EXT-X-ENDLIST"));
+    text
+}
+
+/// The multivariant playlist, to stand at [`keys::MASTER`].
+///
+/// Many players start with the variant that is named first. So one of medium size is, and the others follow from the
+/// largest to the smallest.
+pub fn multivariant(seal: &Seal) -> String {
+    let (picture, sound): (Vec<&Rendition>, Vec<&Rendition>) =
+        seal.renditions.iter().partition(|rendition| matches!(rendition.medium, Medium::Picture { .. }));
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
+    let grouped = !picture.is_empty() || sound.len() > 1;
+    if grouped {
+        alternatives(&mut text, &sound);
+    }
+    let group = grouped && !sound.is_empty();
+    let largest = |of: fn(Bandwidth) -> u64| sound.iter().map(|rendition| of(Bandwidth::of(rendition))).max().unwrap_or(0);
+    let sound_bandwidth = Bandwidth { peak_bps: largest(|own| own.peak_bps), average_bps: largest(|own| own.average_bps) };
+    if picture.is_empty() {
+        // Different languages are no variants of each other: the default stands for all of its group.
+        if let Some(first) = sound.first() {
+            variant(&mut text, first, sound_bandwidth, &first.codecs, group);
+        }
+        return text;
+    }
+    for rendition in starting_in_the_middle(picture) {
+        let own = Bandwidth::of(rendition);
+        let both = Bandwidth {
+            peak_bps: own.peak_bps + sound_bandwidth.peak_bps,
+            average_bps: own.average_bps + sound_bandwidth.average_bps,
+        };
+        let mut codecs = vec![rendition.codecs.as_str()];
+        for other in sound.iter().map(|rendition| rendition.codecs.as_str()) {
+            if !codecs.contains(&other) {
+                codecs.push(other);
+            }
+        }
+        variant(&mut text, rendition, both, &codecs.join(","), group);
+    }
+    text
+}
+
+/// From the largest to the smallest, but the largest of medium size (or else the smallest) before all.
+fn starting_in_the_middle(mut picture: Vec<&Rendition>) -> Vec<&Rendition> {
+    let is_medium = |rendition: &&Rendition| match rendition.medium {
+        Medium::Picture { width, height, .. } => width.min(height) <= FIRST_SHORT_PX_MAX,
+        Medium::Sound { .. } => false,
+    };
+    let first = picture.iter().position(is_medium).unwrap_or(picture.len().saturating_sub(1));
+    if let Some(upto_first) = picture.get_mut(..=first) {
+        upto_first.rotate_right(1);
+    }
+    picture
+}
+
+fn alternatives(text: &mut String, sound: &[&Rendition]) {
+    let mut languages: Vec<Option<&str>> = Vec::new();
+    for rendition in sound {
+        let Medium::Sound { channels, language, name, default, .. } = &rendition.medium else { continue };
+        let _ = write!(text, "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID={},NAME={}", Quoted(AUDIO_GROUP), Quoted(name));
+        let language = language.as_deref();
+        if let Some(tag) = language {
+            let _ = write!(text, ",LANGUAGE={}", Quoted(tag));
+        }
+        // A player may choose by language, as long as that tells one from another.
+        let autoselect = *default || !languages.contains(&language);
+        languages.push(language);
+        let yes = |yes| if yes { "YES" } else { "NO" };
+        let uri = keys::playlist(&rendition.id);
+        line(
+            text,
+            format_args!(
+                ",DEFAULT={},AUTOSELECT={},CHANNELS=\"{channels}\",URI={}",
+                yes(*default),
+                yes(autoselect),
+                Quoted(&uri)
+            ),
+        );
+    }
+}
+
+fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codecs: &str, group: bool) {
+    let Bandwidth { peak_bps, average_bps } = bandwidth;
+    let _ = write!(text, "#EXT-X-STREAM-INF:BANDWIDTH={peak_bps},AVERAGE-BANDWIDTH={average_bps},CODECS={}", Quoted(codecs));
+    if let Medium::Picture { width, height, rate } = rendition.medium {
+        let thousandths = (2000 * u64::from(rate.num()) + u64::from(rate.den())) / (2 * u64::from(rate.den()));
+        let _ = write!(text, ",RESOLUTION={width}x{height},FRAME-RATE={}.{:03}", thousandths / 1000, thousandths % 1000);
+    }
+    if group {
+        let _ = write!(text, ",AUDIO={}", Quoted(AUDIO_GROUP));
+    }
+    line(text, format_args!("\n{}", keys::playlist(&rendition.id)));
+}
+
+/// Writing to a text cannot fail.
+fn line(text: &mut String, line: fmt::Arguments<'_>) {
+    let _ = writeln!(text, "{line}");
+}
+
+/// The key of a rendition's object as its playlist sees it. The seal holds no others.
+fn relative(rendition: &Rendition, key: &str) -> String {
+    let inside = key.strip_prefix(&rendition.id.0).and_then(|rest| rest.strip_prefix('/'));
+    inside.unwrap_or(key).to_owned()
+}
+
+/// Durations as text, to the microsecond. Each is the difference of rounded times, so that their sum stays exact however
+/// many there are.
+struct Clock {
+    timescale: u32,
+    ticks: u64,
+}
+
+impl Clock {
+    fn now_us(&self) -> u128 {
+        let timescale = u128::from(self.timescale).max(1);
+        (2 * u128::from(self.ticks) * 1_000_000 + timescale) / (2 * timescale)
+    }
+
+    fn advance(&mut self, ticks: u64) -> String {
+        let start_us = self.now_us();
+        self.ticks += ticks;
+        let duration_us = self.now_us() - start_us;
+        format!("{}.{:06}", duration_us / 1_000_000, duration_us % 1_000_000)
+    }
+}
+
+/// A quoted string: line ends and quotes cannot stand in one (RFC 8216 §4.2), so they become spaces and apostrophes.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            f.write_char(match c {
+                '"' => '\'',
+                c if c.is_control() => ' ',
+                c => c,
+            })?;
+        }
+        f.write_char('"')
+    }
+}
+
+#[cfg(test)]
+mod tests;

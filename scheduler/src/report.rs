@@ -1,0 +1,294 @@
+//! `report.json`: what was made, of what, by which settings, and at what cost.
+
+use farm::Rate;
+use farm::job::{JobSpec, Layout, shown_url};
+use farm::media::{Chapter, DroppedTrack, MediaInfo};
+use farm::plan::{Plan, RateControl, RenditionId};
+use farm::task::{Account, Cost, TaskId};
+use serde::{Deserialize, Serialize};
+
+use crate::playlist::Bandwidth;
+use crate::seal::{Medium, Rendition, Seal};
+
+/// Version of the report's form.
+pub const VERSION: u32 = 1;
+
+/// What was made, of what, and at what cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this form: always 1.
+    pub version: u32,
+    /// What it was made of.
+    pub source: SourceReport,
+    /// How long the result lasts in ns.
+    pub duration_ns: u64,
+    /// How media bytes are laid out.
+    pub layout: Layout,
+    /// How the picture's work was cut up, if there is one.
+    pub grid: Option<GridReport>,
+    /// Everything that was made.
+    pub renditions: Vec<RenditionReport>,
+    /// What became of the source's frames.
+    pub frames: Option<Account>,
+    /// What became of the samples, by rendition of sound.
+    pub samples: Vec<SamplesReport>,
+    /// What it cost.
+    pub cost: CostReport,
+    /// What was decided that a viewer may wonder about.
+    pub notes: Vec<String>,
+    /// What a viewer of the result should know.
+    pub warnings: Vec<String>,
+    /// Streams that are not used, and why.
+    pub dropped: Vec<DroppedTrack>,
+    /// Chapters, by the result's time in ns.
+    pub chapters: Vec<Chapter>,
+}
+
+/// The source in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Where it came from, without anything that may be secret.
+    pub url: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Media type of the container.
+    pub container: String,
+    /// How long it lasts by content, in ns.
+    pub duration_ns: u64,
+    /// How long its header says, in ns.
+    pub header_duration_ns: Option<u64>,
+    /// Stream time at which the result starts, in ns.
+    pub origin_ns: u64,
+    /// The picture that was used.
+    pub picture: Option<PictureReport>,
+    /// The sound that was used.
+    pub sound: Vec<SoundReport>,
+}
+
+/// A picture track in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PictureReport {
+    /// Name of the codec.
+    pub codec: String,
+    /// Width of the coded picture in pixels.
+    pub width: u32,
+    /// Height of the coded picture in pixels.
+    pub height: u32,
+    /// Frames per second.
+    pub rate: Rate,
+    /// Whether each frame falls on its own place of that rate.
+    pub constant: bool,
+    /// Frames.
+    pub frames: u64,
+    /// Bits per second on average.
+    pub average_bps: u64,
+}
+
+/// A sound track in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoundReport {
+    /// Name of the codec.
+    pub codec: String,
+    /// Samples per second.
+    pub rate: u32,
+    /// Channels.
+    pub channels: u32,
+    /// Bits per second on average.
+    pub average_bps: u64,
+    /// Language, if said.
+    pub language: Option<String>,
+}
+
+/// The frame grid and how it was cut up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GridReport {
+    /// Frames per second.
+    pub rate: Rate,
+    /// Frames in all.
+    pub frames: u64,
+    /// Frames of a closed GOP.
+    pub gop_frames: u32,
+    /// Frames of a segment.
+    pub segment_frames: u32,
+    /// Pieces of work.
+    pub chunks: usize,
+}
+
+/// A rendition in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RenditionReport {
+    /// Its name in paths.
+    pub id: RenditionId,
+    /// What it carries.
+    pub medium: Medium,
+    /// Codec string (RFC 6381).
+    pub codecs: String,
+    /// How its bits were limited; none of that for sound.
+    pub rate_control: Option<RateControl>,
+    /// Bit rate that was asked of the encoder, for sound.
+    pub asked_bps: Option<u32>,
+    /// Media segments.
+    pub segments: usize,
+    /// Bytes of all media segments.
+    pub bytes: u64,
+    /// Bits per second on average.
+    pub average_bps: u64,
+    /// Bits per second at most, as RFC 8216 defines it.
+    pub peak_bps: u64,
+}
+
+/// What became of the samples of a rendition of sound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplesReport {
+    /// The rendition.
+    pub id: RenditionId,
+    /// Its samples.
+    pub account: Account,
+}
+
+/// What a job cost. Executions that failed or did not count are not in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CostReport {
+    /// CPU time in ms, user and system.
+    pub cpu_ms: u64,
+    /// Wall time of all executions together in ms.
+    pub wall_ms: u64,
+    /// Largest resident memory of one execution in KiB.
+    pub rss_kib_max: u64,
+    /// The same by task.
+    pub tasks: Vec<TaskCost>,
+}
+
+/// What a task cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskCost {
+    /// The task.
+    pub task: TaskId,
+    /// What it cost.
+    pub cost: Cost,
+}
+
+/// The report of a finished job.
+pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Report {
+    let frames = plan.video.as_ref().map(|_| account(seal, |task| matches!(task, TaskId::Video(_))));
+    let samples: Vec<SamplesReport> = (0..)
+        .zip(&plan.audio)
+        .map(|(index, audio)| SamplesReport { id: audio.id.clone(), account: account(seal, |task| *task == TaskId::Audio(index)) })
+        .collect();
+    Report {
+        version: VERSION,
+        source: source(spec, info, plan),
+        duration_ns: plan.duration_ns,
+        layout: plan.layout,
+        grid: plan.video.as_ref().map(|video| GridReport {
+            rate: video.rate,
+            frames: video.frames,
+            gop_frames: video.gop_frames,
+            segment_frames: video.segment_frames,
+            chunks: video.chunks.len(),
+        }),
+        renditions: seal.renditions.iter().map(|made| rendition(plan, made)).collect(),
+        warnings: warnings(info, frames.as_ref(), &samples),
+        frames,
+        samples,
+        cost: cost(seal),
+        notes: plan.notes.clone(),
+        dropped: info.dropped.clone(),
+        chapters: chapters(info, plan),
+    }
+}
+
+fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
+    let picture = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
+    let sound = plan.audio.iter().filter_map(|audio| info.audio.iter().find(|track| track.track == audio.track));
+    SourceReport {
+        url: shown_url(&spec.source.url),
+        bytes: info.bytes,
+        container: info.container.clone(),
+        duration_ns: info.duration_ns,
+        header_duration_ns: info.header_duration_ns,
+        origin_ns: plan.origin_ns,
+        picture: picture.map(|track| PictureReport {
+            codec: track.codec.clone(),
+            width: track.width,
+            height: track.height,
+            rate: track.timing.rate,
+            constant: track.timing.constant,
+            frames: track.timing.frames,
+            average_bps: track.bitrate,
+        }),
+        sound: sound
+            .map(|track| SoundReport {
+                codec: track.codec.clone(),
+                rate: track.rate,
+                channels: track.channels,
+                average_bps: track.bitrate,
+                language: track.language.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn rendition(plan: &Plan, made: &Rendition) -> RenditionReport {
+    let rung = plan.video.iter().flat_map(|video| &video.rungs).find(|rung| rung.id == made.id);
+    let audio = plan.audio.iter().find(|audio| audio.id == made.id);
+    let bandwidth = Bandwidth::of(made);
+    RenditionReport {
+        id: made.id.clone(),
+        medium: made.medium.clone(),
+        codecs: made.codecs.clone(),
+        rate_control: rung.map(|rung| rung.rate_control),
+        asked_bps: audio.map(|audio| audio.bitrate),
+        segments: made.segments().count(),
+        bytes: made.bytes(),
+        average_bps: bandwidth.average_bps,
+        peak_bps: bandwidth.peak_bps,
+    }
+}
+
+/// What the executions of some tasks say together.
+fn account(seal: &Seal, of: impl Fn(&TaskId) -> bool) -> Account {
+    let accounts = seal.executions.iter().filter(|execution| of(&execution.task)).filter_map(|execution| execution.account);
+    accounts.fold(Account::default(), |mut sum, account| {
+        sum += account;
+        sum
+    })
+}
+
+fn cost(seal: &Seal) -> CostReport {
+    seal.executions.iter().fold(CostReport::default(), |mut sum, execution| {
+        sum.cpu_ms += execution.cost.cpu_ms;
+        sum.wall_ms += execution.cost.wall_ms;
+        sum.rss_kib_max = sum.rss_kib_max.max(execution.cost.rss_kib);
+        sum.tasks.push(TaskCost { task: execution.task.clone(), cost: execution.cost });
+        sum
+    })
+}
+
+/// The probe's warnings, and what came to light while encoding.
+fn warnings(info: &MediaInfo, frames: Option<&Account>, samples: &[SamplesReport]) -> Vec<String> {
+    let mut warnings = info.warnings.clone();
+    if let Some(frames) = frames {
+        if frames.missing > 0 {
+            warnings.push(format!("the picture ends early: its last frame is shown for {} frames more", frames.missing));
+        }
+        if frames.decode_errors > 0 {
+            warnings.push(format!("{} errors while decoding the picture", frames.decode_errors));
+        }
+    }
+    for SamplesReport { id, account } in samples.iter().filter(|samples| samples.account.decode_errors > 0) {
+        warnings.push(format!("{} errors while decoding sound {id}", account.decode_errors));
+    }
+    warnings
+}
+
+/// The source's chapters by the result's time, as far as they lie in it.
+fn chapters(info: &MediaInfo, plan: &Plan) -> Vec<Chapter> {
+    let shown = |ns: u64| ns.saturating_sub(plan.origin_ns).min(plan.duration_ns);
+    let chapters = info.chapters.iter().map(|chapter| Chapter {
+        start_ns: shown(chapter.start_ns),
+        end_ns: shown(chapter.end_ns),
+        title: chapter.title.clone(),
+    });
+    chapters.filter(|chapter| chapter.start_ns < plan.duration_ns).collect()
+}

@@ -1,0 +1,363 @@
+//! The seal: exactly which objects make up the result. After it, nobody asks the markers again.
+
+use std::collections::BTreeMap;
+
+use farm::job::Layout;
+use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
+use farm::rate::SECOND_NS;
+use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
+use farm::{Code, Failure, Rate};
+use serde::{Deserialize, Serialize};
+
+/// Packets of sound that a rendition may have more or fewer than its samples ask for: encoders add one to flush themselves.
+const PACKETS_OFF_MAX: u64 = 4;
+
+/// Samples of an AAC packet.
+const PACKET_SAMPLES: u64 = 1024;
+
+/// Exactly what the result consists of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Renditions in the plan's order: picture from the largest to the smallest, then sound.
+    pub renditions: Vec<Rendition>,
+    /// The executions that count, in the order of their tasks.
+    pub executions: Vec<Execution>,
+}
+
+/// An execution that counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Execution {
+    /// Its task.
+    pub task: TaskId,
+    /// Its name.
+    pub token: Token,
+    /// What it cost.
+    pub cost: Cost,
+    /// What became of the frames or samples, if it encoded.
+    pub account: Option<Account>,
+}
+
+/// A finished rendition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rendition {
+    /// Its name in paths.
+    pub id: RenditionId,
+    /// What it carries.
+    pub medium: Medium,
+    /// Codec string (RFC 6381), the same in every init segment.
+    pub codecs: String,
+    /// Ticks per second of the segments' durations.
+    pub timescale: u32,
+    /// Where its bytes are.
+    pub media: Media,
+}
+
+/// What a rendition carries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Medium {
+    /// Frames.
+    Picture {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Frames per second.
+        rate: Rate,
+    },
+    /// Samples.
+    Sound {
+        /// Samples per second.
+        rate: u32,
+        /// Channels.
+        channels: u32,
+        /// Language tag, if known.
+        language: Option<String>,
+        /// Name to show.
+        name: String,
+        /// Whether it is the one to play when nobody chose.
+        default: bool,
+    },
+}
+
+/// Where the bytes of a rendition are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Media {
+    /// In an object per segment; a piece per chunk.
+    Objects {
+        /// In order of time.
+        pieces: Vec<Piece>,
+    },
+    /// In one object: init segment, then the segments one after another.
+    File {
+        /// The object.
+        object: Object,
+        /// Size of the init segment in bytes.
+        init_bytes: u64,
+        /// Segments in order.
+        segments: Vec<Segment>,
+    },
+}
+
+/// What one chunk contributes to a rendition. Each keeps its own init segment: where parameter sets differ, the playlist
+/// names another one from there on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The init segment its segments need.
+    pub init: Object,
+    /// Media objects, one per segment.
+    pub objects: Vec<Object>,
+    /// Segments in order.
+    pub segments: Vec<Segment>,
+}
+
+impl Rendition {
+    /// Segments in order of time.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let (pieces, file): (&[Piece], &[Segment]) = match &self.media {
+            Media::Objects { pieces } => (pieces, &[]),
+            Media::File { segments, .. } => (&[], segments),
+        };
+        pieces.iter().flat_map(|piece| &piece.segments).chain(file)
+    }
+
+    /// Duration in ticks of [`Rendition::timescale`].
+    pub fn ticks(&self) -> u64 {
+        self.segments().map(|segment| segment.ticks).sum()
+    }
+
+    /// Bytes of all media segments, init segments not among them.
+    pub fn bytes(&self) -> u64 {
+        self.segments().map(|segment| segment.bytes).sum()
+    }
+
+    /// Keys of every object that belongs to it. An init segment that several pieces share by content is named once.
+    pub fn keys(&self) -> Vec<&str> {
+        match &self.media {
+            Media::File { object, .. } => vec![&object.key],
+            Media::Objects { pieces } => {
+                let media = pieces.iter().flat_map(|piece| &piece.objects).map(|object| object.key.as_str());
+                self.inits().into_iter().map(|(_, init)| init.key.as_str()).chain(media).collect()
+            }
+        }
+    }
+
+    /// The init segments that are used, each with the place of the first piece that needs it: one, unless contents differ.
+    pub fn inits(&self) -> Vec<(usize, &Object)> {
+        let Media::Objects { pieces } = &self.media else { return Vec::new() };
+        let mut used: Vec<(usize, &Object)> = Vec::new();
+        for (place, piece) in pieces.iter().enumerate() {
+            if used.last().is_none_or(|(_, init)| init.sha256 != piece.init.sha256) {
+                used.push((place, &piece.init));
+            }
+        }
+        used
+    }
+}
+
+impl Seal {
+    /// Keys of every object that belongs to the result, playlists and report not among them.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.renditions.iter().flat_map(Rendition::keys)
+    }
+}
+
+/// Why markers do not make a result: a mistake in Shoal or in what was stored.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+enum Mismatch {
+    #[error("task {0} has no marker")]
+    NoMarker(TaskId),
+    #[error("the marker of {0} is of another kind")]
+    WrongOutcome(TaskId),
+    #[error("{task} made no {rendition}")]
+    NotMade { task: TaskId, rendition: RenditionId },
+    #[error("{task} made {rendition} in {found}, others in {expected}")]
+    Differs { task: TaskId, rendition: RenditionId, found: String, expected: String },
+    #[error("{task} made {found} samples in segment {segment} of {rendition}, the plan says {expected}")]
+    Samples { task: TaskId, rendition: RenditionId, segment: usize, found: u64, expected: u64 },
+    #[error("{task} made {found} segments of {rendition}, the plan says {expected}")]
+    Segments { task: TaskId, rendition: RenditionId, found: usize, expected: usize },
+    #[error("{task} made segment {segment} of {rendition} last {ticks} ticks of 1/{timescale} s, which is not what its samples last")]
+    Ticks { task: TaskId, rendition: RenditionId, segment: usize, ticks: u64, timescale: u32 },
+    #[error("{task} made {found} ticks of {rendition}, the plan says {expected}")]
+    Duration { task: TaskId, rendition: RenditionId, found: u64, expected: u64 },
+    #[error("objects and segments of {rendition} by {task} do not match in number or size")]
+    Bytes { task: TaskId, rendition: RenditionId },
+    #[error("{task} stored {rendition} under {key}")]
+    Key { task: TaskId, rendition: RenditionId, key: String },
+}
+
+impl From<Mismatch> for Failure {
+    fn from(mismatch: Mismatch) -> Self {
+        Self::new(Code::Internal, format!("the result does not fit together: {mismatch}"))
+    }
+}
+
+/// Chooses the objects of the result: those that the markers name, when they are what the plan says.
+///
+/// # Errors
+/// [`Code::Internal`] naming what does not fit.
+pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Failure> {
+    let mut renditions = Vec::new();
+    if let Some(video) = &plan.video {
+        for rung in &video.rungs {
+            renditions.push(picture(plan.layout, video, rung, markers)?);
+        }
+    }
+    for (index, audio) in (0..).zip(&plan.audio) {
+        renditions.push(sound(plan, &TaskId::Audio(index), audio, markers)?);
+    }
+    let packs = renditions.iter().filter(|rendition| matches!(rendition.media, Media::File { .. }));
+    let packs: Vec<TaskId> = packs.map(|rendition| TaskId::Pack(rendition.id.clone())).collect();
+    let counting = [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(packs);
+    let executions = counting.filter_map(|task| markers.get(&task)).map(|marker| Execution {
+        task: marker.task.clone(),
+        token: marker.token.clone(),
+        cost: marker.cost,
+        account: match &marker.outcome {
+            Outcome::Encoded { account, .. } => Some(*account),
+            Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+        },
+    });
+    Ok(Seal { executions: executions.collect(), renditions })
+}
+
+fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+    let divisor = u64::from(rung.divisor.get());
+    let rate = video.rate.divided_by(rung.divisor.get()).unwrap_or(video.rate);
+    let mut pieces: Vec<(TaskId, &Encoded)> = Vec::with_capacity(video.chunks.len());
+    for (number, chunk) in (0..).zip(&video.chunks) {
+        let task = TaskId::Video(number);
+        let made = made(markers, &task, &rung.id)?;
+        let segment_frames = usize::try_from(video.segment_frames).unwrap_or(usize::MAX);
+        let expected: Vec<u64> = chunk
+            .frames()
+            .step_by(segment_frames)
+            .map(|start| (chunk.end - start).min(video.segment_frames.into()).div_ceil(divisor))
+            .collect();
+        let rendition = || rung.id.clone();
+        if made.segments.len() != expected.len() {
+            return Err(Mismatch::Segments { task, rendition: rendition(), found: made.segments.len(), expected: expected.len() });
+        }
+        for (segment, (found, expected)) in made.segments.iter().zip(expected).enumerate() {
+            let samples = u64::from(found.samples);
+            if samples != expected {
+                return Err(Mismatch::Samples { task, rendition: rendition(), segment, found: samples, expected });
+            }
+            let exact = u128::from(samples) * u128::from(rate.den()) * u128::from(made.timescale);
+            if u128::from(found.ticks) * u128::from(rate.num()) != exact {
+                let (ticks, timescale) = (found.ticks, made.timescale);
+                return Err(Mismatch::Ticks { task, rendition: rendition(), segment, ticks, timescale });
+            }
+        }
+        pieces.push((task, made));
+    }
+    rendition(layout, rung.id.clone(), Medium::Picture { width: rung.width, height: rung.height, rate }, &pieces, markers)
+}
+
+fn sound(plan: &Plan, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+    let made = made(markers, task, &audio.id)?;
+    let found: u64 = made.segments.iter().map(|segment| segment.ticks).sum();
+    let ticks = |numerator: u128, denominator: u128| u64::try_from(numerator * u128::from(made.timescale) / denominator).unwrap_or(u64::MAX);
+    let lead = ticks(plan.lead_ns.into(), SECOND_NS.into());
+    let expected = lead.saturating_add(ticks(audio.samples.into(), audio.rate.into()));
+    if found.abs_diff(expected) > ticks((PACKETS_OFF_MAX * PACKET_SAMPLES).into(), audio.rate.into()) {
+        return Err(Mismatch::Duration { task: task.clone(), rendition: audio.id.clone(), found, expected });
+    }
+    let medium = Medium::Sound {
+        rate: audio.rate,
+        channels: audio.channels,
+        language: audio.language.clone(),
+        name: audio.name.clone(),
+        default: audio.default,
+    };
+    rendition(plan.layout, audio.id.clone(), medium, &[(task.clone(), made)], markers)
+}
+
+/// What the counting execution of a task made of a rendition.
+fn made<'a>(markers: &'a BTreeMap<TaskId, Marker>, task: &TaskId, rendition: &RenditionId) -> Result<&'a Encoded, Mismatch> {
+    let marker = markers.get(task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Encoded { renditions, .. } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task.clone())) };
+    let made = renditions.iter().find(|made| made.rendition == *rendition);
+    made.ok_or_else(|| Mismatch::NotMade { task: task.clone(), rendition: rendition.clone() })
+}
+
+/// Puts the pieces of a rendition together, when they go together.
+fn rendition(
+    layout: Layout,
+    id: RenditionId,
+    medium: Medium,
+    pieces: &[(TaskId, &Encoded)],
+    markers: &BTreeMap<TaskId, Marker>,
+) -> Result<Rendition, Mismatch> {
+    let Some((_, first)) = pieces.first() else { return Err(Mismatch::NoMarker(TaskId::Video(0))) };
+    for (task, piece) in pieces {
+        let differs = |found: &dyn std::fmt::Display, expected: &dyn std::fmt::Display| Mismatch::Differs {
+            task: task.clone(),
+            rendition: id.clone(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        };
+        if piece.codecs != first.codecs {
+            return Err(differs(&piece.codecs, &first.codecs));
+        }
+        if piece.timescale != first.timescale {
+            return Err(differs(&format!("1/{} s", piece.timescale), &format!("1/{} s", first.timescale)));
+        }
+        if layout == Layout::SingleFile && piece.init.sha256 != first.init.sha256 {
+            return Err(differs(&format!("init {}", piece.init.sha256), &format!("init {}", first.init.sha256)));
+        }
+        check_bytes(layout, task, &id, piece)?;
+    }
+    let media = match layout {
+        Layout::Segments => Media::Objects {
+            pieces: pieces
+                .iter()
+                .map(|(_, made)| Piece { init: made.init.clone(), objects: made.objects.clone(), segments: made.segments.clone() })
+                .collect(),
+        },
+        Layout::SingleFile => {
+            let segments: Vec<Segment> = pieces.iter().flat_map(|(_, made)| made.segments.iter().copied()).collect();
+            let object = packed(&id, first.init.bytes, &segments, markers)?;
+            Media::File { object, init_bytes: first.init.bytes, segments }
+        }
+    };
+    Ok(Rendition { id, medium, codecs: first.codecs.clone(), timescale: first.timescale, media })
+}
+
+/// Objects and segments of a piece are the same bytes, and stand where playlists can name them.
+fn check_bytes(layout: Layout, task: &TaskId, id: &RenditionId, piece: &Encoded) -> Result<(), Mismatch> {
+    let objects: Vec<u64> = piece.objects.iter().map(|object| object.bytes).collect();
+    let segments: Vec<u64> = match layout {
+        Layout::Segments => piece.segments.iter().map(|segment| segment.bytes).collect(),
+        Layout::SingleFile => vec![piece.segments.iter().map(|segment| segment.bytes).sum()],
+    };
+    if objects != segments || piece.segments.iter().any(|segment| segment.ticks == 0) {
+        return Err(Mismatch::Bytes { task: task.clone(), rendition: id.clone() });
+    }
+    [&piece.init].into_iter().chain(&piece.objects).try_for_each(|object| check_key(task, id, object))
+}
+
+fn check_key(task: &TaskId, id: &RenditionId, object: &Object) -> Result<(), Mismatch> {
+    let inside = object.key.strip_prefix(&id.0).is_some_and(|rest| rest.starts_with('/'));
+    if inside && farm::keys::token_in(&object.key).is_some() {
+        return Ok(());
+    }
+    Err(Mismatch::Key { task: task.clone(), rendition: id.clone(), key: object.key.clone() })
+}
+
+/// The joined file of a rendition, when it holds just what the parts held.
+fn packed(id: &RenditionId, init_bytes: u64, segments: &[Segment], markers: &BTreeMap<TaskId, Marker>) -> Result<Object, Mismatch> {
+    let task = TaskId::Pack(id.clone());
+    let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Packed { object } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };
+    check_key(&task, id, object)?;
+    if object.bytes != init_bytes + segments.iter().map(|segment| segment.bytes).sum::<u64>() {
+        return Err(Mismatch::Bytes { task, rendition: id.clone() });
+    }
+    Ok(object.clone())
+}
+
+#[cfg(test)]
+mod tests;

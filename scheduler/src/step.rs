@@ -1,0 +1,273 @@
+//! What is next for a job, from what storage says of it. Restart and the happy path are the same path: load, step, act.
+
+use std::collections::BTreeMap;
+
+use farm::job::{JobId, JobSpec, Layout};
+use farm::media::MediaInfo;
+use farm::plan::{Plan, RenditionId};
+use farm::storage::Kind;
+use farm::task::{Marker, Outcome, TaskId};
+use farm::{Code, Failure, Fault, keys};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::plan;
+use crate::seal::{Seal, seal};
+use crate::{playlist, report};
+
+/// Most attempts at a task.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// How long an attempt waits after the one before, in ms, by its number from 1.
+pub fn wait_ms(attempt: u32) -> u64 {
+    match attempt {
+        0 | 1 => 0,
+        2 => 1_000,
+        _ => 10_000,
+    }
+}
+
+/// A job as storage has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobState {
+    /// Its name.
+    pub job: JobId,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Whether playlists of an earlier job were taken away from its output prefix.
+    pub cleared: bool,
+    /// Whether it is to stop.
+    pub cancelled: bool,
+    /// What was decided.
+    pub plan: Option<Plan>,
+    /// Which executions count.
+    pub markers: BTreeMap<TaskId, Marker>,
+    /// Failed attempts by number.
+    pub failures: BTreeMap<TaskId, BTreeMap<u32, Failure>>,
+    /// The exact objects of the result.
+    pub seal: Option<Seal>,
+    /// How it ended.
+    pub result: Option<JobResult>,
+}
+
+impl JobState {
+    /// A job of which storage has nothing but the spec.
+    pub fn new(job: JobId, spec: JobSpec) -> Self {
+        Self {
+            job,
+            spec,
+            cleared: false,
+            cancelled: false,
+            plan: None,
+            markers: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            seal: None,
+            result: None,
+        }
+    }
+
+    /// What the probe found.
+    fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
+        self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
+            Outcome::Probed { info } => Ok(info.as_ref()),
+            Outcome::Encoded { .. } | Outcome::Packed { .. } => Err(Failure::new(Code::Internal, "the probe's marker is of another kind")),
+        })
+    }
+}
+
+/// How a job ended. Stored as `result.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobResult {
+    /// The output is complete.
+    Done(Summary),
+    /// There is no output.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// It was cancelled; there is no output.
+    Cancelled,
+}
+
+/// A finished job in short; the report has the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Key of the multivariant playlist under the output prefix.
+    pub master: String,
+    /// What was made.
+    pub renditions: Vec<RenditionId>,
+    /// How long the result lasts in ns.
+    pub duration_ns: u64,
+    /// Bytes of all media segments.
+    pub bytes: u64,
+    /// What a viewer of the result should know.
+    pub warnings: Vec<String>,
+}
+
+/// A text object for the output prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Key under the output prefix.
+    pub key: String,
+    /// The text.
+    pub content: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// A task that has no marker, and the attempt that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The task.
+    pub task: TaskId,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// How long it is to wait, in ms.
+    pub wait_ms: u64,
+}
+
+/// What is next for a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Take away what an earlier job left at the output prefix that would look like this one's result.
+    Clear,
+    /// Do these tasks, as slots are free; some may be on their way already.
+    Run(Vec<Due>),
+    /// Store what was decided.
+    StorePlan(Plan),
+    /// Store which objects count.
+    StoreSeal(Seal),
+    /// Store these in this order, and then the result: it makes the job finished.
+    Publish {
+        /// Media playlists, the report, and last the multivariant playlist.
+        documents: Vec<Document>,
+        /// The result.
+        result: JobResult,
+    },
+    /// Store this result without publishing anything.
+    Finish(JobResult),
+    /// The result is stored: take away what does not belong to it, and forget the job.
+    Close(JobResult),
+    /// Nothing can be done until somebody mends the environment. The job is kept, to go on from here.
+    Halt(Failure),
+}
+
+/// What is next for a job in this state.
+pub fn step(job: &JobState) -> Next {
+    if let Some(result) = &job.result {
+        return Next::Close(result.clone());
+    }
+    if job.cancelled {
+        return Next::Finish(JobResult::Cancelled);
+    }
+    forward(job).unwrap_or_else(|failure| Next::Finish(JobResult::Failed { failure }))
+}
+
+/// The way of a job that was not cancelled.
+fn forward(job: &JobState) -> Result<Next, Failure> {
+    let Some(decided) = &job.plan else {
+        if !job.cleared {
+            return Ok(Next::Clear);
+        }
+        return match job.info() {
+            None => run(job, vec![TaskId::Probe]),
+            Some(info) => Ok(Next::StorePlan(plan(&job.spec, info?)?)),
+        };
+    };
+    if let Some(seal) = &job.seal {
+        let info = job.info().ok_or_else(|| Failure::new(Code::Internal, "a sealed job has no probe"))??;
+        return publish(job, info, decided, seal);
+    }
+    match missing(job, decided) {
+        tasks if tasks.is_empty() => Ok(Next::StoreSeal(seal(decided, &job.markers)?)),
+        tasks => run(job, tasks),
+    }
+}
+
+/// Every task that can be done now and has no marker.
+fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
+    let is_missing = |task: &TaskId| !job.markers.contains_key(task);
+    let mut tasks: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
+    if plan.layout == Layout::SingleFile {
+        // Every chunk is a part of every rung.
+        let picture_made = !tasks.iter().any(|task| matches!(task, TaskId::Video(_)));
+        let rungs = plan.video.iter().filter(|_| picture_made).flat_map(|video| &video.rungs).map(|rung| &rung.id);
+        let sounds = (0..).zip(&plan.audio).filter(|(index, _)| !is_missing(&TaskId::Audio(*index))).map(|(_, audio)| &audio.id);
+        let packs: Vec<TaskId> = rungs.chain(sounds).map(|id| TaskId::Pack(id.clone())).filter(is_missing).collect();
+        tasks.extend(packs);
+    }
+    tasks
+}
+
+/// These tasks with the attempts that are due, unless one has failed too often.
+fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Failure> {
+    let mut due = Vec::with_capacity(tasks.len());
+    let mut halted = None;
+    for task in tasks {
+        match verdict(job.failures.get(&task)) {
+            Verdict::Try(attempt) => due.push(Due { task, attempt, wait_ms: wait_ms(attempt) }),
+            Verdict::Halt(failure) => halted = halted.or(Some(failure)),
+            Verdict::Fail(failure) => return Err(failure),
+        }
+    }
+    Ok(halted.map_or(Next::Run(due), Next::Halt))
+}
+
+/// What the failed attempts at a task mean.
+enum Verdict {
+    /// Try, with this attempt.
+    Try(u32),
+    /// The environment has to be mended first.
+    Halt(Failure),
+    /// It will not get better.
+    Fail(Failure),
+}
+
+fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
+    let Some((last, failure)) = failures.and_then(BTreeMap::last_key_value) else { return Verdict::Try(1) };
+    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !passes(failure.code));
+    match hopeless.or((*last >= ATTEMPTS_MAX).then_some(failure)) {
+        Some(failure) if is_environment(failure.code) => Verdict::Halt(failure.clone()),
+        Some(failure) => Verdict::Fail(failure.clone()),
+        None => Verdict::Try(last.saturating_add(1)),
+    }
+}
+
+/// Whether a failed attempt leaves hope for the next. A cancelled or interrupted attempt says nothing about the task.
+fn passes(code: Code) -> bool {
+    code.may_pass_next_time() || matches!(code, Code::Cancelled | Code::Interrupted)
+}
+
+/// Whether a failure says nothing about the job, only about where it ran: then it is tried again when that is mended.
+pub fn is_environment(code: Code) -> bool {
+    // A mistake in Shoal is not mended by waiting.
+    matches!(code.fault(), Fault::Environment | Fault::Interruption) && code != Code::Internal || code == Code::Cancelled
+}
+
+/// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same.
+fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
+    let report = report::report(&job.spec, info, plan, seal);
+    let mut documents: Vec<Document> = seal
+        .renditions
+        .iter()
+        .map(|rendition| Document {
+            key: keys::playlist(&rendition.id),
+            content: playlist::media(rendition),
+            kind: Kind::Playlist,
+        })
+        .collect();
+    let content = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
+    documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });
+    documents.push(Document { key: keys::MASTER.to_owned(), content: playlist::multivariant(seal), kind: Kind::Playlist });
+    let result = JobResult::Done(Summary {
+        master: keys::MASTER.to_owned(),
+        renditions: seal.renditions.iter().map(|rendition| rendition.id.clone()).collect(),
+        duration_ns: plan.duration_ns,
+        bytes: seal.renditions.iter().map(|rendition| rendition.bytes()).sum(),
+        warnings: report.warnings,
+    });
+    Ok(Next::Publish { documents, result })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! The test harness: makes media, runs `shoal` as a user would, and reads what comes out with readers that share no code
+//! with it. The suites are in `tests/`.
+
+pub mod barcode;
+pub mod clip;
+pub mod contract;
+pub mod hls;
+pub mod mp4;
+pub mod process;
+pub mod reader;
+pub mod rules;
+pub mod sync;

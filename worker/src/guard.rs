@@ -1,0 +1,77 @@
+//! What ends an execution from outside: its deadline, the job's cancellation, the end of the worker.
+
+use std::time::Duration;
+
+use farm::storage::{Storage, StorageError};
+use farm::{Code, Failure};
+use farm::job::JobId;
+use farm::keys;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often a running execution looks whether its job was cancelled.
+const CANCEL_POLL: Duration = Duration::from_secs(3);
+/// Longest wait for storage to say whether a job was cancelled.
+const CANCEL_ANSWER: Duration = Duration::from_secs(10);
+
+/// Ends work from outside.
+pub(crate) struct Guard {
+    kill: CancellationToken,
+    limit: Duration,
+    deadline: Instant,
+    job: Option<(Storage, JobId)>,
+}
+
+impl Guard {
+    /// Ends work after `limit` from now, or when `kill` is given.
+    pub(crate) fn new(kill: CancellationToken, limit: Duration) -> Self {
+        Self { kill, limit, deadline: Instant::now() + limit, job: None }
+    }
+
+    /// Ends it also when this job is cancelled.
+    pub(crate) fn of_job(self, state: Storage, job: JobId) -> Self {
+        Self { job: Some((state, job)), ..self }
+    }
+
+    /// Does `work`, or drops it when it is ended from outside.
+    ///
+    /// # Errors
+    /// The work's own; [`Code::Interrupted`], [`Code::Cancelled`] or [`Code::DeadlineExceeded`] when ended.
+    pub(crate) async fn hold<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            () = self.kill.cancelled() => Err(Failure::new(Code::Interrupted, "the worker was asked to stop")),
+            () = tokio::time::sleep_until(self.deadline) => {
+                let message = format!("the attempt took longer than its deadline of {} s", self.limit.as_secs_f64());
+                Err(Failure::new(Code::DeadlineExceeded, message))
+            }
+            () = self.cancelled() => Err(Failure::new(Code::Cancelled, "the job was cancelled")),
+            done = work => done,
+        }
+    }
+
+    async fn cancelled(&self) {
+        let Some((state, job)) = &self.job else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(CANCEL_POLL).await;
+            match tokio::time::timeout(CANCEL_ANSWER, is_cancelled(state, job)).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "cannot tell whether the job was cancelled"),
+                Err(_) => tracing::debug!("storage does not say in time whether the job was cancelled"),
+            }
+        }
+    }
+}
+
+/// Whether a job was cancelled.
+///
+/// # Errors
+/// When storage does not say.
+pub(crate) async fn is_cancelled(state: &Storage, job: &JobId) -> Result<bool, StorageError> {
+    match state.get(&keys::cancel(job)).await {
+        Ok(_) => Ok(true),
+        Err(StorageError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

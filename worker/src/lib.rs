@@ -1,0 +1,29 @@
+//! The worker: takes tasks from the broker, runs each in a child process of itself, uploads what the child makes, stores
+//! the marker, publishes the event, and acknowledges last.
+//!
+//! ```text
+//! worker (slots) → task (one delivery) → attempt (one child) ─ protocol ─ child → pipelines
+//!                                           │        └ session: what the child may say
+//!                                           ├ source: bytes in, on request
+//!                                           └ upload: segments out, as they come
+//! ```
+//! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials.
+
+mod attempt;
+pub mod child;
+mod guard;
+mod pack;
+mod process;
+mod protocol;
+mod retry;
+mod session;
+mod source;
+mod task;
+mod upload;
+mod work;
+mod worker;
+
+#[cfg(test)]
+mod testing;
+
+pub use worker::{ChildCommand, Drain, Handle, Settings, Worker, probe};

@@ -1,0 +1,287 @@
+//! What a child may say, when, and how much of it. Pure: a frame in, what it means out.
+//!
+//! A child has read a stranger's file and is taken for hostile. So offsets, renditions, sequence, amounts and the media
+//! itself are held against the order here, before anything is served or stored; any breach is the end of the child.
+
+use bytes::Bytes;
+use farm::rate::SECOND_NS;
+use farm::task::Segment;
+use farm::{Code, Failure};
+use pipelines::boxes::{self, BoxError, Fragment};
+use pipelines::{Done, Order};
+
+use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};
+
+/// How often a source may be read over, in whole.
+const READINGS_MAX: u64 = 8;
+/// Bytes that may be read of any source, on top: small sources are read over more often.
+const SERVED_BYTES_FREE: u64 = 256 << 20;
+/// Smallest read on average, in bytes, once the free ones are used up.
+const READ_BYTES_MEAN_MIN: u64 = 64 << 10;
+/// Reads of any size that are free.
+const READS_FREE: u64 = 65_536;
+/// Bytes of a rendition on top of what its rate allows: headers, and what a rate control may owe.
+const WRITTEN_BYTES_FREE: u64 = 4 << 20;
+/// How far a rendition may exceed its rate: a cap is a promise of the encoder's, this is what we believe of it.
+const WRITTEN_EXCESS_MAX: u64 = 3;
+
+/// What a frame means, once it is believed.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Said {
+    /// Wants these bytes of the source; they are all there.
+    Read { offset: u64, len: usize },
+    /// Hands out an init segment.
+    Init { rendition: usize, timescale: u32, codecs: String, bytes: Bytes },
+    /// Hands out the next media segment.
+    Segment { rendition: usize, segment: Segment, bytes: Bytes },
+    /// Has gone through this much media, in ns.
+    Progress { media_ns: u64 },
+    /// Is done, and everything that was ordered is there.
+    Done(Done),
+    /// Says why it cannot be done.
+    Failed(Failure),
+}
+
+/// A lie, or a mistake that looks like one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Breach {
+    #[error("a read of {len} bytes at {offset} of a source of {source_bytes}")]
+    OutsideSource { offset: u64, len: u32, source_bytes: u64 },
+    #[error("more reads than any order needs")]
+    TooMuchRead,
+    #[error("rendition {0}, which was not ordered")]
+    NoSuchRendition(u32),
+    #[error("a second init segment of rendition {0}")]
+    SecondInit(u32),
+    #[error("a segment of rendition {0} before its init segment")]
+    SegmentBeforeInit(u32),
+    #[error("more of rendition {0} than was ordered")]
+    TooMuchMade(u32),
+    #[error("a segment that is not what it is said to be")]
+    SegmentDiffers,
+    #[error("a segment that is no segment: {0}")]
+    NoSegment(#[from] BoxError),
+    #[error("the end of another order")]
+    OtherOrder,
+    #[error("the end, with {made} of {ordered} {what} of rendition {rendition}")]
+    Incomplete { rendition: usize, what: &'static str, made: u64, ordered: u64 },
+    #[error("findings about another source")]
+    OtherSource,
+    #[error("something after the end")]
+    AfterEnd,
+}
+
+impl From<Breach> for Failure {
+    fn from(breach: Breach) -> Self {
+        Self::new(Code::ChildCrashed, format!("the child broke the protocol: it sent {breach}"))
+    }
+}
+
+/// The state of the talk with one child.
+pub(crate) struct Session {
+    probe: bool,
+    source_bytes: u64,
+    reads: u64,
+    served_bytes: u64,
+    renditions: Vec<Making>,
+    ended: bool,
+}
+
+/// What was ordered of a rendition, and what came of it so far.
+struct Making {
+    ordered: Ordered,
+    timescale: Option<u32>,
+    segments: u64,
+    samples: u64,
+    bytes: u64,
+}
+
+/// What an order asks of a rendition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ordered {
+    segments: Amount,
+    /// Frames of the rendition; not counted for sound, whose packets are the encoder's affair.
+    samples: Option<u64>,
+    bytes_max: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Amount {
+    Exactly(u64),
+    From1To(u64),
+}
+
+impl Session {
+    /// A talk about this order and a source of this size.
+    ///
+    /// # Errors
+    /// [`Code::Internal`] for an order that names a chunk it does not have.
+    pub(crate) fn new(order: &Order, source_bytes: u64) -> Result<Self, Failure> {
+        let ordered = ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
+        let making = |ordered| Making { ordered, timescale: None, segments: 0, samples: 0, bytes: 0 };
+        let renditions = ordered.into_iter().map(making).collect();
+        Ok(Self { probe: matches!(order, Order::Probe), source_bytes, reads: 0, served_bytes: 0, renditions, ended: false })
+    }
+
+    /// What a frame means.
+    ///
+    /// # Errors
+    /// A [`Breach`]: the child is to be killed.
+    pub(crate) fn hear(&mut self, frame: Frame<FromChild>) -> Result<Said, Breach> {
+        if self.ended {
+            return Err(Breach::AfterEnd);
+        }
+        match frame.header {
+            FromChild::Read { offset, len } => self.read(offset, len),
+            FromChild::Init { rendition, timescale } => self.init(rendition, timescale, frame.payload),
+            FromChild::Segment { rendition, segment } => self.segment(rendition, segment, frame.payload),
+            FromChild::Progress { media_ns } => Ok(Said::Progress { media_ns }),
+            FromChild::Done(done) => self.done(done),
+            FromChild::Failed(failure) => {
+                self.ended = true;
+                Ok(Said::Failed(believable(&failure)))
+            }
+        }
+    }
+
+    fn read(&mut self, offset: u64, len: u32) -> Result<Said, Breach> {
+        let inside = offset.checked_add(u64::from(len)).is_some_and(|end| end <= self.source_bytes);
+        if !inside || len == 0 || len > READ_BYTES_MAX {
+            return Err(Breach::OutsideSource { offset, len, source_bytes: self.source_bytes });
+        }
+        self.reads += 1;
+        self.served_bytes += u64::from(len);
+        let served_max = self.source_bytes.saturating_mul(READINGS_MAX).saturating_add(SERVED_BYTES_FREE);
+        if self.served_bytes > served_max || self.reads > READS_FREE.saturating_add(served_max / READ_BYTES_MEAN_MIN) {
+            return Err(Breach::TooMuchRead);
+        }
+        Ok(Said::Read { offset, len: len as usize })
+    }
+
+    fn init(&mut self, rendition: u32, timescale: u32, bytes: Bytes) -> Result<Said, Breach> {
+        let making = self.renditions.get_mut(rendition as usize).ok_or(Breach::NoSuchRendition(rendition))?;
+        let codecs = boxes::codecs(&bytes)?;
+        if timescale == 0 || boxes::timescale(&bytes)? != timescale {
+            return Err(Breach::SegmentDiffers);
+        }
+        match making.timescale.replace(timescale) {
+            None => Ok(Said::Init { rendition: rendition as usize, timescale, codecs, bytes }),
+            Some(_) => Err(Breach::SecondInit(rendition)),
+        }
+    }
+
+    fn segment(&mut self, rendition: u32, segment: Segment, bytes: Bytes) -> Result<Said, Breach> {
+        let making = self.renditions.get_mut(rendition as usize).ok_or(Breach::NoSuchRendition(rendition))?;
+        if making.timescale.is_none() {
+            return Err(Breach::SegmentBeforeInit(rendition));
+        }
+        let fragment = Fragment::read(&bytes)?;
+        let samples = fragment.samples.len() as u64;
+        if samples == 0 || segment.bytes != bytes.len() as u64 || u64::from(segment.samples) != samples || segment.ticks != fragment.ticks() {
+            return Err(Breach::SegmentDiffers);
+        }
+        making.segments += 1;
+        making.samples += samples;
+        making.bytes += segment.bytes;
+        let (Amount::Exactly(segments_max) | Amount::From1To(segments_max)) = making.ordered.segments;
+        let too_many_samples = making.ordered.samples.is_some_and(|ordered| making.samples > ordered);
+        if making.segments > segments_max || too_many_samples || making.bytes > making.ordered.bytes_max {
+            return Err(Breach::TooMuchMade(rendition));
+        }
+        Ok(Said::Segment { rendition: rendition as usize, segment, bytes })
+    }
+
+    fn done(&mut self, done: Done) -> Result<Said, Breach> {
+        self.ended = true;
+        match &done {
+            Done::Probed(info) if self.probe && info.bytes != self.source_bytes => return Err(Breach::OtherSource),
+            Done::Probed(_) if self.probe => {}
+            Done::Encoded(_) if !self.probe => {}
+            Done::Probed(_) | Done::Encoded(_) => return Err(Breach::OtherOrder),
+        }
+        for (rendition, making) in self.renditions.iter().enumerate() {
+            let least = match making.ordered.segments {
+                Amount::Exactly(segments) => segments,
+                Amount::From1To(_) => 1,
+            };
+            if making.segments < least {
+                return Err(Breach::Incomplete { rendition, what: "segments", made: making.segments, ordered: least });
+            }
+            if let Some(ordered) = making.ordered.samples.filter(|ordered| making.samples != *ordered) {
+                return Err(Breach::Incomplete { rendition, what: "frames", made: making.samples, ordered });
+            }
+        }
+        Ok(Said::Done(done))
+    }
+}
+
+/// What an order asks of each rendition; `None` when it names a chunk that its plan has not.
+fn ordered(order: &Order) -> Option<Vec<Ordered>> {
+    match order {
+        Order::Probe => Some(Vec::new()),
+        Order::Video(order) => {
+            let chunk = order.plan.chunks.get(order.chunk as usize)?;
+            let frames = chunk.end.checked_sub(chunk.start)?;
+            let segments = Amount::Exactly(frames.checked_next_multiple_of(u64::from(order.plan.segment_frames))? / u64::from(order.plan.segment_frames));
+            let duration_ns = order.plan.rate.start_ns(frames);
+            let rung = |rung: &farm::plan::Rung| {
+                let (farm::plan::RateControl::CappedQuality { max_bitrate, .. } | farm::plan::RateControl::Average { max_bitrate, .. }) =
+                    rung.rate_control;
+                let samples = Some(frames.div_ceil(u64::from(rung.divisor.get())));
+                Ordered { segments, samples, bytes_max: bytes_max(max_bitrate, duration_ns) }
+            };
+            Some(order.plan.rungs.iter().map(rung).collect())
+        }
+        Order::Audio(order) => {
+            let plan = &order.plan;
+            let duration_ns = u128::from(plan.samples) * u128::from(SECOND_NS) / u128::from(plan.rate.max(1));
+            let duration_ns = u64::try_from(duration_ns).unwrap_or(u64::MAX);
+            // Packets do not fall on segment ends, so their number is not exact; half as long is far from what was asked.
+            let segments = Amount::From1To(2 + 2 * duration_ns.div_ceil(plan.segment_ns.max(1)));
+            Some(vec![Ordered { segments, samples: None, bytes_max: bytes_max(plan.bitrate, duration_ns) }])
+        }
+    }
+}
+
+fn bytes_max(bits_per_second: u32, duration_ns: u64) -> u64 {
+    let bytes = u128::from(bits_per_second) * u128::from(duration_ns) / u128::from(8 * SECOND_NS);
+    let believed = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(WRITTEN_EXCESS_MAX);
+    believed.saturating_add(WRITTEN_BYTES_FREE)
+}
+
+/// A failure as a child may report one. It knows about the source, its elements and itself; it may not claim that the job
+/// was cancelled, the worker stopped, or a service is down: those change what becomes of the task.
+fn believable(failure: &Failure) -> Failure {
+    let code = match failure.code {
+        Code::NotMedia
+        | Code::NoDecodableStream
+        | Code::UnsupportedCodec
+        | Code::Truncated
+        | Code::Undecodable
+        | Code::LimitExceeded
+        | Code::SourceUnreadable
+        | Code::MissingElement
+        | Code::EncoderFailed
+        | Code::Internal => failure.code,
+        Code::SourceChanged
+        | Code::InvalidRequest
+        | Code::StorageUnwritable
+        | Code::StorageFull
+        | Code::StorageUnavailable
+        | Code::BrokerUnavailable
+        | Code::ChildCrashed
+        | Code::ChildStalled
+        | Code::DeadlineExceeded
+        | Code::Cancelled
+        | Code::Interrupted => Code::ChildCrashed,
+    };
+    let told = Failure::new(code, failure.message.as_str());
+    match &failure.stream {
+        Some(stream) => told.on_stream(Failure::new(code, stream.chars().take(64).collect::<String>()).message),
+        None => told,
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

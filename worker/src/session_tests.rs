@@ -1,0 +1,137 @@
+//! What the session believes and what it does not.
+
+use super::*;
+use crate::testing::{audio_order, init_segment, media_info, media_segment, video_order};
+use farm::task::Account;
+
+const SOURCE_BYTES: u64 = 1000;
+
+fn frame(header: FromChild) -> Frame<FromChild> {
+    Frame { header, payload: Bytes::new() }
+}
+
+fn init(rendition: u32, timescale: u32) -> Frame<FromChild> {
+    Frame { header: FromChild::Init { rendition, timescale }, payload: init_segment(12_800) }
+}
+
+fn segment(rendition: u32, frames: u32) -> Frame<FromChild> {
+    let (segment, payload) = media_segment(frames);
+    Frame { header: FromChild::Segment { rendition, segment }, payload }
+}
+
+fn done() -> Frame<FromChild> {
+    frame(FromChild::Done(Done::Encoded(Account::default())))
+}
+
+/// What the frames come to: the breach that the last of them is, or nothing.
+fn breach(order: &Order, frames: Vec<Frame<FromChild>>) -> Option<Breach> {
+    let mut session = Session::new(order, SOURCE_BYTES).expect("a good order");
+    let mut breach = None;
+    for frame in frames {
+        assert_eq!(breach, None, "only the last frame is to be a breach");
+        breach = session.hear(frame).err();
+    }
+    breach
+}
+
+/// A whole chunk of the test plan: 100 and 50 frames in 2 segments of 2 renditions.
+fn whole_chunk() -> Vec<Frame<FromChild>> {
+    vec![init(0, 12_800), init(1, 12_800), segment(0, 50), segment(1, 25), segment(1, 25), segment(0, 50)]
+}
+
+#[test]
+fn a_whole_chunk_is_believed() {
+    let mut frames = whole_chunk();
+    frames.push(done());
+    assert_eq!(breach(&video_order(), frames), None);
+}
+
+#[test]
+fn what_was_not_ordered_is_refused() {
+    let video = video_order();
+    assert_eq!(breach(&video, vec![init(2, 12_800)]), Some(Breach::NoSuchRendition(2)));
+    assert_eq!(breach(&video, vec![segment(9, 50)]), Some(Breach::NoSuchRendition(9)));
+    assert_eq!(breach(&Order::Probe, vec![init(0, 12_800)]), Some(Breach::NoSuchRendition(0)));
+    assert_eq!(breach(&Order::Probe, vec![done()]), Some(Breach::OtherOrder));
+    let probed = || frame(FromChild::Done(Done::Probed(Box::new(media_info(SOURCE_BYTES)))));
+    assert_eq!(breach(&video, vec![probed()]), Some(Breach::OtherOrder));
+    assert_eq!(breach(&Order::Probe, vec![probed()]), None);
+    let other = frame(FromChild::Done(Done::Probed(Box::new(media_info(7)))));
+    assert_eq!(breach(&Order::Probe, vec![other]), Some(Breach::OtherSource));
+}
+
+#[test]
+fn the_sequence_is_init_then_segments_then_the_end() {
+    let video = video_order();
+    assert_eq!(breach(&video, vec![segment(0, 50)]), Some(Breach::SegmentBeforeInit(0)));
+    assert_eq!(breach(&video, vec![init(0, 12_800), init(0, 12_800)]), Some(Breach::SecondInit(0)));
+    let mut after = whole_chunk();
+    after.extend([done(), frame(FromChild::Progress { media_ns: 0 })]);
+    assert_eq!(breach(&video, after), Some(Breach::AfterEnd));
+}
+
+#[test]
+fn amounts_are_those_of_the_order() {
+    let video = video_order();
+    let mut more = whole_chunk();
+    more.push(segment(0, 1));
+    assert_eq!(breach(&video, more), Some(Breach::TooMuchMade(0)));
+    let mut less = whole_chunk();
+    less.pop();
+    less.push(done());
+    assert_eq!(breach(&video, less), Some(Breach::Incomplete { rendition: 0, what: "segments", made: 1, ordered: 2 }));
+    let mut short = whole_chunk();
+    short.pop();
+    short.extend([segment(0, 49), done()]);
+    assert_eq!(breach(&video, short), Some(Breach::Incomplete { rendition: 0, what: "frames", made: 99, ordered: 100 }));
+    assert_eq!(breach(&audio_order(), vec![init(0, 12_800), segment(0, 190), done()]), None);
+    let empty = breach(&audio_order(), vec![init(0, 12_800), done()]);
+    assert_eq!(empty, Some(Breach::Incomplete { rendition: 0, what: "segments", made: 0, ordered: 1 }));
+}
+
+#[test]
+fn a_segment_is_what_it_is_said_to_be() {
+    let video = video_order();
+    assert_eq!(breach(&video, vec![init(0, 1000)]), Some(Breach::SegmentDiffers), "another time scale");
+    let garbage = Frame { header: FromChild::Init { rendition: 0, timescale: 1 }, payload: Bytes::from_static(b"garbage") };
+    assert!(matches!(breach(&video, vec![garbage]), Some(Breach::NoSegment(_))));
+    let lies: [fn(&mut Segment); 3] = [|s| s.bytes += 1, |s| s.samples -= 1, |s| s.ticks += 1];
+    for lie in lies {
+        let (mut said, payload) = media_segment(50);
+        lie(&mut said);
+        let frame = Frame { header: FromChild::Segment { rendition: 0, segment: said }, payload };
+        assert_eq!(breach(&video, vec![init(0, 12_800), frame]), Some(Breach::SegmentDiffers));
+    }
+}
+
+#[test]
+fn reads_stay_inside_the_source_and_come_to_an_end() {
+    for (offset, len) in [(1000, 1), (999, 2), (u64::MAX, 1), (u64::MAX, u32::MAX), (0, 0), (0, READ_BYTES_MAX + 1)] {
+        let asked = frame(FromChild::Read { offset, len });
+        let refused = Some(Breach::OutsideSource { offset, len, source_bytes: SOURCE_BYTES });
+        assert_eq!(breach(&Order::Probe, vec![asked]), refused, "{len} at {offset}");
+    }
+    let mut session = Session::new(&Order::Probe, 4 << 20).expect("a good order");
+    let reads = (0..1000).map(|_| session.hear(frame(FromChild::Read { offset: 0, len: READ_BYTES_MAX })));
+    let served = reads.take_while(Result::is_ok).count();
+    assert_eq!(served, 8 + 64, "eight times the source and 256 MiB");
+    let mut session = Session::new(&Order::Probe, 1).expect("a good order");
+    let tiny = (0..1_000_000).map(|_| session.hear(frame(FromChild::Read { offset: 0, len: 1 }))).take_while(Result::is_ok);
+    assert!(tiny.count() < 100_000, "tiny reads come to an end too");
+}
+
+#[test]
+fn a_child_may_not_claim_what_it_cannot_know() {
+    for (claimed, believed) in [
+        (Code::Interrupted, Code::ChildCrashed),
+        (Code::Cancelled, Code::ChildCrashed),
+        (Code::StorageFull, Code::ChildCrashed),
+        (Code::NotMedia, Code::NotMedia),
+    ] {
+        let told = Failure { code: claimed, message: "a\nb".repeat(1000), stream: Some("\u{1b}".repeat(5000)) };
+        let believed_failure = believable(&told);
+        assert_eq!(believed_failure.code, believed);
+        assert!(believed_failure.message.len() <= Failure::MESSAGE_BYTES_MAX && !believed_failure.message.contains('\n'));
+        assert!(believed_failure.stream.is_some_and(|s| s.len() <= 64 && !s.contains('\u{1b}')));
+    }
+}

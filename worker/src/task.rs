@@ -1,0 +1,293 @@
+//! One delivery, from its message to its settlement.
+//!
+//! The order is the point: objects, then the marker, then the event, then the acknowledgement. Whatever breaks in between,
+//! the delivery comes again, and finds the marker or does the work anew under another token.
+
+use std::time::{Duration, Instant};
+
+use farm::broker::{Broker, Delivery, Queue};
+use farm::job::{JobId, JobSpec};
+use farm::plan::Plan;
+use farm::storage::{Creation, Kind, Storage, StorageError};
+use farm::task::{Cost, Event, Marker, Outcome, Progress, TaskId, TaskMessage, Token};
+use farm::{Code, Failure, keys};
+use pipelines::{Done, Order};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::Attempt;
+use crate::guard::{Guard, is_cancelled};
+use crate::pack::pack;
+use crate::process::Spawner;
+use crate::retry::{patiently, storage_may_pass};
+use crate::source::Source;
+use crate::upload::{Uploads, discard};
+use crate::work;
+use crate::worker::Settings;
+
+/// Shortest time between two words on how far a task is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a worker's slots share.
+pub(crate) struct Farm {
+    pub(crate) settings: Settings,
+    pub(crate) state: Storage,
+    pub(crate) broker: Broker,
+    pub(crate) spawner: Spawner,
+    /// Given when running children are to be killed and their deliveries given back.
+    pub(crate) kill: CancellationToken,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// It is the broker's no more.
+    Settled,
+    /// It goes back to the broker: the worker stops, or its surroundings do not work.
+    GivenBack,
+}
+
+/// What is to become of a delivery.
+enum Verdict {
+    /// The marker is stored, by us or before.
+    Done,
+    /// The attempt failed for a reason that is to be known.
+    Failed(Failure, Token),
+    /// Nothing is to be done, nor told.
+    Moot,
+    /// It names what is not there.
+    Senseless(String),
+    /// Not now, or not here.
+    GiveBack(Failure),
+}
+
+impl From<StorageError> for Verdict {
+    fn from(error: StorageError) -> Self {
+        Self::GiveBack(error.into())
+    }
+}
+
+/// Does what a delivery asks for, and settles it.
+pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
+    let message: TaskMessage = match delivery.read() {
+        Ok(message) => message,
+        Err(failure) => return reject(delivery, &failure.message).await,
+    };
+    let TaskMessage { job, task, attempt, .. } = &message;
+    tracing::info!(%job, %task, attempt, "task taken");
+    let verdict = match execute(farm, &message).await {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    match verdict {
+        Verdict::Done => {
+            tracing::info!(%job, %task, attempt, "task done");
+            acknowledge(farm, delivery, Some(Event::TaskDone { job: job.clone(), task: task.clone() })).await
+        }
+        Verdict::Failed(failure, token) => {
+            tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
+            let key = keys::fail(job, task, *attempt, &token);
+            if let Err(error) = store(&farm.state, &key, &failure, false).await {
+                return give_back(delivery, &error.into());
+            }
+            let event = Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure };
+            acknowledge(farm, delivery, Some(event)).await
+        }
+        Verdict::Moot => {
+            tracing::info!(%job, %task, attempt, "the job was cancelled");
+            acknowledge(farm, delivery, None).await
+        }
+        Verdict::Senseless(reason) => reject(delivery, &reason).await,
+        Verdict::GiveBack(failure) => give_back(delivery, &failure),
+    }
+}
+
+/// Publishes the event, then acknowledges. Without the event confirmed there is no acknowledgement: the delivery comes
+/// again, finds the marker or the failure record's attempt, and the event is published then.
+async fn acknowledge(farm: &Farm, delivery: Delivery, event: Option<Event>) -> Settled {
+    if let Some(event) = event
+        && let Err(error) = farm.broker.publish(Queue::Events, &event).await
+    {
+        return give_back(delivery, &error.into());
+    }
+    if let Err(error) = delivery.ack().await {
+        tracing::warn!(%error, "a finished delivery could not be acknowledged and will come again");
+    }
+    Settled::Settled
+}
+
+async fn reject(delivery: Delivery, reason: &str) -> Settled {
+    tracing::warn!(reason, "a delivery is rejected");
+    match delivery.reject(reason).await {
+        Ok(()) => Settled::Settled,
+        Err(error) => {
+            tracing::warn!(%error, "a delivery could not be rejected and will come again");
+            Settled::GivenBack
+        }
+    }
+}
+
+fn give_back(delivery: Delivery, failure: &Failure) -> Settled {
+    tracing::warn!(code = %failure.code, %failure, "a delivery is given back");
+    drop(delivery);
+    Settled::GivenBack
+}
+
+/// Does the task unless it is done or moot already, and stores its marker.
+async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict> {
+    let TaskMessage { job, task, epoch, .. } = message;
+    let done = keys::done(job, task);
+    match patiently(storage_may_pass, || farm.state.get(&done)).await {
+        Ok(_) => return Ok(Verdict::Done),
+        Err(StorageError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if is_cancelled(&farm.state, job).await? {
+        return Ok(Verdict::Moot);
+    }
+    let spec: JobSpec = load(&farm.state, &keys::spec(job)).await?;
+    let output = Storage::open(&spec.output.url).map_err(|error| Verdict::Senseless(error.to_string()))?;
+    let token = Token::random();
+    let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone());
+    let execution = Execution { farm, message, spec: &spec, output: &output, token: &token, guard: &guard };
+    let began = Instant::now();
+    let made = match task {
+        TaskId::Probe => execution.probe().await,
+        TaskId::Video(_) | TaskId::Audio(_) => {
+            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
+            execution.encode(&plan, encode).await
+        }
+        TaskId::Pack(rendition) => {
+            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            work::parts_of(&plan, rendition).ok_or_else(|| senseless(job, task))?;
+            let packed = guard.hold(pack(&farm.state, &output, (job, &plan), rendition, &token)).await;
+            if packed.is_err() {
+                discard(&output, &[keys::whole(rendition, &token)]).await;
+            }
+            let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            packed.map(|object| (Outcome::Packed { object }, Cost { wall_ms, ..Cost::default() }))
+        }
+    };
+    match made {
+        Ok((outcome, cost)) => {
+            let marker = Marker { task: task.clone(), token, outcome, cost };
+            commit(farm, job, &output, &marker).await?;
+            Ok(Verdict::Done)
+        }
+        Err(failure) => Err(match failure.code {
+            Code::Interrupted => Verdict::GiveBack(failure),
+            Code::Cancelled => Verdict::Moot,
+            _ => Verdict::Failed(failure, token),
+        }),
+    }
+}
+
+/// Stores the marker. From here on the objects may count, so an error leaves them: whether the marker was stored is then
+/// not known.
+async fn commit(farm: &Farm, job: &JobId, output: &Storage, marker: &Marker) -> Result<(), StorageError> {
+    match store(&farm.state, &keys::done(job, &marker.task), marker, true).await? {
+        Creation::Created => Ok(()),
+        Creation::Existed => {
+            // A retry of our own write may find what it wrote itself, so only a marker that names others condemns our objects.
+            let there: Option<Marker> = load(&farm.state, &keys::done(job, &marker.task)).await.ok();
+            if there.is_some_and(|there| there.token != marker.token) {
+                discard(output, &objects_of(&marker.outcome)).await;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn objects_of(outcome: &Outcome) -> Vec<String> {
+    match outcome {
+        Outcome::Probed { .. } => Vec::new(),
+        Outcome::Encoded { renditions, .. } => {
+            let objects = renditions.iter().flat_map(|made| std::iter::once(&made.init).chain(&made.objects));
+            objects.map(|object| object.key.clone()).collect()
+        }
+        Outcome::Packed { object } => vec![object.key.clone()],
+    }
+}
+
+fn senseless(job: &JobId, task: &TaskId) -> Verdict {
+    Verdict::Senseless(format!("the plan of {job} has no task {task}"))
+}
+
+/// A JSON object of a job's state.
+async fn load<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Verdict> {
+    match patiently(storage_may_pass, || state.get(key)).await {
+        Ok(json) => serde_json::from_slice(&json).map_err(|error| Verdict::Senseless(format!("{key} cannot be understood: {error}"))),
+        Err(StorageError::NotFound(_)) => Err(Verdict::Senseless(format!("{key} is not there"))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn store(state: &Storage, key: &str, value: &(impl Serialize + Sync), new: bool) -> Result<Creation, StorageError> {
+    let json = serde_json::to_vec(value).map_err(|error| StorageError::Unavailable { key: key.to_owned(), why: error.to_string() })?;
+    let json = bytes::Bytes::from(json);
+    match new {
+        true => patiently(storage_may_pass, || state.put_new(key, json.clone(), Kind::Json)).await,
+        false => patiently(storage_may_pass, || state.put(key, json.clone(), Kind::Json)).await.map(|()| Creation::Created),
+    }
+}
+
+/// One run of a task, under its own token.
+struct Execution<'a> {
+    farm: &'a Farm,
+    message: &'a TaskMessage,
+    spec: &'a JobSpec,
+    output: &'a Storage,
+    token: &'a Token,
+    guard: &'a Guard,
+}
+
+impl Execution<'_> {
+    async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
+        let attempt = async {
+            let source = Source::open(&self.spec.source).await?;
+            self.attempt(&Order::Probe, &source, None).await
+        };
+        match self.guard.hold(attempt).await? {
+            (Done::Probed(info), cost) => Ok((Outcome::Probed { info }, cost)),
+            (Done::Encoded(_), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
+        }
+    }
+
+    async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
+        let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
+        let attempt = async {
+            let source = Source::open(&self.spec.source).await?;
+            let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
+            let renditions = uploads.finish().await?;
+            match done {
+                Done::Encoded(account) => Ok((Outcome::Encoded { renditions, account }, cost)),
+                Done::Probed(_) => Err(Failure::new(Code::Internal, "a probe came of an encode")),
+            }
+        };
+        let made = self.guard.hold(attempt).await;
+        if made.is_err() {
+            uploads.abandon().await;
+        }
+        made
+    }
+
+    async fn attempt(&self, order: &Order, source: &Source, uploads: Option<&mut Uploads>) -> Result<(Done, Cost), Failure> {
+        let Farm { settings, spawner, broker, .. } = self.farm;
+        let mut told: Option<Instant> = None;
+        let mut progress = |media_ns| {
+            if told.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
+                told = Some(Instant::now());
+                let TaskMessage { job, task, .. } = self.message.clone();
+                broker.tell(Progress { job, task, token: self.token.clone(), media_ns });
+            }
+        };
+        let stall = settings.stall;
+        let attempt = Attempt { spawner, command: &settings.child, stall, order, source, uploads, progress: &mut progress };
+        attempt.run().await
+    }
+}
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

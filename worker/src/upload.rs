@@ -1,0 +1,256 @@
+//! What a child makes goes to the output storage as it comes: a bounded number of objects and bytes at a time.
+//!
+//! Keys come from our own counters, under the token of this execution. Nothing here counts until a marker names it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use farm::job::Layout;
+use farm::storage::{Kind, Storage};
+use farm::task::{Encoded, Object, Segment, Token};
+use farm::{Code, Failure, keys};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use crate::retry::{patiently, storage_may_pass};
+use crate::work::{Medium, Rendition};
+
+/// Most objects on their way at a time.
+const UPLOADS_MAX: usize = 8;
+/// Most KiB on their way at a time: a segment at its largest, and then some.
+const UPLOAD_KIB_MAX: u32 = 64 << 10;
+/// Most bytes that the single-file layout keeps in memory for one execution, which writes one object per rendition: a chunk
+/// of half a minute in every rung, or three hours of sound.
+const PART_BYTES_MAX: usize = 256 << 20;
+/// How long objects on their way may take to settle before they are deleted, when the execution came to nothing.
+const SETTLE_WAIT: Duration = Duration::from_secs(20);
+
+/// The objects of one execution.
+pub(crate) struct Uploads {
+    output: Storage,
+    layout: Layout,
+    token: Token,
+    made: Vec<Made>,
+    part_bytes: usize,
+    running: JoinSet<Result<Stored, Failure>>,
+    slots: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
+    keys: Vec<String>,
+}
+
+/// What was made of a rendition so far.
+struct Made {
+    rendition: Rendition,
+    init: Option<InitMade>,
+    segments: Vec<Segment>,
+    /// By place, as they are stored.
+    objects: Vec<Option<Object>>,
+    /// The single-file layout's segments, one after another.
+    part: BytesMut,
+}
+
+struct InitMade {
+    codecs: String,
+    timescale: u32,
+    object: Option<Object>,
+}
+
+/// Where an object belongs in its rendition.
+#[derive(Clone, Copy)]
+enum Place {
+    Init,
+    Media(usize),
+}
+
+struct Stored {
+    rendition: usize,
+    place: Place,
+    object: Object,
+}
+
+impl Uploads {
+    /// Nothing made yet of these renditions.
+    pub(crate) fn new(output: Storage, layout: Layout, token: Token, renditions: Vec<Rendition>) -> Self {
+        let made = |rendition| Made { rendition, init: None, segments: Vec::new(), objects: Vec::new(), part: BytesMut::new() };
+        Self {
+            output,
+            layout,
+            token,
+            made: renditions.into_iter().map(made).collect(),
+            part_bytes: 0,
+            running: JoinSet::new(),
+            slots: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            kib: Arc::new(Semaphore::new(UPLOAD_KIB_MAX as usize)),
+            keys: Vec::new(),
+        }
+    }
+
+    /// Takes the init segment of a rendition. Waits while too much is on its way.
+    ///
+    /// # Errors
+    /// Of an upload that failed, this or an earlier one.
+    pub(crate) async fn init(&mut self, rendition: usize, timescale: u32, codecs: String, bytes: Bytes) -> Result<(), Failure> {
+        let made = self.made(rendition)?;
+        made.init = Some(InitMade { codecs, timescale, object: None });
+        let kind = match made.rendition.medium {
+            Medium::Picture => Kind::VideoMp4,
+            Medium::Sound => Kind::AudioMp4,
+        };
+        let id = made.rendition.id.clone();
+        let key = keys::init(&id, &self.token);
+        self.store(rendition, Place::Init, key, kind, bytes).await
+    }
+
+    /// Takes the next media segment of a rendition. Waits while too much is on its way.
+    ///
+    /// # Errors
+    /// Of an upload that failed, this or an earlier one; [`Code::LimitExceeded`] when a part grows too large.
+    pub(crate) async fn segment(&mut self, rendition: usize, segment: Segment, bytes: Bytes) -> Result<(), Failure> {
+        let layout = self.layout;
+        let made = self.made(rendition)?;
+        let number = made.rendition.first_segment + made.segments.len() as u64;
+        made.segments.push(segment);
+        match layout {
+            Layout::Segments => {
+                let place = Place::Media(made.objects.len());
+                made.objects.push(None);
+                let (id, kind) = (made.rendition.id.clone(), made.rendition.segment_kind());
+                self.store(rendition, place, keys::segment(&id, &self.token, number), kind, bytes).await
+            }
+            Layout::SingleFile => {
+                made.part.extend_from_slice(&bytes);
+                self.part_bytes += bytes.len();
+                match self.part_bytes <= PART_BYTES_MAX {
+                    true => Ok(()),
+                    false => Err(Failure::new(Code::LimitExceeded, TOO_LARGE_A_PART)),
+                }
+            }
+        }
+    }
+
+    /// Waits until everything is stored; what was made, in the order of renditions.
+    ///
+    /// # Errors
+    /// Of an upload that failed.
+    pub(crate) async fn finish(&mut self) -> Result<Vec<Encoded>, Failure> {
+        if self.layout == Layout::SingleFile {
+            for rendition in 0..self.made.len() {
+                let made = self.made(rendition)?;
+                made.objects = vec![None];
+                let (id, kind, part) = (made.rendition.id.clone(), made.rendition.segment_kind(), std::mem::take(&mut made.part));
+                self.store(rendition, Place::Media(0), keys::part(&id, &self.token), kind, part.freeze()).await?;
+            }
+        }
+        while let Some(stored) = self.running.join_next().await {
+            self.note(stored)?;
+        }
+        self.made.iter().map(Made::encoded).collect()
+    }
+
+    /// Deletes whatever was stored or may still be: the execution came to nothing. What cannot be deleted is left to the
+    /// janitor.
+    pub(crate) async fn abandon(mut self) {
+        let settled = async { while self.running.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(SETTLE_WAIT, settled).await;
+        self.running.abort_all();
+        discard(&self.output, &self.keys).await;
+    }
+
+    fn made(&mut self, rendition: usize) -> Result<&mut Made, Failure> {
+        self.made.get_mut(rendition).ok_or_else(|| Failure::new(Code::Internal, "a rendition that was not ordered"))
+    }
+
+    async fn store(&mut self, rendition: usize, place: Place, key: String, kind: Kind, content: Bytes) -> Result<(), Failure> {
+        while let Some(stored) = self.running.try_join_next() {
+            self.note(stored)?;
+        }
+        let permits = self.room(content.len()).await?;
+        self.keys.push(key.clone());
+        let output = self.output.clone();
+        self.running.spawn(async move {
+            let object = put(&output, key, kind, content).await?;
+            drop(permits);
+            Ok(Stored { rendition, place, object })
+        });
+        Ok(())
+    }
+
+    /// Waits for room for an object of so many bytes.
+    async fn room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], Failure> {
+        let closed = |_| Failure::new(Code::Internal, "uploads are closed");
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(UPLOAD_KIB_MAX);
+        let slot = self.slots.clone().acquire_owned().await.map_err(closed)?;
+        Ok([slot, self.kib.clone().acquire_many_owned(kib).await.map_err(closed)?])
+    }
+
+    fn note(&mut self, stored: Result<Result<Stored, Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+        let stored = stored.map_err(|error| Failure::new(Code::Internal, format!("an upload came to nothing: {error}")))??;
+        let made = self.made(stored.rendition)?;
+        match stored.place {
+            Place::Init => {
+                if let Some(init) = &mut made.init {
+                    init.object = Some(stored.object);
+                }
+            }
+            Place::Media(index) => {
+                if let Some(place) = made.objects.get_mut(index) {
+                    *place = Some(stored.object);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const TOO_LARGE_A_PART: &str =
+    "the single-file layout keeps at most 256 MiB of a task's media: use shorter chunks, a lower rate, or the segments layout";
+
+impl Rendition {
+    fn segment_kind(&self) -> Kind {
+        match self.medium {
+            Medium::Picture => Kind::VideoSegment,
+            Medium::Sound => Kind::AudioSegment,
+        }
+    }
+}
+
+impl Made {
+    fn encoded(&self) -> Result<Encoded, Failure> {
+        let missing = || Failure::new(Code::Internal, format!("an object of {} is not stored", self.rendition.id));
+        let init = self.init.as_ref().ok_or_else(missing)?;
+        Ok(Encoded {
+            rendition: self.rendition.id.clone(),
+            codecs: init.codecs.clone(),
+            timescale: init.timescale,
+            init: init.object.clone().ok_or_else(missing)?,
+            objects: self.objects.iter().map(|object| object.clone().ok_or_else(missing)).collect::<Result<_, _>>()?,
+            segments: self.segments.clone(),
+        })
+    }
+}
+
+/// Deletes objects that do not count. What cannot be deleted is left to the janitor.
+pub(crate) async fn discard(output: &Storage, keys: &[String]) {
+    if let Err(error) = patiently(storage_may_pass, || output.delete(keys)).await {
+        tracing::warn!(%error, objects = keys.len(), "objects that do not count are left behind");
+    }
+}
+
+async fn put(output: &Storage, key: String, kind: Kind, content: Bytes) -> Result<Object, Failure> {
+    let hashed = content.clone();
+    let hashing = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&hashed)));
+    let sha256 = hashing.await.map_err(|_| Failure::new(Code::Internal, "hashing came to nothing"))?;
+    patiently(storage_may_pass, || output.put(&key, content.clone(), kind)).await?;
+    Ok(Object { key, bytes: content.len() as u64, sha256 })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,99 @@
+//! What a task of a plan comes down to: the order for the child, and where the renditions it makes belong. Pure.
+
+use farm::plan::{Plan, RenditionId};
+use farm::task::TaskId;
+use pipelines::{AudioOrder, Order, VideoOrder};
+
+/// An encode task, ready to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Encode {
+    /// What the child is told.
+    pub(crate) order: Order,
+    /// The renditions it makes, in the order's order.
+    pub(crate) renditions: Vec<Rendition>,
+}
+
+/// A rendition that an execution makes a part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rendition {
+    /// Its name.
+    pub(crate) id: RenditionId,
+    /// Picture or sound.
+    pub(crate) medium: Medium,
+    /// Number, within the rendition, of the first segment made.
+    pub(crate) first_segment: u64,
+}
+
+/// What a rendition carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// Frames.
+    Picture,
+    /// Samples.
+    Sound,
+}
+
+/// What is to be done for an encode task, or `None` when the plan has no such task.
+pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
+    let (origin_ns, lead_ns) = (plan.origin_ns, plan.lead_ns);
+    match task {
+        TaskId::Probe | TaskId::Pack(_) => None,
+        TaskId::Video(chunk) => {
+            let video = plan.video.as_ref()?;
+            let start = video.chunks.get(*chunk as usize)?.start;
+            let first_segment = start.checked_div(u64::from(video.segment_frames))?;
+            let rendition = |id: &RenditionId| Rendition { id: id.clone(), medium: Medium::Picture, first_segment };
+            let renditions = video.rungs.iter().map(|rung| rendition(&rung.id)).collect();
+            let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns });
+            Some(Encode { order, renditions })
+        }
+        TaskId::Audio(index) => {
+            let audio = plan.audio.get(*index as usize)?;
+            let rendition = Rendition { id: audio.id.clone(), medium: Medium::Sound, first_segment: 0 };
+            let order = Order::Audio(AudioOrder { plan: audio.clone(), origin_ns, lead_ns });
+            Some(Encode { order, renditions: vec![rendition] })
+        }
+    }
+}
+
+/// Whose parts make up a whole rendition: its medium, and the tasks that make them, in order. `None` when the plan has no
+/// such rendition.
+pub(crate) fn parts_of(plan: &Plan, rendition: &RenditionId) -> Option<(Medium, Vec<TaskId>)> {
+    if let Some(index) = (0..).zip(&plan.audio).find_map(|(index, audio)| (audio.id == *rendition).then_some(index)) {
+        return Some((Medium::Sound, vec![TaskId::Audio(index)]));
+    }
+    let video = plan.video.as_ref().filter(|video| video.rungs.iter().any(|rung| rung.id == *rendition))?;
+    Some((Medium::Picture, (0..).take(video.chunks.len()).map(TaskId::Video).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::plan;
+
+    #[test]
+    fn segments_are_numbered_from_the_chunks_place_in_the_rendition() {
+        let plan = plan();
+        let firsts = |task| encode(&plan, &task).map(|e| e.renditions.iter().map(|r| r.first_segment).collect::<Vec<_>>());
+        assert_eq!(firsts(TaskId::Video(0)), Some(vec![0, 0]));
+        assert_eq!(firsts(TaskId::Video(1)), Some(vec![2, 2]));
+        assert_eq!(firsts(TaskId::Audio(0)), Some(vec![0]));
+    }
+
+    #[test]
+    fn a_task_that_the_plan_does_not_have_is_no_work() {
+        let plan = plan();
+        for task in [TaskId::Video(2), TaskId::Audio(1), TaskId::Probe, TaskId::Pack(RenditionId("v720".to_owned()))] {
+            assert_eq!(encode(&plan, &task), None, "{task}");
+        }
+        assert_eq!(parts_of(&plan, &RenditionId("v999".to_owned())), None);
+    }
+
+    #[test]
+    fn a_rendition_of_the_picture_is_joined_from_every_chunk_and_one_of_the_sound_from_one_task() {
+        let plan = plan();
+        let parts = |id: &str| parts_of(&plan, &RenditionId(id.to_owned()));
+        assert_eq!(parts("v720"), Some((Medium::Picture, vec![TaskId::Video(0), TaskId::Video(1)])));
+        assert_eq!(parts("a0"), Some((Medium::Sound, vec![TaskId::Audio(0)])));
+    }
+}

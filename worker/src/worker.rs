@@ -1,0 +1,198 @@
+//! The worker as a service: slots, each with a consumer of its own, and their drain.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farm::broker::{Broker, Queue};
+use farm::job::SourceSpec;
+use farm::media::MediaInfo;
+use farm::storage::Storage;
+use farm::{Code, Failure};
+use pipelines::{Done, Order};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::attempt::Attempt;
+use crate::guard::Guard;
+use crate::process::Spawner;
+use crate::source::Source;
+use crate::task::{Farm, Settled, handle};
+
+/// First and longest pause of a slot whose surroundings do not work.
+const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
+/// How long killed attempts may take to delete their objects and give their deliveries back.
+const CLEAN_UP_WAIT: Duration = Duration::from_secs(30);
+
+/// How a worker starts itself again as a child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments, which are to lead to [`crate::child::main`].
+    pub args: Vec<String>,
+}
+
+impl ChildCommand {
+    /// This very program, even if the file it was started from has been replaced.
+    pub fn this_program(args: Vec<String>) -> Self {
+        Self { program: PathBuf::from("/proc/self/exe"), args }
+    }
+}
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Tasks done at a time, at least 1.
+    pub slots: usize,
+    /// How children are started.
+    pub child: ChildCommand,
+    /// Longest duration of an attempt. Stays below the 30 minutes after which brokers take a delivery back.
+    pub deadline: Duration,
+    /// Longest silence of a child.
+    pub stall: Duration,
+    /// How long a drain waits for running attempts before it kills them.
+    pub drain_budget: Duration,
+}
+
+impl Settings {
+    /// The usual limits: deadline 20 minutes, stall 60 s, drain budget 60 s.
+    pub fn new(slots: usize, child: ChildCommand) -> Self {
+        Self {
+            slots,
+            child,
+            deadline: Duration::from_secs(20 * 60),
+            stall: Duration::from_secs(60),
+            drain_budget: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A worker.
+pub enum Worker {}
+
+/// A running worker. Dropped, it stops at once: children are killed, deliveries go back to the broker.
+pub struct Handle {
+    slots: JoinSet<()>,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    drain_budget: Duration,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Every attempt that ran came to its end.
+    Complete,
+    /// Some were killed and their deliveries given back.
+    Interrupted,
+}
+
+impl Worker {
+    /// Starts taking tasks. Needs a running tokio runtime with time and I/O.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] for no slots; [`Code::Internal`] when no thread can be started.
+    pub fn start(settings: Settings, state: Storage, broker: Broker) -> Result<Handle, Failure> {
+        if settings.slots == 0 {
+            return Err(Failure::new(Code::InvalidRequest, "slots: 0, at least 1 is needed to do anything"));
+        }
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let drain_budget = settings.drain_budget;
+        let farm = Arc::new(Farm { spawner: spawner()?, settings, state, broker, kill: kill.clone() });
+        let mut slots = JoinSet::new();
+        for _ in 0..farm.settings.slots {
+            slots.spawn(slot(farm.clone(), stop.clone()));
+        }
+        Ok(Handle { slots, stop, kill, drain_budget })
+    }
+}
+
+impl Handle {
+    /// Drains: takes no more, waits up to the drain budget for what runs, then kills it and gives it back. Ends within the
+    /// budget and half a minute. Dropping the future ends everything at once.
+    pub async fn shutdown(mut self) -> Drain {
+        self.stop.cancel();
+        let drained = tokio::time::timeout(self.drain_budget, ended(&mut self.slots)).await;
+        if drained.is_ok() {
+            return Drain::Complete;
+        }
+        tracing::warn!("the drain budget is used up: running attempts are given back");
+        self.kill.cancel();
+        if tokio::time::timeout(CLEAN_UP_WAIT, ended(&mut self.slots)).await.is_err() {
+            tracing::warn!("attempts that were given back leave objects behind");
+        }
+        Drain::Interrupted
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.kill.cancel();
+    }
+}
+
+async fn ended(slots: &mut JoinSet<()>) {
+    while slots.join_next().await.is_some() {}
+}
+
+fn spawner() -> Result<Spawner, Failure> {
+    Spawner::start().map_err(|error| Failure::new(Code::Internal, format!("no thread to start children from: {error}")))
+}
+
+/// Takes deliveries one after another until told to stop. A slot is free before it takes, so none waits in a worker.
+async fn slot(farm: Arc<Farm>, stop: CancellationToken) {
+    let mut pause = *PAUSES.start();
+    loop {
+        let error = match stop.run_until_cancelled(farm.broker.consume(Queue::Tasks)).await {
+            None => return,
+            Some(Err(error)) => error,
+            Some(Ok(mut consumer)) => loop {
+                let delivery = match stop.run_until_cancelled(consumer.next()).await {
+                    None => return,
+                    Some(Err(error)) => break error,
+                    Some(Ok(delivery)) => delivery,
+                };
+                let handling = farm.clone();
+                // A task of its own, so that a panic costs one delivery and not the slot.
+                let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
+                match handled {
+                    Ok(Settled::Settled) => pause = *PAUSES.start(),
+                    Ok(Settled::GivenBack) => rest(&stop, &mut pause).await,
+                    Err(error) => {
+                        tracing::error!(%error, "a delivery was dropped");
+                        rest(&stop, &mut pause).await;
+                    }
+                }
+            },
+        };
+        tracing::warn!(%error, "no deliveries: trying again");
+        rest(&stop, &mut pause).await;
+    }
+}
+
+/// Waits a while, the next time twice as long.
+async fn rest(stop: &CancellationToken, pause: &mut Duration) {
+    let _ = stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
+    *pause = (*pause * 2).min(*PAUSES.end());
+}
+
+/// Finds out what a source is, in a child and without a broker. Dropping the future kills the child.
+///
+/// # Errors
+/// Why it cannot be told: see [`Code`].
+pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo, Failure> {
+    let spawner = spawner()?;
+    let guard = Guard::new(CancellationToken::new(), settings.deadline);
+    let attempt = async {
+        let source = Source::open(source).await?;
+        let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
+        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }.run().await
+    };
+    match guard.hold(attempt).await? {
+        (Done::Probed(info), _) => Ok(*info),
+        (Done::Encoded(_), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
+    }
+}
