@@ -11,7 +11,7 @@ pub const REDRAW: Duration = Duration::from_millis(200);
 /// A bar on standard error; nothing is drawn where that is no terminal.
 pub struct Progress {
     bar: ProgressBar,
-    /// Seconds of result; the speed is told against it.
+    /// Duration of the result: the bar's length, so that its speed is told against real time.
     duration_ns: u64,
 }
 
@@ -35,8 +35,9 @@ impl Progress {
             self.bar.set_style(style("{bar:30} {percent:>3} %  {speed}  {eta} left  {msg}"));
             self.bar.reset();
         }
-        self.bar.set_length(view.media_total_ns);
-        self.bar.set_position(view.media_done_ns.min(view.media_total_ns));
+        self.bar.set_length(self.duration_ns);
+        let done = u128::from(view.media_done_ns) * u128::from(self.duration_ns) / u128::from(view.media_total_ns);
+        self.bar.set_position(u64::try_from(done).unwrap_or(u64::MAX).min(self.duration_ns));
         self.bar.set_message(format!("{} of {} tasks", view.tasks_done, view.tasks_total));
     }
 
@@ -46,7 +47,7 @@ impl Progress {
     }
 }
 
-/// A bar's looks. `speed`: how many seconds of all tasks' media are gone through in a second.
+/// A bar's looks. `speed`: how many seconds of the result are made in a second.
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.with_key("speed", |state: &ProgressState, out: &mut dyn std::fmt::Write| {

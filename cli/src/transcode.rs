@@ -5,7 +5,6 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use farm::broker::Broker;
 use farm::job::{JobId, JobSpec, Layout};
@@ -75,7 +74,7 @@ async fn farm(spec: JobSpec, folder: &OutputFolder, slots: usize) -> Result<Summ
     let mut worker_settings = worker::Settings::new(slots, child());
     worker_settings.drain_budget = std::time::Duration::ZERO;
     let workers = worker::Worker::start(worker_settings, state.clone(), broker.clone())?;
-    let scheduler = Arc::new(Scheduler::start(Settings::new(2 * slots), state, broker));
+    let scheduler = Scheduler::start(Settings::for_slots(slots), state, broker);
     let mut progress = Progress::start();
     let mut redraw = tokio::time::interval(REDRAW);
     let ended = loop {

@@ -68,11 +68,6 @@ impl<F: Clone> Cadence<F> {
         (shown, self.account)
     }
 
-    /// What became of the frames so far.
-    pub fn account(&self) -> Account {
-        self.account
-    }
-
     fn in_chunk(&self, place: u64) -> bool {
         self.frames.contains(&place)
     }

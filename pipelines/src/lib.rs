@@ -16,6 +16,7 @@ mod audio;
 mod cadence;
 mod decode;
 mod fragment;
+mod mend;
 mod probe;
 mod scale;
 mod source;
@@ -129,8 +130,10 @@ pub enum Done {
 /// not count then.
 pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
     init()?;
+    let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
+    let (reader, warnings) = mend::mend(reader).map_err(unreadable)?;
     match order {
-        Order::Probe => probe::probe(&reader).map(|info| Done::Probed(Box::new(info))),
+        Order::Probe => probe::probe(&reader, warnings).map(|info| Done::Probed(Box::new(info))),
         Order::Video(order) => video::encode(order, reader, output).map(Done::Encoded),
         Order::Audio(order) => audio::encode(order, reader, output).map(Done::Encoded),
     }

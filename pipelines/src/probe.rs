@@ -20,11 +20,11 @@ const CHAPTERS_MAX: usize = 1000;
 /// A source that ends this much before its header says is called truncated.
 const SHORTFALL_NS: u64 = 2_000_000_000;
 
-/// Describes a source.
+/// Describes a source. `warnings` come first among its own.
 ///
 /// # Errors
 /// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
-pub fn probe(reader: &Arc<dyn Reader>) -> Result<MediaInfo, Failure> {
+pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
     let scan = scan(Arc::clone(reader))?;
     let mut info = MediaInfo {
         bytes: reader.bytes(),
@@ -35,7 +35,7 @@ pub fn probe(reader: &Arc<dyn Reader>) -> Result<MediaInfo, Failure> {
         audio: Vec::new(),
         dropped: Vec::new(),
         chapters: scan.chapters,
-        warnings: Vec::new(),
+        warnings,
     };
     let mut range: Option<(u64, u64)> = None;
     for (record, track) in scan.records.into_iter().zip(0..) {

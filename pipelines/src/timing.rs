@@ -40,8 +40,7 @@ pub fn timing(times: &[u64], claimed: Option<Rate>, last_duration_ns: Option<u64
     let mean = mean_rate(frames, last - first);
     let near_mean = mean.and_then(|mean| nearest_usual(mean.as_f64()));
     let fits = |rate: &Rate| times.iter().zip(0..).all(|(t, place)| rate.nearest_frame(t - first) == place);
-    let candidates = [claimed, near_mean, mean].into_iter().flatten();
-    let constant = candidates.clone().find(fits);
+    let constant = [claimed, near_mean, mean].into_iter().flatten().find(fits);
     let fallback = || Rate::new(FALLBACK.0, FALLBACK.1);
     let rate = constant.or_else(|| usual_distance(times, claimed)).or(claimed).or_else(fallback)?;
     let own = rate.start_ns(1);

@@ -61,7 +61,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
             last_caps = caps;
         }
     }
-    let Some(mut ladder) = ladder else {
+    let Some(ladder) = ladder else {
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
     };
     let (rest, account) = cadence.finish();
@@ -166,7 +166,7 @@ impl Ladder {
         for place in show.places.clone() {
             for feed in &self.feeds {
                 let divisor = u64::from(feed.divisor.get());
-                if place % divisor != 0 {
+                if !place.is_multiple_of(divisor) {
                     continue;
                 }
                 let mut buffer = show.frame.clone();
@@ -179,7 +179,7 @@ impl Ladder {
                     return Err(self.failure());
                 }
             }
-            if (place - self.start) % PROGRESS_FRAMES == 0 {
+            if (place - self.start).is_multiple_of(PROGRESS_FRAMES) {
                 output.progress(self.plan.rate.start_ns(place - self.start)).map_err(handed_on)?;
                 self.check()?;
             }

@@ -63,13 +63,14 @@ impl Shares {
 /// The task whose turn it is, by its place in `candidates`: of the tenant that was given least, of its most urgent and then
 /// oldest job, the one that others wait for first.
 pub fn pick_next(candidates: &[Candidate<'_>], shares: &Shares) -> Option<usize> {
-    let rank = |candidate: &Candidate<'_>| {
-        // Names break ties, so that the same state always gives the same answer.
-        let tenant = (shares.given(candidate.tenant), candidate.tenant.to_owned());
-        let job = (Reverse(candidate.priority), candidate.submitted, candidate.job.clone());
-        (tenant, job, stage(candidate.task), candidate.task.clone())
-    };
-    candidates.iter().enumerate().min_by_key(|(_, candidate)| rank(candidate)).map(|(place, _)| place)
+    candidates.iter().enumerate().min_by_key(|(_, candidate)| rank(candidate, shares)).map(|(place, _)| place)
+}
+
+/// What orders candidates. Names stand in it too, so that the same state always gives the same answer.
+fn rank<'a>(candidate: &Candidate<'a>, shares: &Shares) -> impl Ord + use<'a> {
+    let tenant = (shares.given(candidate.tenant), candidate.tenant);
+    let job = (Reverse(candidate.priority), candidate.submitted, candidate.job);
+    (tenant, job, stage(candidate.task), candidate.task)
 }
 
 /// Probes open a job, packs close one, sound takes long for one task; chunks are many.

@@ -12,8 +12,12 @@ pub mod ladder;
 pub mod plan;
 pub mod playlist;
 pub mod report;
+pub mod scheduler;
 pub mod seal;
 pub mod step;
+
+pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};
+pub use step::{JobResult, Summary};
 
 #[cfg(test)]
 mod testing;

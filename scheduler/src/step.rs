@@ -65,6 +65,13 @@ impl JobState {
         }
     }
 
+    /// Notes a failed attempt. One that was stopped from outside says nothing about its task.
+    pub fn note_failure(&mut self, task: TaskId, attempt: u32, failure: Failure) {
+        if !matches!(failure.code, Code::Cancelled | Code::Interrupted) {
+            self.failures.entry(task).or_default().insert(attempt, failure);
+        }
+    }
+
     /// What the probe found.
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
         self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
@@ -184,19 +191,19 @@ fn forward(job: &JobState) -> Result<Next, Failure> {
     }
 }
 
-/// Every task that can be done now and has no marker.
+/// Every task that can be done now and has no marker, the most pressing first.
 fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
     let is_missing = |task: &TaskId| !job.markers.contains_key(task);
-    let mut tasks: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
-    if plan.layout == Layout::SingleFile {
-        // Every chunk is a part of every rung.
-        let picture_made = !tasks.iter().any(|task| matches!(task, TaskId::Video(_)));
-        let rungs = plan.video.iter().filter(|_| picture_made).flat_map(|video| &video.rungs).map(|rung| &rung.id);
-        let sounds = (0..).zip(&plan.audio).filter(|(index, _)| !is_missing(&TaskId::Audio(*index))).map(|(_, audio)| &audio.id);
-        let packs: Vec<TaskId> = rungs.chain(sounds).map(|id| TaskId::Pack(id.clone())).filter(is_missing).collect();
-        tasks.extend(packs);
+    let encodes: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
+    if plan.layout == Layout::Segments {
+        return encodes;
     }
-    tasks
+    // Every chunk is a part of every rung.
+    let picture_made = !encodes.iter().any(|task| matches!(task, TaskId::Video(_)));
+    let rungs = plan.video.iter().filter(|_| picture_made).flat_map(|video| &video.rungs).map(|rung| &rung.id);
+    let sounds = (0..).zip(&plan.audio).filter(|(index, _)| !is_missing(&TaskId::Audio(*index))).map(|(_, audio)| &audio.id);
+    let packs = rungs.chain(sounds).map(|id| TaskId::Pack(id.clone())).filter(is_missing);
+    packs.chain(encodes.iter().cloned()).collect()
 }
 
 /// These tasks with the attempts that are due, unless one has failed too often.
@@ -225,7 +232,7 @@ enum Verdict {
 
 fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
     let Some((last, failure)) = failures.and_then(BTreeMap::last_key_value) else { return Verdict::Try(1) };
-    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !passes(failure.code));
+    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.code.may_pass_next_time());
     match hopeless.or((*last >= ATTEMPTS_MAX).then_some(failure)) {
         Some(failure) if is_environment(failure.code) => Verdict::Halt(failure.clone()),
         Some(failure) => Verdict::Fail(failure.clone()),
@@ -233,15 +240,10 @@ fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
     }
 }
 
-/// Whether a failed attempt leaves hope for the next. A cancelled or interrupted attempt says nothing about the task.
-fn passes(code: Code) -> bool {
-    code.may_pass_next_time() || matches!(code, Code::Cancelled | Code::Interrupted)
-}
-
-/// Whether a failure says nothing about the job, only about where it ran: then it is tried again when that is mended.
+/// Whether a failure says nothing about the job, only about where it ran: then it is tried again when that is mended. A
+/// mistake in Shoal is not mended by waiting.
 pub fn is_environment(code: Code) -> bool {
-    // A mistake in Shoal is not mended by waiting.
-    matches!(code.fault(), Fault::Environment | Fault::Interruption) && code != Code::Internal || code == Code::Cancelled
+    code.fault() == Fault::Environment && code != Code::Internal
 }
 
 /// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same.

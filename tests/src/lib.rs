@@ -4,9 +4,13 @@
 pub mod barcode;
 pub mod clip;
 pub mod contract;
+pub mod corpus;
 pub mod hls;
 pub mod mp4;
+pub mod player;
 pub mod process;
 pub mod reader;
 pub mod rules;
+pub mod server;
+pub mod shoal;
 pub mod sync;

@@ -57,11 +57,14 @@ pub fn frames(input: &Path, stream: &str) -> Result<Vec<Frame>> {
         times.stamps.len(),
         pictures.len()
     );
-    let frames = pictures.zip(times.stamps).map(|(picture, time_ns)| {
-        let seen = barcode::read(picture);
-        Frame { time_ns, number: seen.number, flash: seen.flash }
-    });
+    let frames = pictures.zip(times.stamps).map(|(picture, time_ns)| frame_at(time_ns, picture));
     Ok(frames.collect())
+}
+
+/// The frame that a small picture ([`barcode::read`]) shows.
+pub fn frame_at(time_ns: i64, picture: &[u8]) -> Frame {
+    let seen = barcode::read(picture);
+    Frame { time_ns, number: seen.number, flash: seen.flash }
 }
 
 /// The whole sound of a stream. `stream` is as `ffmpeg -map` takes it, `0:a:0`.

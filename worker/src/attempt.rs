@@ -117,7 +117,9 @@ fn verdict(served: Result<Done, Lost>, ended: Ended, stderr: &str) -> Result<Don
 fn crash(ended: Ended, stderr: &str) -> Failure {
     let (code, how) = match ended {
         Ended::Exited(0) => (Code::ChildCrashed, "the child ended without a result".to_owned()),
-        Ended::Exited(status) if status == i32::from(EXIT_FAILED) => (Code::ChildCrashed, "the child failed without a reason".to_owned()),
+        Ended::Exited(status) if status == i32::from(EXIT_FAILED) => {
+            (Code::ChildCrashed, "the child failed without a reason".to_owned())
+        }
         Ended::Exited(status) => (Code::ChildCrashed, format!("the child exited with status {status}")),
         Ended::Killed(number) => {
             let signal = Signal::try_from(number);

@@ -53,7 +53,9 @@ fn misbehave(how: &str) {
         "greedy" => say(&socket, &read(0, 5 << 20), &[]),
         "other-rendition" => say(&socket, r#"{"init":{"rendition":7,"timescale":1}}"#, b"x"),
         "segment-first" => say(&socket, r#"{"segment":{"rendition":0,"segment":{"ticks":1,"samples":1,"bytes":1}}}"#, b"x"),
-        "done-at-once" => say(&socket, r#"{"done":{"encoded":{"kept":0,"dropped":0,"filled":0,"missing":0,"decode_errors":0}}}"#, &[]),
+        "done-at-once" => {
+            say(&socket, r#"{"done":{"encoded":{"kept":0,"dropped":0,"filled":0,"missing":0,"decode_errors":0}}}"#, &[]);
+        }
         "claims-interruption" => say(&socket, r#"{"failed":{"code":"interrupted","message":"stop"}}"#, &[]),
         "huge" => socket.write_all(&[255; 16]).expect("written"),
         "garbage" => say(&socket, "{]", &[]),
@@ -131,6 +133,7 @@ impl Bench {
             progress: &mut progress,
         };
         let done = tokio::time::timeout(Duration::from_secs(60), attempt.run()).await.expect("an attempt ends");
+        uploads.abandon().await;
         (done, told)
     }
 }
@@ -247,7 +250,7 @@ fn leaks_alone() {
         let count = |path: &str| std::fs::read_dir(path).expect("listed").count();
         bench.attempt("segv", &video_order()).await.0.expect_err("a crash");
         let before = count("/proc/self/fd");
-        for how in ["honest"].repeat(3) {
+        for how in ["segv", "exit-0", "huge", "hang", "leave-behind", "honest"].repeat(3) {
             let _ = bench.attempt(how, &video_order()).await;
         }
         let fds = std::fs::read_dir("/proc/self/fd").expect("listed").flatten();

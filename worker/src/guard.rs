@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use farm::storage::{Storage, StorageError};
-use farm::{Code, Failure};
 use farm::job::JobId;
 use farm::keys;
+use farm::storage::{Storage, StorageError};
+use farm::{Code, Failure};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -376,7 +376,10 @@ mod tests {
     #[test]
     fn a_long_header_is_only_for_what_a_probe_found() {
         let padding = " ".repeat(SHORT_HEADER_BYTES_MAX);
-        for (header, allowed) in [(r#"{"progress":{"media_ns":0}}"#, false), (r#"{"done":{"encoded":{"kept":0,"dropped":0,"filled":0,"missing":0,"decode_errors":0}}}"#, true)] {
+        for (header, allowed) in [
+            (r#"{"progress":{"media_ns":0}}"#, false),
+            (r#"{"done":{"encoded":{"kept":0,"dropped":0,"filled":0,"missing":0,"decode_errors":0}}}"#, true),
+        ] {
             let text = format!("{padding}{header}");
             let mut buffer = BytesMut::new();
             buffer.put_u32_le(4 + text.len() as u32);

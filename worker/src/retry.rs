@@ -38,18 +38,24 @@ mod tests {
     async fn it_gives_up_after_four_tries_and_at_once_when_there_is_no_hope() {
         for (failures, tries, passes) in [(0, 1, true), (3, 4, true), (9, 4, false)] {
             let mut count = 0;
-            let done = patiently(|_: &u32| true, || {
-                count += 1;
-                std::future::ready(if count > failures { Ok(()) } else { Err(count) })
-            });
+            let done = patiently(
+                |_: &u32| true,
+                || {
+                    count += 1;
+                    std::future::ready(if count > failures { Ok(()) } else { Err(count) })
+                },
+            );
             assert_eq!(done.await.is_ok(), passes);
             assert_eq!(count, tries);
         }
         let mut count = 0;
-        let done = patiently(|_: &u32| false, || {
-            count += 1;
-            std::future::ready(Err::<(), _>(7))
-        });
+        let done = patiently(
+            |_: &u32| false,
+            || {
+                count += 1;
+                std::future::ready(Err::<(), _>(7))
+            },
+        );
         assert_eq!(done.await, Err(7));
         assert_eq!(count, 1);
     }

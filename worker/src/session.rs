@@ -117,7 +117,8 @@ impl Session {
     /// # Errors
     /// [`Code::Internal`] for an order that names a chunk it does not have.
     pub(crate) fn new(order: &Order, source_bytes: u64) -> Result<Self, Failure> {
-        let ordered = ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
+        let ordered =
+            ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
         let making = |ordered| Making { ordered, timescale: None, segments: 0, samples: 0, bytes: 0 };
         let renditions = ordered.into_iter().map(making).collect();
         Ok(Self { probe: matches!(order, Order::Probe), source_bytes, reads: 0, served_bytes: 0, renditions, ended: false })
@@ -177,7 +178,11 @@ impl Session {
         }
         let fragment = Fragment::read(&bytes)?;
         let samples = fragment.samples.len() as u64;
-        if samples == 0 || segment.bytes != bytes.len() as u64 || u64::from(segment.samples) != samples || segment.ticks != fragment.ticks() {
+        if samples == 0
+            || segment.bytes != bytes.len() as u64
+            || u64::from(segment.samples) != samples
+            || segment.ticks != fragment.ticks()
+        {
             return Err(Breach::SegmentDiffers);
         }
         making.segments += 1;
@@ -222,11 +227,13 @@ fn ordered(order: &Order) -> Option<Vec<Ordered>> {
         Order::Video(order) => {
             let chunk = order.plan.chunks.get(order.chunk as usize)?;
             let frames = chunk.end.checked_sub(chunk.start)?;
-            let segments = Amount::Exactly(frames.checked_next_multiple_of(u64::from(order.plan.segment_frames))? / u64::from(order.plan.segment_frames));
+            let segments = Amount::Exactly(
+                frames.checked_next_multiple_of(u64::from(order.plan.segment_frames))? / u64::from(order.plan.segment_frames),
+            );
             let duration_ns = order.plan.rate.start_ns(frames);
             let rung = |rung: &farm::plan::Rung| {
-                let (farm::plan::RateControl::CappedQuality { max_bitrate, .. } | farm::plan::RateControl::Average { max_bitrate, .. }) =
-                    rung.rate_control;
+                let (farm::plan::RateControl::CappedQuality { max_bitrate, .. }
+                | farm::plan::RateControl::Average { max_bitrate, .. }) = rung.rate_control;
                 let samples = Some(frames.div_ceil(u64::from(rung.divisor.get())));
                 Ordered { segments, samples, bytes_max: bytes_max(max_bitrate, duration_ns) }
             };

@@ -103,7 +103,7 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
 }
 
 /// Publishes the event, then acknowledges. Without the event confirmed there is no acknowledgement: the delivery comes
-/// again, finds the marker or the failure record's attempt, and the event is published then.
+/// again and finds the marker, or the attempt is made again.
 async fn acknowledge(farm: &Farm, delivery: Delivery, event: Option<Event>) -> Settled {
     if let Some(event) = event
         && let Err(error) = farm.broker.publish(Queue::Events, &event).await
@@ -217,14 +217,17 @@ fn senseless(job: &JobId, task: &TaskId) -> Verdict {
 /// A JSON object of a job's state.
 async fn load<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Verdict> {
     match patiently(storage_may_pass, || state.get(key)).await {
-        Ok(json) => serde_json::from_slice(&json).map_err(|error| Verdict::Senseless(format!("{key} cannot be understood: {error}"))),
+        Ok(json) => {
+            serde_json::from_slice(&json).map_err(|error| Verdict::Senseless(format!("{key} cannot be understood: {error}")))
+        }
         Err(StorageError::NotFound(_)) => Err(Verdict::Senseless(format!("{key} is not there"))),
         Err(error) => Err(error.into()),
     }
 }
 
 async fn store(state: &Storage, key: &str, value: &(impl Serialize + Sync), new: bool) -> Result<Creation, StorageError> {
-    let json = serde_json::to_vec(value).map_err(|error| StorageError::Unavailable { key: key.to_owned(), why: error.to_string() })?;
+    let json =
+        serde_json::to_vec(value).map_err(|error| StorageError::Unavailable { key: key.to_owned(), why: error.to_string() })?;
     let json = bytes::Bytes::from(json);
     match new {
         true => patiently(storage_may_pass, || state.put_new(key, json.clone(), Kind::Json)).await,

@@ -1,6 +1,7 @@
 //! For the tests of this crate: a small plan, media bytes that are well formed, and children that keep to the rules.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use farm::job::{Layout, VideoCodec};
@@ -128,15 +129,19 @@ pub(crate) fn child_command(how: &str) -> ChildCommand {
     ChildCommand::this_program(args.map(str::to_owned).to_vec())
 }
 
+/// A way to do an order.
+type Work = fn(&Order, Arc<dyn Reader>, Arc<dyn Output>) -> Result<Done, Failure>;
+
 /// The children that keep to the protocol. Does not return when it knows the behaviour.
 pub(crate) fn test_child(how: &str) {
-    let work: fn(&Order, &dyn Reader, &dyn Output) -> Result<Done, Failure> = match how {
+    let work: Work = match how {
+        "real" => |order, reader, output| pipelines::run(order, reader, &output),
         "honest" => |order, reader, output| {
-            check_source(reader)?;
-            make(order, output, usize::MAX)
+            check_source(&*reader)?;
+            make(order, &*output, usize::MAX)
         },
         "half" => |order, _, output| {
-            make(order, output, 1)?;
+            make(order, &*output, 1)?;
             hang()
         },
         "failed" => |_, _, _| Err(Failure::new(Code::Undecodable, "no way to decode this")),
@@ -148,7 +153,7 @@ pub(crate) fn test_child(how: &str) {
         },
         _ => return,
     };
-    std::process::exit(i32::from(run_with(|order, reader, output| work(order, &*reader, &*output))));
+    std::process::exit(i32::from(run_with(work)));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "stands where an error is mapped")]
@@ -184,7 +189,9 @@ fn check_source(reader: &dyn Reader) -> Result<(), Failure> {
         at += 700_001;
         (at - 700_001 < bytes).then_some((at - 700_001, 700_001))
     });
-    for (offset, len) in places.chain([(0, 10), (1 << 20, 1), ((1 << 20) - 1, 2), (bytes - 1, 100), (bytes, 5), (u64::MAX, 1), (5, 3 << 20)]) {
+    for (offset, len) in
+        places.chain([(0, 10), (1 << 20, 1), ((1 << 20) - 1, 2), (bytes - 1, 100), (bytes, 5), (u64::MAX, 1), (5, 3 << 20)])
+    {
         let end = offset.saturating_add(len).min(bytes);
         let read = reader.read_at(offset, len as usize).map_err(broken)?;
         if read != pattern(offset.min(end)..end) {

@@ -189,7 +189,9 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let attempt = async {
         let source = Source::open(source).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
-        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }.run().await
+        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }
+            .run()
+            .await
     };
     match guard.hold(attempt).await? {
         (Done::Probed(info), _) => Ok(*info),

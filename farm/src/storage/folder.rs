@@ -122,13 +122,17 @@ impl Folder {
         let folder = path.parent().unwrap_or(&self.root);
         let mut builder = tempfile::Builder::new();
         builder.prefix(TEMPORARY).permissions(Permissions::from_mode(FILE_MODE));
-        let mut tries = 0;
-        loop {
-            match make_folder(folder).and_then(|()| builder.tempfile_in(folder)) {
+        let failed = |error| writing_failed(key, &error);
+        let (mut tries, mut grown) = (0, Vec::new());
+        let draft = loop {
+            match make_folder(folder, &mut grown).and_then(|()| builder.tempfile_in(folder)) {
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < RACES_MAX => tries += 1,
-                other => return other.map_err(|error| writing_failed(key, &error)),
+                other => break other.map_err(failed)?,
             }
-        }
+        };
+        // Now that no folder on the way can be removed, the new ones are made durable.
+        grown.iter().try_for_each(|folder| sync_folder(folder)).map_err(failed)?;
+        Ok(draft)
     }
 
     /// Gives a finished file its name: content first, then the name, each made durable.
@@ -232,17 +236,20 @@ impl Backend for Folder {
     }
 }
 
-/// Makes a folder and those above it, each durable before what goes into it.
-fn make_folder(path: &Path) -> io::Result<()> {
+/// Makes a folder and those above it. Adds to `grown` the folders in which a new one was made.
+fn make_folder(path: &Path, grown: &mut Vec<PathBuf>) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    make_folder(above)?;
+    make_folder(above, grown)?;
     match fs::create_dir(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => sync_folder(above),
+        Ok(()) => {
+            grown.push(above.to_owned());
+            Ok(())
+        }
     }
 }
 

@@ -122,7 +122,8 @@ pub fn route(from: &Format, to: &Format) -> Route {
     if from.family != Family::Grey && !light_alike {
         return Route::ThroughLight(transfer, primaries);
     }
-    if Format { transfer: to.transfer, primaries: to.primaries, ..*from } == *to { Route::Keep } else { Route::Direct }
+    let as_displayed = Format { transfer: to.transfer, primaries: to.primaries, ..*from };
+    if as_displayed == *to { Route::Keep } else { Route::Direct }
 }
 
 /// The matrix by which zimg can make RGB; where it is not told, the one that goes with the primaries.

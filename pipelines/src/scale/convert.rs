@@ -79,9 +79,9 @@ impl Converter {
 
 impl ThroughLight {
     fn convert(&mut self, from: &[View<'_>], to: &mut [ViewMut<'_>]) -> Result<(), Error> {
-        self.to_rgb.process(from, &mut self.rgb.each_mut().map(ViewMut::floats))?;
+        self.to_rgb.process(from, &mut self.rgb.each_mut().map(ViewMut::of))?;
         let [red, green, blue] = self.rgb.each_mut().map(Plane::samples_mut);
         self.curve.apply(red, green, blue);
-        self.from_rgb.process(&self.rgb.each_ref().map(View::floats), to)
+        self.from_rgb.process(&self.rgb.each_ref().map(View::of), to)
     }
 }

@@ -67,12 +67,11 @@ pub fn is_aligned(data: &[u8], stride: usize) -> bool {
     data.as_ptr().align_offset(ALIGN) == 0 && stride.is_multiple_of(ALIGN)
 }
 
-/// Copies `row_bytes` of each row that both planes have. Strides are in bytes and above zero.
-pub fn copy_rows(from: &[u8], from_stride: usize, to: &mut [u8], to_stride: usize, row_bytes: usize) {
+/// Copies rows, as much of each as has room. Strides are in bytes and above zero.
+pub fn copy_rows(from: &[u8], from_stride: usize, to: &mut [u8], to_stride: usize) {
     for (from, to) in from.chunks(from_stride).zip(to.chunks_mut(to_stride)) {
-        let bytes = row_bytes.min(from.len()).min(to.len());
-        if let (Some(from), Some(to)) = (from.get(..bytes), to.get_mut(..bytes)) {
-            to.copy_from_slice(from);
+        for (from, to) in from.iter().zip(to) {
+            *to = *from;
         }
     }
 }

@@ -150,6 +150,11 @@ impl Format {
     }
 }
 
+/// A number of which every pattern of bits is a value, so that zimg may write any.
+pub trait Number: Copy + Default {}
+impl Number for u8 {}
+impl Number for f32 {}
+
 /// A plane to be read.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -165,10 +170,10 @@ impl<'a> View<'a> {
         Self { data: data.as_ptr(), bytes: data.len(), stride, memory: PhantomData }
     }
 
-    /// A plane of floats.
-    pub fn floats(plane: &'a Plane<f32>) -> Self {
+    /// The whole of a plane.
+    pub fn of<T: Number>(plane: &'a Plane<T>) -> Self {
         let data = plane.samples();
-        Self { data: data.as_ptr().cast(), bytes: size_of_val(data), stride: plane.stride() * size_of::<f32>(), memory: PhantomData }
+        Self { data: data.as_ptr().cast(), bytes: size_of_val(data), stride: plane.stride() * size_of::<T>(), memory: PhantomData }
     }
 }
 
@@ -186,9 +191,9 @@ impl<'a> ViewMut<'a> {
         Self { data: data.as_mut_ptr(), bytes: data.len(), stride, memory: PhantomData }
     }
 
-    /// A plane of floats.
-    pub fn floats(plane: &'a mut Plane<f32>) -> Self {
-        let stride = plane.stride() * size_of::<f32>();
+    /// The whole of a plane.
+    pub fn of<T: Number>(plane: &'a mut Plane<T>) -> Self {
+        let stride = plane.stride() * size_of::<T>();
         let data = plane.samples_mut();
         Self { data: data.as_mut_ptr().cast(), bytes: size_of_val(data), stride, memory: PhantomData }
     }
@@ -468,12 +473,12 @@ mod tests {
         let mut graph = Graph::new(grey(64, 8), grey(32, 8)).expect("grey scales");
         let source = Plane::<f32>::new(64, 8);
         let mut target = Plane::<f32>::new(32, 8);
-        assert!(graph.process(&[View::floats(&source)], &mut [ViewMut::floats(&mut target)]).is_ok());
-        assert!(matches!(graph.process(&[], &mut [ViewMut::floats(&mut target)]), Err(Error::Memory(_))));
+        assert!(graph.process(&[View::of(&source)], &mut [ViewMut::of(&mut target)]).is_ok());
+        assert!(matches!(graph.process(&[], &mut [ViewMut::of(&mut target)]), Err(Error::Memory(_))));
         let small = Plane::<f32>::new(64, 7);
-        assert!(matches!(graph.process(&[View::floats(&small)], &mut [ViewMut::floats(&mut target)]), Err(Error::Memory(_))));
+        assert!(matches!(graph.process(&[View::of(&small)], &mut [ViewMut::of(&mut target)]), Err(Error::Memory(_))));
         let mut bytes = Plane::<u8>::new(64 * 4, 9);
-        let (view, aside) = (View::floats(&source), &mut bytes.samples_mut()[32..]);
+        let (view, aside) = (View::of(&source), &mut bytes.samples_mut()[32..]);
         assert!(matches!(graph.process(&[view], &mut [ViewMut::new(aside, 256)]), Err(Error::Memory(_))));
         assert!(matches!(graph.process(&[view], &mut [ViewMut::new(bytes.samples_mut(), 64)]), Err(Error::Memory(_))));
     }

@@ -11,7 +11,7 @@ use farm::{Code, Failure};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LAST_MODIFIED, RANGE};
 use reqwest::{Client, Response, StatusCode, redirect};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
@@ -51,6 +51,22 @@ struct Remote {
 struct Pin {
     bytes: u64,
     etag: Option<HeaderValue>,
+    modified: Option<HeaderValue>,
+}
+
+impl Pin {
+    fn new(bytes: u64, answer: &Response) -> Self {
+        let header = |name| answer.headers().get(name).cloned();
+        Self { bytes, etag: header(ETAG), modified: header(LAST_MODIFIED) }
+    }
+
+    /// Whether an answer is of this version. What it does not say is no evidence: some caches leave a header out.
+    fn fits(&self, other: &Self) -> bool {
+        let same = |a: &Option<HeaderValue>, b: &Option<HeaderValue>| a.as_ref().zip(b.as_ref()).is_none_or(|(a, b)| a == b);
+        // An ETag that agrees outweighs a date: servers behind one name may have copied the file at different times.
+        let dates = self.etag.is_some() && other.etag.is_some() || same(&self.modified, &other.modified);
+        self.bytes == other.bytes && same(&self.etag, &other.etag) && dates
+    }
 }
 
 type Fetch = Shared<BoxFuture<'static, Result<Bytes, Failure>>>;
@@ -79,7 +95,9 @@ impl FetchError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Network(_) => true,
-            Self::Status(status) => status.is_server_error() || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS),
+            Self::Status(status) => {
+                status.is_server_error() || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+            }
             Self::NoRanges | Self::Unfit(_) | Self::Changed => false,
         }
     }
@@ -173,7 +191,9 @@ impl HttpSource {
             fetched.map_err(|error| error.into_failure(&remote.url))
         });
         let fetching = AbortOnDropHandle::new(fetching);
-        async move { fetching.await.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "a fetch came to nothing"))) }.boxed().shared()
+        async move { fetching.await.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "a fetch came to nothing"))) }
+            .boxed()
+            .shared()
     }
 }
 
@@ -201,15 +221,18 @@ impl Remote {
 
     async fn open(&self) -> Result<Pin, FetchError> {
         let answer = self.client.get(self.url.clone()).headers(self.headers.clone()).header(RANGE, "bytes=0-0").send().await?;
-        let etag = answer.headers().get(ETAG).cloned();
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
-                Some((0, 1, bytes)) => Ok(Pin { bytes, etag }),
+                Some((0, 1, bytes)) => Ok(Pin::new(bytes, &answer)),
                 Some(_) => Err(FetchError::Unfit("other bytes than asked for")),
                 None => Err(FetchError::Unfit("it does not tell the size of the source")),
             },
             // No first byte: it is empty.
-            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Pin { bytes: 0, etag }),
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if answer.headers().get(CONTENT_RANGE).is_some_and(|range| range == "bytes */0") =>
+            {
+                Ok(Pin::new(0, &answer))
+            }
             StatusCode::OK => Err(FetchError::NoRanges),
             status => Err(FetchError::Status(status)),
         }
@@ -230,7 +253,7 @@ impl Remote {
             status => return Err(FetchError::Status(status)),
         }
         let (from, to, bytes) = content_range(&answer).ok_or(FetchError::Unfit("it does not tell which bytes it holds"))?;
-        if bytes != pin.bytes || answer.headers().get(ETAG) != pin.etag.as_ref() {
+        if !pin.fits(&Pin::new(bytes, &answer)) {
             return Err(FetchError::Changed);
         }
         if (from, to) != (first, end) {

@@ -1,1 +1,209 @@
-//! to be written
+//! A source behind a server of a few lines that does what it is asked to, or the wrong thing.
+
+use super::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::testing::pattern;
+
+const BYTES: u64 = 5 * BLOCK_BYTES + 77;
+
+/// How a server behaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Good,
+    /// Answers 503 to so many requests first.
+    BusyFor(u32),
+    NoRanges,
+    Status(u16),
+    /// Has another version from the so-many-th request on, and says so by 412.
+    ChangesAt(u32),
+    /// As [`Manner::ChangesAt`], but does not know `If-Match`.
+    ChangesUnasked(u32),
+    /// As [`Manner::ChangesUnasked`], and tells versions apart by their date alone.
+    ChangesDate(u32),
+    /// Sends to itself for ever.
+    Circles,
+    /// Cuts every other answer short.
+    CutsShort,
+    Empty,
+}
+
+struct Server {
+    url: Url,
+    requests: Arc<AtomicU32>,
+    heads: Arc<Mutex<Vec<String>>>,
+    _running: AbortOnDropHandle<()>,
+}
+
+impl Server {
+    async fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("known").port();
+        let (requests, heads) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (counted, kept) = (requests.clone(), heads.clone());
+        let running = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, manner, counted.clone(), kept.clone()));
+            }
+        });
+        let url = format!("http://user:secret@127.0.0.1:{port}/film.mp4?token=secret").parse().expect("a URL");
+        Self { url, requests, heads, _running: AbortOnDropHandle::new(running) }
+    }
+
+    fn spec(&self) -> SourceSpec {
+        SourceSpec { url: self.url.clone(), headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]) }
+    }
+
+    async fn open(&self) -> Result<HttpSource, Failure> {
+        HttpSource::open(&self.spec()).await
+    }
+
+    fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, manner: Manner, requests: Arc<AtomicU32>, heads: Arc<Mutex<Vec<String>>>) {
+    let mut buffer = Vec::new();
+    while let Ok(1..) = stream.read_buf(&mut buffer).await {
+        let text = String::from_utf8_lossy(&buffer).into_owned();
+        let Some((head, _)) = text.split_once("\r\n\r\n") else { continue };
+        buffer.clear();
+        heads.lock().expect("unpoisoned").push(head.to_owned());
+        let (answer, whole) = answer(manner, requests.fetch_add(1, Ordering::SeqCst), head);
+        if stream.write_all(&answer).await.is_err() || !whole {
+            return;
+        }
+    }
+}
+
+/// The bytes of an answer, and whether the connection lives on.
+fn answer(manner: Manner, request: u32, head: &str) -> (Vec<u8>, bool) {
+    let plain = |status: &str| (format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes(), true);
+    let header = |name: &str| {
+        head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v))
+    };
+    let changed = matches!(manner, Manner::ChangesAt(at) | Manner::ChangesUnasked(at) | Manner::ChangesDate(at) if request >= at);
+    let etag = if changed { "\"new\"" } else { "\"old\"" };
+    let version = match manner {
+        Manner::ChangesDate(_) => format!("Last-Modified: Mon, 23 Nov 2026 10:00:0{} GMT", u8::from(changed)),
+        _ => format!("ETag: {etag}"),
+    };
+    match manner {
+        Manner::BusyFor(times) if request < times => return plain("503 Service Unavailable"),
+        Manner::Status(status) => return plain(&format!("{status} No")),
+        Manner::NoRanges => return plain("200 OK"),
+        Manner::Empty => return plain("416 Range Not Satisfiable\r\nContent-Range: bytes */0"),
+        Manner::Circles => return plain("302 Found\r\nLocation: /film.mp4"),
+        Manner::ChangesAt(_) if header("if-match").is_some_and(|tag| tag != etag) => return plain("412 Precondition Failed"),
+        _ => {}
+    }
+    let range = header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')).expect("a range is asked for");
+    let (first, last): (u64, u64) = (range.0.parse().expect("a number"), range.1.parse().expect("a number"));
+    let last = last.min(BYTES - 1);
+    let mut answer = format!(
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {first}-{last}/{BYTES}\r\n{version}\r\n\r\n",
+        last + 1 - first
+    )
+    .into_bytes();
+    let cut = manner == Manner::CutsShort && request % 2 == 1;
+    answer.extend(pattern(first..if cut { (first + last) / 2 } else { last + 1 }));
+    (answer, !cut)
+}
+
+/// Reads all, forward, in steps that do not fall on blocks.
+async fn read_all(source: &HttpSource) -> Result<(), Failure> {
+    let mut at = 0;
+    while at < source.bytes() {
+        let len = 1_000_003.min(source.bytes() - at);
+        assert_eq!(source.read_at(at, len as usize).await?, pattern(at..at + len), "at {at}");
+        at += len;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_byte_comes_once_and_the_version_is_pinned() {
+    let server = Server::start(Manner::Good).await;
+    let source = server.open().await.expect("readable");
+    assert_eq!(source.bytes(), BYTES);
+    read_all(&source).await.expect("read");
+    assert_eq!(server.requests(), 1 + 6, "one request to open, one for each block");
+    let heads = server.heads.lock().expect("unpoisoned").clone();
+    assert!(heads.iter().all(|head| head.to_lowercase().contains("x-key: secret")), "{heads:?}");
+    assert!(heads.iter().skip(1).all(|head| head.to_lowercase().contains("if-match: \"old\"")), "{heads:?}");
+}
+
+#[tokio::test]
+async fn jumping_about_does_not_fetch_ahead() {
+    let server = Server::start(Manner::Good).await;
+    let source = server.open().await.expect("readable");
+    for index in [4, 0, 2, 4] {
+        let at = index * BLOCK_BYTES;
+        assert_eq!(source.read_at(at, 10).await.expect("read"), pattern(at..at + 10));
+    }
+    assert_eq!(server.requests(), 1 + 3);
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
+    let server = Server::start(Manner::BusyFor(3)).await;
+    read_all(&server.open().await.expect("readable")).await.expect("read");
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_early_is_asked_for_again() {
+    let server = Server::start(Manner::CutsShort).await;
+    read_all(&server.open().await.expect("readable")).await.expect("read");
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_read_says_why_and_tells_no_secret() {
+    for (manner, code, words) in [
+        (Manner::BusyFor(100), Code::SourceUnreadable, "503"),
+        (Manner::Status(404), Code::SourceUnreadable, "404"),
+        (Manner::Status(403), Code::SourceUnreadable, "403"),
+        (Manner::NoRanges, Code::SourceUnreadable, "does not serve byte ranges"),
+        (Manner::Circles, Code::SourceUnreadable, "redirect"),
+    ] {
+        let server = Server::start(manner).await;
+        let failure = server.open().await.err().expect(words);
+        assert_eq!(failure.code, code, "{failure}");
+        assert!(failure.message.contains(words) && failure.message.contains("/film.mp4"), "{failure}");
+        assert!(!failure.message.contains("secret"), "{failure}");
+    }
+    let server = Server::start(Manner::Status(404)).await;
+    server.open().await.err().expect("not there");
+    assert_eq!(server.requests(), 1, "what will not pass is not tried again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_to_be() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("known").port();
+    drop(listener);
+    let url = format!("http://127.0.0.1:{port}/film.mp4?token=secret").parse().expect("a URL");
+    let failure = HttpSource::open(&SourceSpec { url, headers: BTreeMap::new() }).await.err().expect("not there");
+    assert_eq!(failure.code, Code::SourceUnreadable);
+    assert!(failure.message.contains("refused") && !failure.message.contains("secret"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_source_that_changes_while_it_is_read_is_given_up() {
+    for manner in [Manner::ChangesAt(2), Manner::ChangesUnasked(2), Manner::ChangesDate(2)] {
+        let server = Server::start(manner).await;
+        let source = server.open().await.expect("readable");
+        let failure = read_all(&source).await.expect_err("changed");
+        assert_eq!(failure.code, Code::SourceChanged, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_source_is_a_source_of_no_bytes() {
+    let server = Server::start(Manner::Empty).await;
+    assert_eq!(server.open().await.expect("readable").bytes(), 0);
+}

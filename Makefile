@@ -1,0 +1,54 @@
+# Shoal: `make run INPUT=video.mp4 OUTPUT=out` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+OUTPUT ?= out
+SHOAL := target/release/shoal
+CLIP := target/clip.mp4
+
+# The same names on Debian 12, Debian 13 and Ubuntu 24.04.
+PACKAGES := gcc pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libzimg-dev gstreamer1.0-tools \
+  gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
+TEST_PACKAGES := ffmpeg chromium nodejs
+
+.PHONY: help
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: run
+run: build $(if $(INPUT),,$(CLIP)) ## transcode INPUT to OUTPUT (without INPUT: a clip of its own)
+	$(SHOAL) transcode "$(or $(INPUT),$(CLIP))" --output "$(OUTPUT)" $(ARGS)
+
+.PHONY: build
+build: deps ## build the program in release mode
+	cargo build --release --locked -p cli
+
+# 20 s of moving picture and a tick each second.
+$(CLIP): deps
+	mkdir -p $(@D)
+	gst-launch-1.0 -q -e videotestsrc num-buffers=500 pattern=ball animation-mode=frames \
+	  ! video/x-raw,width=1280,height=720,framerate=25/1 ! x264enc key-int-max=100 ! h264parse ! mp4mux name=mux ! filesink location=$@ \
+	  audiotestsrc wave=ticks num-buffers=938 samplesperbuffer=1024 ! audio/x-raw,rate=48000,channels=2 ! audioconvert ! avenc_aac ! aacparse ! mux.
+
+.PHONY: test
+test: build test-deps ## install what the tests need and run every suite
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked
+
+.PHONY: lint
+lint: deps ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: deny
+deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
+	cargo deny check
+
+.PHONY: deps
+deps: ## install the Debian packages that building and running need
+	@deploy/packages.sh $(PACKAGES)
+
+.PHONY: test-deps
+test-deps: deps ## install what only the tests need
+	@deploy/packages.sh $(TEST_PACKAGES)
+	cd tests/player && { [ -d node_modules/hls.js ] || npm ci --no-audit --no-fund; }

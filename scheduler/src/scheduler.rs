@@ -1,0 +1,220 @@
+//! Acts: takes what [`crate::step`] and [`crate::dispatch`] decide to storage and broker.
+//!
+//! Nothing here is remembered that storage does not have. What is on the task queue is only a guess: after a restart,
+//! every task without a marker is handed out again, and workers drop those that turn out to be done.
+
+mod engine;
+mod job;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farm::broker::{Broker, Queue};
+use farm::job::{JobId, JobSpec};
+use farm::storage::{Creation, Kind, Storage};
+use farm::task::{Event, Token};
+use farm::{Code, Failure, keys};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use view::{JobView, Phase};
+
+use crate::step::JobResult;
+use engine::Engine;
+use job::{fetch, fetch_if_there};
+use view::Board;
+
+/// Part of the farm's jobs that this scheduler looks after; there is one so far.
+const PARTITION: u32 = 0;
+
+/// What can be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Most tasks on the broker's queue or with workers at a time: twice the slots keeps them busy. At least 1.
+    pub window: usize,
+    /// A task of which nothing was heard for so long is looked at again, and handed out again when it has no marker. Longer
+    /// than an attempt's deadline.
+    pub lease: Duration,
+    /// How often everything is looked at again, in case a message was lost.
+    pub reconcile: Duration,
+    /// Wait after storage or broker did not work, the first time; it doubles each time.
+    pub retry_first: Duration,
+    /// Longest wait of that kind, and the wait until a halted job is tried again.
+    pub retry_longest: Duration,
+    /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
+    pub troubles_max: u32,
+}
+
+impl Settings {
+    /// The usual settings for so many slots.
+    pub fn for_slots(slots: usize) -> Self {
+        Self {
+            window: slots.saturating_mul(2).max(1),
+            lease: Duration::from_secs(25 * 60),
+            reconcile: Duration::from_secs(30),
+            retry_first: Duration::from_millis(250),
+            retry_longest: Duration::from_secs(30),
+            troubles_max: 8,
+        }
+    }
+}
+
+/// Takes jobs to their end.
+pub struct Scheduler;
+
+impl Scheduler {
+    /// Starts a scheduler: it takes up every job that is active in `state`, and those that are submitted from now on.
+    /// It stops when the handle is dropped.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn start(settings: Settings, state: Storage, broker: Broker) -> Handle {
+        let board = Arc::new(Board::default());
+        let (stop, stopped) = oneshot::channel();
+        let engine = Engine::new(settings, state.clone(), broker.clone(), Arc::clone(&board));
+        let task = tokio::spawn(engine.run(stopped));
+        Handle { board, state, broker, stop: Some(stop), task }
+    }
+}
+
+/// A running scheduler. Dropped, it stops at once: as good as a crash, and as harmless.
+pub struct Handle {
+    board: Arc<Board>,
+    state: Storage,
+    broker: Broker,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// How far a job is, if this scheduler knows it: it is active, or ended a short while ago.
+    pub fn view(&self, job: &JobId) -> Option<JobView> {
+        self.board.get(job)
+    }
+
+    /// Follows a job: the view at once, and then every change. The channel closes when the scheduler stops.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] when there is no such job, [`Code::Interrupted`] when the scheduler has stopped, storage's.
+    pub async fn follow(&self, job: &JobId) -> Result<watch::Receiver<JobView>, Failure> {
+        if self.board.get(job).is_none() {
+            if let Some(result) = fetch_if_there::<JobResult>(&self.state, &keys::result(job)).await? {
+                self.board.put(job, JobView { phase: Phase::Ended(result), ..JobView::default() });
+            } else if fetch_if_there::<JobSpec>(&self.state, &keys::spec(job)).await?.is_none() {
+                return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));
+            }
+        }
+        self.board.follow(job).ok_or_else(|| interrupted(job))
+    }
+
+    /// Waits until a job ends, or cannot go on until the environment is mended.
+    ///
+    /// # Errors
+    /// Why it cannot go on; it is kept and tried again. And as [`Handle::follow`].
+    pub async fn wait(&self, job: &JobId) -> Result<JobResult, Failure> {
+        let mut views = self.follow(job).await?;
+        let settled = views.wait_for(|view| matches!(view.phase, Phase::Ended(_) | Phase::Halted(_))).await;
+        match settled.map(|view| view.phase.clone()) {
+            Ok(Phase::Ended(result)) => Ok(result),
+            Ok(Phase::Halted(failure)) => Err(failure),
+            Ok(Phase::Waiting | Phase::Probing | Phase::Encoding | Phase::Packing) | Err(_) => Err(interrupted(job)),
+        }
+    }
+
+    /// As [`submit`].
+    ///
+    /// # Errors
+    /// As [`submit`].
+    pub async fn submit(&self, spec: JobSpec) -> Result<JobId, Failure> {
+        submit(&self.state, &self.broker, spec).await
+    }
+
+    /// As [`cancel`].
+    ///
+    /// # Errors
+    /// As [`cancel`].
+    pub async fn cancel(&self, job: &JobId) -> Result<(), Failure> {
+        cancel(&self.state, &self.broker, job).await
+    }
+
+    /// Stops: hands out nothing more. What workers are doing goes on, and counts when a scheduler is started again.
+    pub async fn shutdown(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that it has stopped already.
+            let _ = stop.send(());
+        }
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!(%error, "the scheduler ended badly");
+        }
+    }
+}
+
+fn interrupted(job: &JobId) -> Failure {
+    Failure::new(Code::Interrupted, format!("job {job} goes on when a scheduler is started again"))
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.board.close();
+    }
+}
+
+/// Takes a job in. When this returns, the job is stored, and any scheduler on this state will take it to its end.
+/// The same id with the same spec is the same job.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] for a spec that cannot be done or an id that stands for another job; storage's errors.
+pub async fn submit(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<JobId, Failure> {
+    spec.check()?;
+    Storage::open(&spec.output.url)?;
+    let id = match spec.id.clone() {
+        Some(id) => id,
+        None => JobId::try_from(Token::random().to_string())?,
+    };
+    spec.id = Some(id.clone());
+    let key = keys::spec(&id);
+    let stored: JobSpec = match fetch_if_there(state, &key).await? {
+        Some(stored) => stored,
+        None => {
+            let content = serde_json::to_vec(&spec).map_err(|error| Failure::new(Code::Internal, format!("{key}: {error}")))?;
+            match state.put_new(&key, content.into(), Kind::Json).await? {
+                Creation::Created => spec.clone(),
+                Creation::Existed => fetch(state, &key).await?,
+            }
+        }
+    };
+    if stored != spec {
+        return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
+    }
+    if fetch_if_there::<JobResult>(state, &keys::result(&id)).await?.is_none() {
+        state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
+        ring(broker, &id).await;
+    }
+    Ok(id)
+}
+
+/// Asks for a job to be stopped. It may still end as done when it is at its very end.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] when there is no such job; storage's errors.
+pub async fn cancel(state: &Storage, broker: &Broker, job: &JobId) -> Result<(), Failure> {
+    if fetch_if_there::<JobSpec>(state, &keys::spec(job)).await?.is_none() {
+        return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));
+    }
+    if fetch_if_there::<JobResult>(state, &keys::result(job)).await?.is_none() {
+        state.put(&keys::cancel(job), bytes::Bytes::new(), Kind::Json).await?;
+        ring(broker, job).await;
+    }
+    Ok(())
+}
+
+/// Has the scheduler look at a whole job. Without it, it looks in its own time.
+async fn ring(broker: &Broker, job: &JobId) {
+    if let Err(error) = broker.publish(Queue::Events, &Event::Submitted { job: job.clone() }).await {
+        tracing::warn!(%job, %error, "the scheduler cannot be told; it will find the job at its next look");
+    }
+}
+
+#[cfg(test)]
+mod tests;

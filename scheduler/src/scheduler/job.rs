@@ -1,0 +1,301 @@
+//! One job and its objects: loads what storage has, asks [`step`] what is next, and does it, until only workers can go on.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use farm::job::{JobId, JobSpec};
+use farm::plan::Plan;
+use farm::storage::{Creation, Kind, Storage, StorageError};
+use farm::task::{Marker, TaskId};
+use farm::{Code, Failure, keys};
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::PARTITION;
+use super::view::Tally;
+use crate::seal::Seal;
+use crate::step::{Document, Due, JobResult, JobState, Next, is_environment, step};
+
+/// Objects fetched at a time.
+const FETCHES_MAX: usize = 16;
+
+/// Objects deleted at a time.
+const DELETES_MAX: usize = 1000;
+
+/// Epoch of the first plan.
+const FIRST_EPOCH: u64 = 1;
+
+/// A job in memory: a copy of what storage has.
+pub(super) struct Job {
+    pub(super) state: JobState,
+    /// Epoch of the plan.
+    pub(super) epoch: u64,
+}
+
+/// What is to be looked at in storage again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct News {
+    /// Everything.
+    pub(super) everything: bool,
+    /// Forget failures that lie with the environment: it may have been mended.
+    pub(super) forgive: bool,
+    /// Tasks that are said to be done, or of which nothing was heard.
+    pub(super) tasks: BTreeSet<TaskId>,
+    /// Attempts that are said to have failed. Their records may be missing where storage is what failed.
+    pub(super) failed: Vec<(TaskId, u32, Failure)>,
+}
+
+impl News {
+    /// Look at everything, and give the environment a new chance.
+    pub(super) fn fresh_start() -> Self {
+        Self { everything: true, forgive: true, ..Self::default() }
+    }
+
+    /// Whether there is nothing to look at.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.everything && self.tasks.is_empty() && self.failed.is_empty()
+    }
+}
+
+/// How a job stands when nothing is left to do for it here and now.
+pub(super) enum Stand {
+    /// Workers have to do these.
+    Due(Vec<Due>),
+    /// It ended, and everything of it is in place.
+    Ended(JobResult),
+    /// There is no such job.
+    Gone,
+    /// The environment has to be mended.
+    Halted(Failure),
+    /// Storage did not work; trying again may help.
+    Trouble(Failure),
+}
+
+/// A job after it was driven as far as it goes.
+pub(super) struct Driven {
+    /// The job, unless it could not be loaded.
+    pub(super) job: Option<Job>,
+    /// How it stands.
+    pub(super) stand: Stand,
+    /// How much of it is done.
+    pub(super) tally: Tally,
+}
+
+/// Drives a job as far as it goes without workers.
+pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: News) -> Driven {
+    let mut job = job;
+    let stand = match drive_on(&state, &id, &mut job, news).await {
+        Ok(stand) => stand,
+        Err(failure) if failure.code.may_pass_next_time() => Stand::Trouble(failure),
+        Err(failure) => Stand::Halted(failure),
+    };
+    let tally = job.as_ref().map(|job| Tally::of(&job.state)).unwrap_or_default();
+    Driven { job, stand, tally }
+}
+
+async fn drive_on(state: &Storage, id: &JobId, slot: &mut Option<Job>, news: News) -> Result<Stand, Failure> {
+    let news = if slot.is_none() { News { everything: true, ..news } } else { news };
+    if slot.is_none() {
+        let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else {
+            // A submitter stores the spec first, so nobody is about to.
+            tracing::warn!(job = %id, "active without a spec: forgotten");
+            state.delete(&[keys::active(PARTITION, id)]).await?;
+            return Ok(Stand::Gone);
+        };
+        *slot = Some(Job { state: JobState::new(id.clone(), spec), epoch: FIRST_EPOCH });
+    }
+    let Some(job) = slot.as_mut() else { return Ok(Stand::Gone) };
+    job.refresh(state, news).await?;
+    let output = Storage::open(&job.state.spec.output.url)?;
+    loop {
+        match step(&job.state) {
+            Next::Run(due) => return Ok(Stand::Due(due)),
+            Next::Halt(failure) => return Ok(Stand::Halted(failure)),
+            Next::Clear => {
+                clear(&output).await?;
+                job.state.cleared = true;
+            }
+            Next::StorePlan(plan) => job.state.plan = Some(store_once(state, &keys::plan(id, job.epoch), plan).await?),
+            Next::StoreSeal(seal) => job.state.seal = Some(store_once(state, &keys::seal(id), seal).await?),
+            Next::Publish { documents, result } => {
+                publish(&output, documents).await?;
+                job.state.result = Some(store_once(state, &keys::result(id), result).await?);
+            }
+            Next::Finish(result) => job.state.result = Some(store_once(state, &keys::result(id), result).await?),
+            Next::Close(result) => {
+                close(state, &output, &job.state, &result).await?;
+                return Ok(Stand::Ended(result));
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Brings the copy up to date.
+    async fn refresh(&mut self, state: &Storage, news: News) -> Result<(), Failure> {
+        if news.everything {
+            self.refresh_everything(state, news.forgive).await?;
+        } else {
+            for task in news.tasks {
+                if let Some(marker) = fetch_if_there(state, &keys::done(&self.state.job, &task)).await? {
+                    self.state.markers.insert(task, marker);
+                    continue;
+                }
+                let prefix = format!("{}{task}/", keys::fail_prefix(&self.state.job));
+                let records = state.list(&prefix).await?.into_iter().map(|entry| entry.key).collect();
+                self.fetch_failures(state, records, false).await?;
+            }
+        }
+        for (task, attempt, failure) in news.failed {
+            let is_known = self.state.failures.get(&task).is_some_and(|attempts| attempts.contains_key(&attempt));
+            if !is_known {
+                self.state.note_failure(task, attempt, failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// One listing tells what there is; what never changes is fetched once.
+    async fn refresh_everything(&mut self, state: &Storage, forgive: bool) -> Result<(), Failure> {
+        let id = self.state.job.clone();
+        let listed: Vec<String> = state.list(&keys::job_prefix(&id)).await?.into_iter().map(|entry| entry.key).collect();
+        let is_listed = |key: &String| listed.contains(key);
+        let plan_prefix = format!("{}plan-", keys::job_prefix(&id));
+        let epochs = listed.iter().filter_map(|key| key.strip_prefix(&plan_prefix)?.strip_suffix(".json")?.parse().ok());
+        if let Some(epoch) = epochs.max().filter(|epoch| self.state.plan.is_none() || *epoch > self.epoch) {
+            self.state.plan = Some(fetch::<Plan>(state, &keys::plan(&id, epoch)).await?);
+            self.epoch = epoch;
+        }
+        let done = keys::done_prefix(&id);
+        let marked = listed.iter().filter_map(|key| key.strip_prefix(&done)?.parse::<TaskId>().ok());
+        let unknown: Vec<TaskId> = marked.filter(|task| !self.state.markers.contains_key(task)).collect();
+        let fetched: Vec<(TaskId, Marker)> = futures::stream::iter(unknown)
+            .map(|task| {
+                let key = keys::done(&id, &task);
+                async move { Ok::<_, Failure>((task, fetch(state, &key).await?)) }
+            })
+            .buffered(FETCHES_MAX)
+            .try_collect()
+            .await?;
+        self.state.markers.extend(fetched);
+        let records = listed.iter().filter(|key| key.starts_with(&keys::fail_prefix(&id))).cloned().collect();
+        self.state.failures.clear();
+        self.fetch_failures(state, records, forgive).await?;
+        self.state.cancelled = is_listed(&keys::cancel(&id));
+        if self.state.seal.is_none() && is_listed(&keys::seal(&id)) {
+            self.state.seal = Some(fetch::<Seal>(state, &keys::seal(&id)).await?);
+        }
+        if self.state.result.is_none() && is_listed(&keys::result(&id)) {
+            self.state.result = Some(fetch::<JobResult>(state, &keys::result(&id)).await?);
+        }
+        Ok(())
+    }
+
+    /// Fetches failure records, `jobs/{job}/fail/{task}/{attempt}-{token}`. With `forgive`, those that lie with the
+    /// environment are deleted instead.
+    async fn fetch_failures(&mut self, state: &Storage, records: Vec<String>, forgive: bool) -> Result<(), Failure> {
+        let prefix = keys::fail_prefix(&self.state.job);
+        let mut forgiven = Vec::new();
+        for key in records {
+            let parsed = key.strip_prefix(&prefix).and_then(|rest| {
+                let (task, execution) = rest.split_once('/')?;
+                let (attempt, _token) = execution.split_once('-')?;
+                Some((task.parse::<TaskId>().ok()?, attempt.parse::<u32>().ok()?))
+            });
+            let Some((task, attempt)) = parsed else { continue };
+            let Some(failure) = fetch_if_there::<Failure>(state, &key).await? else { continue };
+            if forgive && is_environment(failure.code) {
+                forgiven.push(key);
+            } else {
+                self.state.note_failure(task, attempt, failure);
+            }
+        }
+        Ok(state.delete(&forgiven).await?)
+    }
+}
+
+/// Takes away playlists and report of an earlier job, the multivariant playlist first: without it, nothing looks finished.
+async fn clear(output: &Storage) -> Result<(), Failure> {
+    output.delete(&[keys::MASTER.to_owned()]).await?;
+    delete_where(output, is_document).await
+}
+
+async fn publish(output: &Storage, documents: Vec<Document>) -> Result<(), Failure> {
+    for document in documents {
+        output.put(&document.key, Bytes::from(document.content), document.kind).await?;
+    }
+    Ok(())
+}
+
+/// Takes away what does not belong to the result, and the job's place among the active ones.
+async fn close(state: &Storage, output: &Storage, job: &JobState, result: &JobResult) -> Result<(), Failure> {
+    match result {
+        JobResult::Done(_) => keep_only_sealed(state, output, job).await?,
+        JobResult::Failed { .. } | JobResult::Cancelled => {
+            // Tells workers that are still at it to stop. The result is stored, so it cannot turn it into a cancelled job.
+            state.put(&keys::cancel(&job.job), Bytes::new(), Kind::Json).await?;
+            // Without a plan nothing of this job was ever written.
+            if job.plan.is_some() {
+                output.delete(&[keys::MASTER.to_owned()]).await?;
+                delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await?;
+            }
+        }
+    }
+    Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
+}
+
+/// Deletes media that the seal does not name: of attempts that failed or came too late, of earlier jobs, parts that were
+/// joined.
+async fn keep_only_sealed(state: &Storage, output: &Storage, job: &JobState) -> Result<(), Failure> {
+    let stored: Seal = fetch(state, &keys::seal(&job.job)).await?;
+    if job.seal.as_ref() != Some(&stored) {
+        // Another scheduler sealed at the same time, on a storage without conditional writes. Both results are complete,
+        // and it is not known whose playlists are there: garbage is better than damage.
+        tracing::warn!(job = %job.job, "sealed twice: nothing is deleted");
+        return Ok(());
+    }
+    let sealed: BTreeSet<&str> = stored.keys().collect();
+    delete_where(output, |key| keys::token_in(key).is_some() && !sealed.contains(key)).await
+}
+
+async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+    let unwanted: Vec<String> = output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
+    for some in unwanted.chunks(DELETES_MAX) {
+        output.delete(some).await?;
+    }
+    Ok(())
+}
+
+/// Whether an output key is one that [`Next::Publish`] writes.
+fn is_document(key: &str) -> bool {
+    let is_rendition = |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    key == keys::MASTER || key == keys::REPORT || key.strip_suffix("/index.m3u8").is_some_and(is_rendition)
+}
+
+/// Stores what is decided once; what another scheduler decided before counts instead.
+async fn store_once<T: Serialize + DeserializeOwned>(state: &Storage, key: &str, decided: T) -> Result<T, Failure> {
+    let content = serde_json::to_vec(&decided).map_err(|error| Failure::new(Code::Internal, format!("{key}: {error}")))?;
+    match state.put_new(key, content.into(), Kind::Json).await? {
+        Creation::Created => Ok(decided),
+        Creation::Existed => fetch(state, key).await,
+    }
+}
+
+/// A JSON object of the state.
+pub(super) async fn fetch<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Failure> {
+    let content = state.get(key).await?;
+    serde_json::from_slice(&content).map_err(|error| Failure::new(Code::Internal, format!("{key} cannot be understood: {error}")))
+}
+
+/// As [`fetch`], or `None` when it is not there.
+pub(super) async fn fetch_if_there<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<Option<T>, Failure> {
+    match state.get(key).await {
+        Err(StorageError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+        Ok(content) => {
+            let unreadable = |error| Failure::new(Code::Internal, format!("{key} cannot be understood: {error}"));
+            serde_json::from_slice(&content).map(Some).map_err(unreadable)
+        }
+    }
+}

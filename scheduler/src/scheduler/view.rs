@@ -1,0 +1,195 @@
+//! How far jobs are, for those who watch or wait.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use farm::Failure;
+use farm::job::{JobId, Layout};
+use farm::plan::Plan;
+use farm::rate::SECOND_NS;
+use farm::task::TaskId;
+use tokio::sync::watch;
+
+use crate::step::{JobResult, JobState};
+
+/// Ended jobs that are remembered.
+const ENDED_MAX: usize = 1000;
+
+/// What tasks count as that go through no media, in ns of it.
+pub(super) const SMALL_TASK_NS: u64 = SECOND_NS;
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobView {
+    /// What is going on.
+    pub phase: Phase,
+    /// Tasks that are done.
+    pub tasks_done: usize,
+    /// Tasks that are known; more than the probe once there is a plan.
+    pub tasks_total: usize,
+    /// Media gone through, in ns; running tasks count as far as they are.
+    pub media_done_ns: u64,
+    /// Media to go through, in ns: every chunk of the picture and every sound. 0 until there is a plan.
+    pub media_total_ns: u64,
+    /// How long the result will last, in ns. 0 until there is a plan.
+    pub duration_ns: u64,
+}
+
+/// What is going on with a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Nobody has looked at it yet.
+    Waiting,
+    /// The source is being looked at.
+    Probing,
+    /// Picture and sound are being made.
+    Encoding,
+    /// Parts are being joined.
+    Packing,
+    /// It is kept until the environment is mended, and tried again now and then.
+    Halted(Failure),
+    /// It ended.
+    Ended(JobResult),
+}
+
+impl Default for JobView {
+    fn default() -> Self {
+        Self { phase: Phase::Waiting, tasks_done: 0, tasks_total: 1, media_done_ns: 0, media_total_ns: 0, duration_ns: 0 }
+    }
+}
+
+/// How much of a job is done, by what storage says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) tenant: String,
+    pub(super) priority: i32,
+    tasks_done: usize,
+    tasks_total: usize,
+    media_done_ns: u64,
+    media_total_ns: u64,
+    duration_ns: u64,
+    /// Media in ns of each encode task without a marker.
+    open: BTreeMap<TaskId, u64>,
+}
+
+impl Tally {
+    pub(super) fn of(job: &JobState) -> Self {
+        let media = job.plan.as_ref().map(media_by_task).unwrap_or_default();
+        let packs = job.plan.as_ref().filter(|plan| plan.layout == Layout::SingleFile).map_or(0, renditions);
+        let media_total_ns = media.values().sum();
+        let open: BTreeMap<TaskId, u64> = media.into_iter().filter(|(task, _)| !job.markers.contains_key(task)).collect();
+        let left = packs + usize::from(!job.markers.contains_key(&TaskId::Probe)) + open.len();
+        let packed = job.markers.keys().filter(|task| matches!(task, TaskId::Pack(_))).count();
+        Self {
+            tenant: job.spec.tenant.clone(),
+            priority: job.spec.priority,
+            tasks_done: job.markers.len(),
+            tasks_total: job.markers.len() + left.saturating_sub(packed),
+            media_done_ns: media_total_ns - open.values().sum::<u64>(),
+            media_total_ns,
+            duration_ns: job.plan.as_ref().map_or(0, |plan| plan.duration_ns),
+            open,
+        }
+    }
+
+    /// How much work a task is, in ns of media.
+    pub(super) fn cost_ns(&self, task: &TaskId) -> u64 {
+        self.open.get(task).copied().unwrap_or(SMALL_TASK_NS)
+    }
+
+    /// The view of it, with running tasks as far as they are.
+    pub(super) fn view(&self, phase: Phase, running: &BTreeMap<TaskId, u64>) -> JobView {
+        let under_way = self.open.iter().filter_map(|(task, whole)| running.get(task).map(|so_far| (*so_far).min(*whole)));
+        JobView {
+            phase,
+            tasks_done: self.tasks_done,
+            tasks_total: self.tasks_total.max(1),
+            media_done_ns: self.media_done_ns + under_way.sum::<u64>(),
+            media_total_ns: self.media_total_ns,
+            duration_ns: self.duration_ns,
+        }
+    }
+}
+
+fn renditions(plan: &Plan) -> usize {
+    plan.video.as_ref().map_or(0, |video| video.rungs.len()) + plan.audio.len()
+}
+
+/// How much media each encode task goes through, in ns.
+fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
+    let picture = plan.video.iter().flat_map(|video| {
+        let chunks = (0..).map(TaskId::Video).zip(&video.chunks);
+        chunks.map(|(task, chunk)| (task, video.rate.start_ns(chunk.end - chunk.start)))
+    });
+    let samples_ns = |samples: u64, rate: u32| u128::from(samples) * u128::from(SECOND_NS) / u128::from(rate).max(1);
+    let sound = (0..).map(TaskId::Audio).zip(&plan.audio);
+    let sound = sound.map(|(task, audio)| (task, u64::try_from(samples_ns(audio.samples, audio.rate)).unwrap_or(u64::MAX)));
+    picture.chain(sound).collect()
+}
+
+/// Where views are put up and looked at.
+#[derive(Default)]
+pub(super) struct Board {
+    views: Mutex<Views>,
+}
+
+#[derive(Default)]
+struct Views {
+    by_job: BTreeMap<JobId, watch::Sender<JobView>>,
+    ended: VecDeque<JobId>,
+    closed: bool,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts up a view. The oldest ended job is forgotten when there are too many.
+    pub(super) fn put(&self, job: &JobId, view: JobView) {
+        let mut views = self.lock();
+        let has_ended = matches!(view.phase, Phase::Ended(_));
+        let place = views.by_job.entry(job.clone()).or_insert_with(|| watch::Sender::new(JobView::default()));
+        if has_ended && !matches!(place.send_replace(view.clone()).phase, Phase::Ended(_)) {
+            views.ended.push_back(job.clone());
+        } else {
+            place.send_if_modified(|shown| {
+                let changed = *shown != view;
+                *shown = view;
+                changed
+            });
+        }
+        while views.ended.len() > ENDED_MAX {
+            if let Some(oldest) = views.ended.pop_front() {
+                views.by_job.remove(&oldest);
+            }
+        }
+    }
+
+    /// The view of a job, if it is known.
+    pub(super) fn get(&self, job: &JobId) -> Option<JobView> {
+        self.lock().by_job.get(job).map(|sender| sender.borrow().clone())
+    }
+
+    /// Follows a job, known or not. `None` when the scheduler has stopped.
+    pub(super) fn follow(&self, job: &JobId) -> Option<watch::Receiver<JobView>> {
+        let mut views = self.lock();
+        if views.closed {
+            return None;
+        }
+        let place = views.by_job.entry(job.clone()).or_insert_with(|| watch::Sender::new(JobView::default()));
+        Some(place.subscribe())
+    }
+
+    /// Takes a job off the board that does not exist; those who follow it are told.
+    pub(super) fn remove(&self, job: &JobId) {
+        self.lock().by_job.remove(job);
+    }
+
+    /// Tells all who follow that nothing will come any more.
+    pub(super) fn close(&self) {
+        let mut views = self.lock();
+        views.closed = true;
+        views.by_job.clear();
+    }
+}

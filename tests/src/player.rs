@@ -1,0 +1,144 @@
+//! Plays media in headless Chromium, playlists with hls.js, and tells what was seen, heard and said.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use serde::Deserialize;
+
+use crate::process;
+use crate::reader::{Frame, frame_at};
+use crate::{barcode, clip::Clip};
+
+/// How long the browser may take to start and to end, beside playing.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What came of playing something to its end.
+#[derive(Debug)]
+pub struct Played {
+    /// What the player says.
+    pub said: Said,
+    /// The frames that were put on the screen, as far as the script was called for them, by media time.
+    pub frames: Vec<Frame>,
+    /// When beeps were heard, by media time in ns.
+    pub beeps_ns: Vec<i64>,
+}
+
+/// What the player says of a play.
+#[derive(Debug, Deserialize)]
+pub struct Said {
+    /// Levels hls.js found.
+    pub level_count: usize,
+    /// Levels it played, in order.
+    pub levels: Vec<usize>,
+    /// Everything it called an error, fatal or not.
+    pub errors: Vec<String>,
+    /// How often it waited for data after it had begun.
+    pub stalls: u32,
+    /// Whether it came to the end.
+    pub ended: bool,
+    /// How long the media lasts, in s.
+    pub duration_s: f64,
+    /// Where it stopped, in s.
+    pub end_s: f64,
+    /// Frames that were decoded.
+    pub frames_total: u32,
+    /// Frames that were decoded and not shown: the machine's speed, not the media's fault.
+    pub frames_dropped: u32,
+    /// What each source buffer held at the end.
+    pub buffered: Vec<Buffered>,
+    frames: Vec<Shown>,
+    beeps_s: Vec<f64>,
+    clocks_s: Vec<(f64, f64)>,
+}
+
+/// What a source buffer held.
+#[derive(Debug, Deserialize)]
+pub struct Buffered {
+    /// Its media type, with codecs.
+    pub mime: String,
+    /// From when to when it holds media, in s. A gap makes two of one.
+    pub ranges_s: Vec<(f64, f64)>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Shown {
+    time_s: f64,
+    grey: String,
+}
+
+/// Plays `file` of `folder` to its end, changing to the next level every `switch_seconds` unless that is 0.
+///
+/// # Errors
+/// When node, Chromium or the packages of `tests/player` are not there, or it does not end within `limit`.
+pub fn play(folder: &Path, file: &str, switch_seconds: u32, limit: Duration) -> Result<Played> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("player");
+    ensure!(here.join("node_modules/hls.js").exists(), "the player's packages are not there: run `make test-deps`");
+    let request = serde_json::json!({
+        "folder": folder, "file": file, "switch_seconds": switch_seconds, "limit_seconds": limit.as_secs(),
+        "picture": [barcode::READ_WIDTH, barcode::READ_HEIGHT],
+    });
+    let mut node = Command::new("node");
+    node.arg(here.join("play.mjs")).arg(request.to_string());
+    let out = process::run(&mut node, limit + START_LIMIT)?.success()?;
+    let said: Said = serde_json::from_slice(&out.stdout).context("what play.mjs printed")?;
+    let frames = said.frames.iter().map(Shown::read).collect::<Result<Vec<_>>>()?;
+    let clock = clock_s(&said.clocks_s).context("the media clock never ran")?;
+    let beeps_ns = said.beeps_s.iter().map(|beep| nanoseconds(beep + clock)).collect();
+    Ok(Played { said, frames, beeps_ns })
+}
+
+impl Shown {
+    fn read(&self) -> Result<Frame> {
+        let grey = base64::engine::general_purpose::STANDARD.decode(&self.grey)?;
+        ensure!(grey.len() == barcode::READ_WIDTH * barcode::READ_HEIGHT, "a picture of {} bytes", grey.len());
+        Ok(frame_at(nanoseconds(self.time_s), &grey))
+    }
+}
+
+impl Played {
+    /// What is wrong with the frames shown, if they should be of `clip`: each readable, and at its own time. Frames that the
+    /// script was not called for are no fault; that most are there is.
+    pub fn frame_faults(&self, clip: &Clip) -> Vec<String> {
+        let mut faults: Vec<String> = Vec::new();
+        for frame in &self.frames {
+            match frame.number {
+                Ok(number) if (frame.time_ns - clip.start_ns(number)).abs() <= 1_000_000 => {}
+                seen => faults.push(format!("at {} ns: {seen:?}", frame.time_ns)),
+            }
+        }
+        if self.frames.len() * 2 < clip.numbers().len() {
+            faults.push(format!("only {} of {} frames were seen", self.frames.len(), clip.numbers().len()));
+        }
+        faults.truncate(10);
+        faults
+    }
+
+    /// By how much each beep comes after the frame it belongs to, in ns, by the clip's own times.
+    ///
+    /// # Errors
+    /// When there are more or fewer beeps than flashes in the clip, or no frames to compare with.
+    pub fn offsets_ns(&self, clip: &Clip) -> Result<Vec<i64>> {
+        let flashes = clip.flashes();
+        ensure!(flashes.len() == self.beeps_ns.len(), "{} flashes and {} beeps", flashes.len(), self.beeps_ns.len());
+        // Frames tell where the clip's time stands on the media's: the middle of them, so that one alone cannot mislead.
+        let mut late: Vec<i64> = self.frames.iter().filter_map(|f| Some(f.time_ns - clip.start_ns(f.number.ok()?))).collect();
+        late.sort_unstable();
+        let picture_late_ns = *late.get(late.len() / 2).context("no frames were seen")?;
+        Ok(flashes.iter().zip(&self.beeps_ns).map(|(&flash, beep)| beep - clip.start_ns(flash) - picture_late_ns).collect())
+    }
+}
+
+/// How far media time is ahead of the audio context's, in s: the middle of what was seen while it played.
+fn clock_s(clocks_s: &[(f64, f64)]) -> Option<f64> {
+    let mut ahead: Vec<f64> = clocks_s.iter().map(|(context, media)| media - context).collect();
+    ahead.sort_unstable_by(f64::total_cmp);
+    ahead.get(ahead.len() / 2).copied()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "media times of tests are far below 2^52 ns")]
+fn nanoseconds(seconds: f64) -> i64 {
+    (seconds * 1e9).round() as i64
+}
