@@ -110,7 +110,10 @@ impl FromStr for Ladder {
             return Ok(Self(LadderSpec::Rungs(rungs)));
         }
         let rung = |height: &str| {
-            let height = height.trim().parse().map_err(|_| format!("'{height}' is not a height; use auto, 1080,720,480 or a JSON list"))?;
+            let height = height
+                .trim()
+                .parse()
+                .map_err(|_| format!("'{height}' is not a height; use auto, 1080,720,480 or a JSON list"))?;
             Ok::<_, String>(RungSpec { height, fps: None, video: None })
         };
         text.split(',').map(rung).collect::<Result<_, _>>().map(|rungs| Self(LadderSpec::Rungs(rungs)))

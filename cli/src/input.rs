@@ -26,7 +26,8 @@ pub fn source(text: &str) -> Result<Url, Failure> {
 /// # Errors
 /// When it is not a folder and cannot be made one.
 pub fn output_folder(text: &str) -> Result<(PathBuf, bool), Failure> {
-    let refused = |why: &dyn std::fmt::Display| Failure::new(Code::StorageUnwritable, format!("{text} cannot be written to: {why}"));
+    let refused =
+        |why: &dyn std::fmt::Display| Failure::new(Code::StorageUnwritable, format!("{text} cannot be written to: {why}"));
     if let Some(url) = url(text) {
         let message = format!("'{}:' cannot be written to: use a folder", url.scheme());
         return Err(Failure::new(Code::InvalidRequest, message));

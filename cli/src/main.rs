@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     start_logging();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return end(Err(farm::Failure::new(farm::Code::Internal, format!("no threads can be started: {error}"))), false),
+        Err(error) => {
+            return end(Err(farm::Failure::new(farm::Code::Internal, format!("no threads can be started: {error}"))), false);
+        }
     };
     let (ended, json) = match arguments.command {
         Command::Transcode(transcode) => (runtime.block_on(transcode::run(&transcode)), transcode.json),

@@ -40,7 +40,10 @@ fn lines(info: &MediaInfo) -> Vec<String> {
         let steady = if t.constant { "" } else { ", uneven" };
         let rate = t.rate.as_f64();
         let (frames, kbit) = (t.frames, v.bitrate / 1000);
-        let line = format!("picture {}: {} {}x{} {rate:.3} fps{steady}, {frames} frames, {kbit} kbit/s, {}", v.track.0, v.codec, v.width, v.height, v.format);
+        let line = format!(
+            "picture {}: {} {}x{} {rate:.3} fps{steady}, {frames} frames, {kbit} kbit/s, {}",
+            v.track.0, v.codec, v.width, v.height, v.format
+        );
         lines.push(line);
     }
     for a in &info.audio {

@@ -19,9 +19,9 @@ use url::Url;
 
 use crate::arguments::{Transcode, state_folder};
 use crate::ending::{print_json, say};
+use crate::input;
 use crate::probe::child;
 use crate::progress::{Progress, REDRAW};
-use crate::input;
 
 /// Runs the command.
 ///
@@ -107,7 +107,8 @@ fn identity(spec: &JobSpec) -> Result<JobId, Failure> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(spec).map_err(|e| Failure::new(Code::Internal, e.to_string()))?);
     if let Ok(path) = spec.source.url.to_file_path() {
-        let meta = std::fs::metadata(&path).map_err(|e| Failure::new(Code::SourceUnreadable, format!("{} cannot be read: {e}", path.display())))?;
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| Failure::new(Code::SourceUnreadable, format!("{} cannot be read: {e}", path.display())))?;
         hash.update(meta.len().to_le_bytes());
         let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         hash.update(modified.map_or(0, |t| t.as_nanos()).to_le_bytes());

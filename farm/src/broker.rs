@@ -114,7 +114,12 @@ impl Broker {
     ///
     /// # Errors
     /// As [`Broker::publish`].
-    pub async fn publish_later<T: Serialize + Sync>(&self, queue: Queue, message: &T, delay: Duration) -> Result<(), BrokerError> {
+    pub async fn publish_later<T: Serialize + Sync>(
+        &self,
+        queue: Queue,
+        message: &T,
+        delay: Duration,
+    ) -> Result<(), BrokerError> {
         let body = serde_json::to_vec(message).map_err(|e| BrokerError::Unavailable(e.to_string()))?;
         self.backend.publish(queue, body, delay).await
     }
@@ -169,9 +174,13 @@ impl Delivery {
     /// The message, read.
     ///
     /// # Errors
-    /// What is wrong with it: reject it with that.
+    /// What is wrong with it, and in which field: reject it with that.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|e| Failure::new(Code::InvalidRequest, format!("message cannot be understood: {e}")))
+        let mut reader = serde_json::Deserializer::from_slice(&self.body);
+        let refused = |why: String| Failure::new(Code::InvalidRequest, format!("message cannot be understood: {why}"));
+        let message = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(error.to_string()))?;
+        reader.end().map_err(|error| refused(error.to_string()))?;
+        Ok(message)
     }
 
     /// Done with it.

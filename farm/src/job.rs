@@ -15,6 +15,7 @@ use crate::{Code, Failure, Rate};
 /// Name of a job, unique in a farm: 1 to 128 letters, digits, `-`, `_` or `.`, so that it can stand in keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"))]
 pub struct JobId(String);
 
 impl JobId {
@@ -30,7 +31,8 @@ impl TryFrom<String> for JobId {
     fn try_from(text: String) -> Result<Self, Failure> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if text.is_empty() || text.len() > 128 || !text.chars().all(allowed) || text.starts_with('.') {
-            let message = format!("'{text}' is not a job id: use 1 to 128 letters, digits, '-', '_' or '.', not starting with '.'");
+            let message =
+                format!("'{text}' is not a job id: use 1 to 128 letters, digits, '-', '_' or '.', not starting with '.'");
             return Err(Failure::new(Code::InvalidRequest, message));
         }
         Ok(Self(text))
@@ -54,12 +56,14 @@ impl fmt::Display for JobId {
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// Version of this message: always 1.
+    #[schemars(range(min = 1, max = 1))]
     pub version: u32,
     /// The submitter's own key; the same id twice is the same job. Made up when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<JobId>,
     /// Who the job is for; shares of the farm are by tenant.
     #[serde(default = "default_tenant")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"))]
     pub tenant: String,
     /// What to transcode.
     pub source: SourceSpec,
@@ -73,9 +77,11 @@ pub struct JobSpec {
     pub audio: AudioSpec,
     /// Wanted duration of a segment in seconds, 1 to 30.
     #[serde(default = "default_segment_seconds")]
+    #[schemars(range(min = 1, max = 30))]
     pub segment_seconds: u32,
     /// Wanted duration of a chunk in seconds, 1 to 3600. Chosen by Shoal when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
     pub chunk_seconds: Option<u32>,
     /// Jobs of the same tenant with a higher priority go first.
     #[serde(default)]
@@ -151,7 +157,7 @@ pub enum LadderSpec {
     /// Every usual height up to the source's.
     Auto(AutoLadder),
     /// Just these.
-    Rungs(Vec<RungSpec>),
+    Rungs(#[schemars(length(min = 1, max = RUNGS_MAX))] Vec<RungSpec>),
 }
 
 impl Default for LadderSpec {
@@ -166,6 +172,7 @@ impl Default for LadderSpec {
 pub struct AutoLadder {
     /// No rung above this height (the short edge of the picture), in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 4320))]
     pub max_height: Option<u32>,
 }
 
@@ -174,6 +181,7 @@ pub struct AutoLadder {
 #[serde(deny_unknown_fields)]
 pub struct RungSpec {
     /// Short edge of the picture in pixels, 16 to 4320; made even. Never above the source's.
+    #[schemars(range(min = 16, max = 4320))]
     pub height: u32,
     /// Highest frame rate; the source's own is kept when lower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,12 +200,15 @@ pub struct VideoSpec {
     pub codec: VideoCodec,
     /// Constant quality, 1 (best) to 50, on x264's CRF scale.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 50))]
     pub quality: Option<u32>,
     /// Average rate in bit/s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 8_000, max = 400_000_000))]
     pub bitrate: Option<u32>,
     /// Highest rate in bit/s, over two seconds with `quality`, over one second with `bitrate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 8_000, max = 400_000_000))]
     pub max_bitrate: Option<u32>,
 }
 
@@ -318,7 +329,9 @@ impl RungSpec {
         const RATES: std::ops::RangeInclusive<u32> = 8_000..=400_000_000;
         match (video.quality, video.bitrate) {
             (Some(_), Some(_)) => return refuse("give quality or bitrate, not both".to_owned()),
-            (Some(quality), None) if !(1..=50).contains(&quality) => return refuse(format!("quality {quality} is not from 1 to 50")),
+            (Some(quality), None) if !(1..=50).contains(&quality) => {
+                return refuse(format!("quality {quality} is not from 1 to 50"));
+            }
             (None, Some(bitrate)) if video.max_bitrate.is_some_and(|max| max < bitrate) => {
                 return refuse(format!("max_bitrate is below bitrate {bitrate}"));
             }

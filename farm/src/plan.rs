@@ -11,9 +11,9 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Rate;
 use crate::job::{Layout, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, TrackId};
-use crate::Rate;
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

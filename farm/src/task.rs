@@ -10,10 +10,10 @@ use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Failure;
 use crate::job::JobId;
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId};
-use crate::Failure;
 
 /// A unit of work of a job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -16,7 +16,7 @@ use gst::prelude::*;
 
 use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
-use crate::source::{element, internal};
+use crate::source::{element, internal, push};
 use crate::{AudioOrder, Output, Reader};
 
 /// Samples per packet of AAC-LC (ISO/IEC 14496-3).
@@ -27,6 +27,8 @@ pub const PRIMING_SAMPLES: u32 = 1024;
 const JITTER_NS: u64 = 40_000_000;
 /// Most samples of silence that are pushed at once.
 const SILENCE_SAMPLES_MAX: u64 = 48_000;
+/// Buffers of samples that wait for the encoder.
+const BUFFERS_MAX: u64 = 16;
 /// Bytes of one sample of all channels, as 32-bit floats.
 const fn frame_bytes(channels: u32) -> usize {
     channels as usize * 4
@@ -78,17 +80,21 @@ impl<'a> Encoder<'a> {
             lead_ticks: Grid::lead_ticks(order.lead_ns, plan.rate),
             raise_offsets: false,
         };
-        let source = gst_app::AppSrc::builder().format(gst::Format::Time).caps(caps).block(true).max_bytes(1 << 20).build();
+        let source = gst_app::AppSrc::builder().format(gst::Format::Time).caps(caps).max_bytes(0).build();
+        source.set_property("max-buffers", BUFFERS_MAX);
         let aac = element("avenc_aac")?;
         aac.set_property("bitrate", plan.bitrate.cast_signed());
         let (end, ended) = mpsc::channel();
-        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segment_samples: 1, first_sequence: 1 };
+        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segment_samples: None, first_sequence: 1 };
         let [mux, sink] = muxer.elements(output, end)?;
         let pipeline = gst::Pipeline::new();
         let chain: [gst::Element; 4] = [source.clone().upcast(), aac, mux, sink];
         pipeline.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(internal)?;
         let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
-        let silence = grid.lead_ticks.checked_sub(PRIMING_SAMPLES).ok_or_else(|| internal("the lead is shorter than the encoder's priming"))?;
+        let silence = grid
+            .lead_ticks
+            .checked_sub(PRIMING_SAMPLES)
+            .ok_or_else(|| internal("the lead is shorter than the encoder's priming"))?;
         // Of the packets before the first sound only the last is of use: it is what the decoder warms up on.
         let unused = silence / PACKET_SAMPLES;
         drop_first(&chain[1], unused)?;
@@ -108,7 +114,8 @@ impl<'a> Encoder<'a> {
         let plan = &self.order.plan;
         let frame = frame_bytes(plan.channels);
         let have = (buffer.size() / frame) as u64;
-        let to_samples = |ns: u64| u64::try_from((u128::from(ns) * u128::from(plan.rate) + 500_000_000) / 1_000_000_000).unwrap_or(u64::MAX);
+        let to_samples =
+            |ns: u64| u64::try_from((u128::from(ns) * u128::from(plan.rate) + 500_000_000) / 1_000_000_000).unwrap_or(u64::MAX);
         let mut skip = 0;
         if start_ns < self.order.origin_ns {
             skip = to_samples(self.order.origin_ns - start_ns);
@@ -127,7 +134,9 @@ impl<'a> Encoder<'a> {
         let take = (have - skip).min(self.left());
         self.account.dropped += skip;
         if take > 0 {
-            let part = buffer.copy_region(gst::BufferCopyFlags::MEMORY, skip as usize * frame..(skip + take) as usize * frame).map_err(internal)?;
+            let part = buffer
+                .copy_region(gst::BufferCopyFlags::MEMORY, skip as usize * frame..(skip + take) as usize * frame)
+                .map_err(internal)?;
             self.push_buffer(part, take)?;
             self.placed += take;
             self.account.kept += take;
@@ -146,13 +155,17 @@ impl<'a> Encoder<'a> {
 
     fn push_buffer(&mut self, mut buffer: gst::Buffer, samples: u64) -> Result<(), Failure> {
         let rate = u64::from(self.order.plan.rate);
-        let time = |samples: u64| gst::ClockTime::from_nseconds(u64::try_from(u128::from(samples) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX));
+        let time = |samples: u64| {
+            gst::ClockTime::from_nseconds(
+                u64::try_from(u128::from(samples) * 1_000_000_000 / u128::from(rate)).unwrap_or(u64::MAX),
+            )
+        };
         let made = buffer.make_mut();
         made.set_pts(time(self.pushed));
         made.set_dts(gst::ClockTime::NONE);
         made.set_duration(time(self.pushed + samples).saturating_sub(time(self.pushed)));
         self.pushed += samples;
-        self.source.push_buffer(buffer).map(|_| ()).map_err(|_| self.failure())
+        push(&self.source, buffer, &|| self.posted().map_or(Ok(()), Err))
     }
 
     fn finish(mut self) -> Result<Account, Failure> {
@@ -192,7 +205,9 @@ impl<'a> Encoder<'a> {
 
     fn failure(&self) -> Failure {
         let reported = self.ended.try_recv().ok().and_then(Result::err);
-        reported.or_else(|| self.posted()).unwrap_or_else(|| Failure::new(Code::EncoderFailed, "the encoder stopped without a word"))
+        reported
+            .or_else(|| self.posted())
+            .unwrap_or_else(|| Failure::new(Code::EncoderFailed, "the encoder stopped without a word"))
     }
 }
 

@@ -64,7 +64,9 @@ impl Fragment {
         let top = children(segment)?;
         let moof = children(find(&top, b"moof", "moof")?)?;
         let mdat = find(&top, b"mdat", "mdat")?;
-        if top.iter().any(|b| !matches!(&b.kind, b"styp" | b"moof" | b"mdat")) || top.iter().filter(|b| &b.kind == b"mdat").count() != 1 {
+        if top.iter().any(|b| !matches!(&b.kind, b"styp" | b"moof" | b"mdat"))
+            || top.iter().filter(|b| &b.kind == b"mdat").count() != 1
+        {
             return Err(BoxError::Unexpected("box in a media segment"));
         }
         let mut sequence = Fields::new(find(&moof, b"mfhd", "mfhd")?);
@@ -137,6 +139,17 @@ impl Fragment {
         data.put_slice(&next.data);
         self.data = data.freeze();
         self.samples.extend(next.samples);
+    }
+
+    /// Keeps the first `samples` and gives the others, which may be none; or nothing when there are not so many.
+    pub fn split_off(&mut self, samples: usize) -> Option<Self> {
+        if self.samples.len() < samples {
+            return None;
+        }
+        let rest = self.samples.split_off(samples);
+        let bytes: usize = self.samples.iter().map(|s| s.bytes as usize).sum();
+        let data = self.data.split_off(bytes.min(self.data.len()));
+        Some(Self { sequence: self.sequence, base_time: self.base_time + self.ticks(), samples: rest, data })
     }
 
     /// Sum of the samples' durations in ticks.
@@ -235,7 +248,10 @@ fn copy_tree(boxes: &[u8], lead: u32, out: &mut BytesMut) -> Result<(), BoxError
 /// # Errors
 /// When it is not an init segment of one track in a codec that is made here.
 pub fn codecs(init: &[u8]) -> Result<String, BoxError> {
-    let stsd = descend(init, &[(b"moov", "moov"), (b"trak", "trak"), (b"mdia", "mdia"), (b"minf", "minf"), (b"stbl", "stbl"), (b"stsd", "stsd")])?;
+    let stsd = descend(
+        init,
+        &[(b"moov", "moov"), (b"trak", "trak"), (b"mdia", "mdia"), (b"minf", "minf"), (b"stbl", "stbl"), (b"stsd", "stsd")],
+    )?;
     let entries = children(stsd.get(8..).ok_or(BoxError::Short)?)?;
     let entry = entries.first().ok_or(BoxError::Missing("sample entry"))?;
     match &entry.kind {
@@ -375,7 +391,8 @@ mod tests {
 
     fn fragment(durations: &[u32], offset: i32) -> Fragment {
         let samples = durations.iter().enumerate();
-        let samples = samples.map(|(n, &duration)| Sample { duration, bytes: 3, composition_offset: offset * n as i32, sync: n == 0 });
+        let samples =
+            samples.map(|(n, &duration)| Sample { duration, bytes: 3, composition_offset: offset * n as i32, sync: n == 0 });
         let data = Bytes::from(vec![7; 3 * durations.len()]);
         Fragment { sequence: 9, base_time: 1 << 40, samples: samples.collect(), data }
     }
@@ -385,6 +402,17 @@ mod tests {
         for written in [fragment(&[10, 10, 10], -4), fragment(&[10, 11], 5), fragment(&[1], 0)] {
             assert_eq!(Fragment::read(&written.write()), Ok(written));
         }
+    }
+
+    #[test]
+    fn a_fragment_comes_apart_where_it_was_joined() {
+        let (first, second) = (fragment(&[10, 10], 5), Fragment { base_time: (1 << 40) + 20, ..fragment(&[10], 5) });
+        let mut joined = first.clone();
+        joined.append(second.clone());
+        assert_eq!(joined.clone().split_off(4), None);
+        assert_eq!(joined.split_off(2), Some(second));
+        assert_eq!(joined, first);
+        assert_eq!(joined.split_off(2).map(|rest| rest.samples.len()), Some(0));
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl<F: Clone> Cadence<F> {
             return shown;
         }
         // A frame held for a place inside the chunk that is overtaken at the same place was never shown.
-        if self.held.as_ref().is_some_and(|(_, fresh)| *fresh) && place >= self.frames.start && shown.is_none() && self.in_chunk(place) {
+        if self.held.as_ref().is_some_and(|(_, fresh)| *fresh)
+            && place >= self.frames.start
+            && shown.is_none()
+            && self.in_chunk(place)
+        {
             self.account.dropped += 1;
         }
         let fresh = place >= self.frames.start;
@@ -101,7 +105,8 @@ mod tests {
     fn run(rate: Rate, frames: Range<u64>, times: &[u64]) -> (Vec<(u64, usize)>, Account) {
         let mut cadence = Cadence::new(rate, 0, frames);
         let mut shown = Vec::new();
-        let mut take = |show: Option<Show<usize>>| shown.extend(show.into_iter().flat_map(|s| s.places.map(move |p| (p, s.frame))));
+        let mut take =
+            |show: Option<Show<usize>>| shown.extend(show.into_iter().flat_map(|s| s.places.map(move |p| (p, s.frame))));
         for (n, &time) in times.iter().enumerate() {
             take(cadence.push(time, n));
         }

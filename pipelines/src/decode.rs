@@ -11,6 +11,8 @@ use crate::source::{self, Streams, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+/// How often it is looked whether a stream's caps have come.
+const LINK_POLL: std::time::Duration = std::time::Duration::from_millis(1);
 /// Decoded buffers waiting to be pulled: enough to keep the decoder's thread busy.
 const BUFFERS_MAX: u32 = 4;
 
@@ -43,35 +45,39 @@ impl Raw {
 ///
 /// # Errors
 /// When the source cannot be read or has no such stream, or no decoder takes it.
-pub fn decode(reader: Arc<dyn Reader>, track: TrackId, from_ns: u64, after: Vec<gst::Element>, caps: &gst::Caps) -> Result<Decoded, Failure> {
-    let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(BUFFERS_MAX).enable_last_sample(false).caps(caps).build();
+pub fn decode(
+    reader: Arc<dyn Reader>,
+    track: TrackId,
+    from_ns: u64,
+    after: Vec<gst::Element>,
+    caps: &gst::Caps,
+) -> Result<Decoded, Failure> {
+    let sink = gst_app::AppSink::builder()
+        .sync(false)
+        .async_(false)
+        .max_buffers(BUFFERS_MAX)
+        .enable_last_sample(false)
+        .caps(caps)
+        .build();
     want_video_meta(&sink);
-    let end = sink.clone();
-    let after = Mutex::new(after);
+    let plug = Arc::new(Plug { after: Mutex::new(after), sink: sink.clone(), linked: Mutex::new(None) });
+    let on_stream = Arc::clone(&plug);
     let link = move |pipeline: &gst::Pipeline, shown: TrackId, pad: &gst::Pad| {
-        if shown != track {
-            return Ok(());
+        if shown == track {
+            Arc::clone(&on_stream).link_with_caps(pipeline, pad);
         }
-        let mut chain = Vec::new();
-        let stream_caps = source::stream_caps(pad);
-        if !is_raw(&stream_caps) {
-            let missing = || {
-                let codec = source::codec_name(&stream_caps);
-                Failure::new(Code::UnsupportedCodec, format!("there is no decoder for {codec}")).on_stream(codec)
-            };
-            chain.push(decoder_for(&stream_caps).ok_or_else(missing)?);
-        }
-        chain.append(&mut after.lock().unwrap_or_else(PoisonError::into_inner));
-        chain.push(end.clone().upcast());
-        pipeline.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(internal)?;
-        for element in chain.iter().rev() {
-            element.sync_state_with_parent().map_err(internal)?;
-        }
-        let first = chain.first().and_then(|e| e.static_pad("sink"));
-        let first = first.ok_or_else(|| Failure::new(Code::Internal, "a decoder without a sink pad"))?;
-        pad.link(&first).map(|_| ()).map_err(internal)
+        Ok(())
     };
-    let streams = source::open(reader, track, Box::new(link))?;
+    let mut streams = source::open(reader, track, Box::new(link))?;
+    loop {
+        let linked = plug.linked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(linked) = linked {
+            linked?;
+            break;
+        }
+        streams.check()?;
+        std::thread::sleep(LINK_POLL);
+    }
     // Elements linked while the pipeline was on its way to playing may have been left behind in the state it had then.
     let mut elements = streams.pipeline.iterate_elements();
     while let Ok(Some(element)) = elements.next() {
@@ -83,6 +89,54 @@ pub fn decode(reader: Arc<dyn Reader>, track: TrackId, from_ns: u64, after: Vec<
     decoded.next()?;
     decoded.streams.seek(&pad, from_ns);
     Ok(decoded)
+}
+
+/// What is linked to a stream once its caps are known.
+struct Plug {
+    after: Mutex<Vec<gst::Element>>,
+    sink: gst_app::AppSink,
+    linked: Mutex<Option<Result<(), Failure>>>,
+}
+
+impl Plug {
+    /// Links now, or when the caps come; a stream that ends before has none.
+    fn link_with_caps(self: Arc<Self>, pipeline: &gst::Pipeline, pad: &gst::Pad) {
+        let done = |plug: &Self, linked| *plug.linked.lock().unwrap_or_else(PoisonError::into_inner) = Some(linked);
+        if let Some(caps) = pad.current_caps() {
+            done(&self, self.link(pipeline, pad, &caps));
+            return;
+        }
+        let pipeline = pipeline.downgrade();
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+            let linked = match (info.event().map(|event| event.view()), pipeline.upgrade()) {
+                (Some(gst::EventView::Caps(caps)), Some(pipeline)) => self.link(&pipeline, pad, &caps.caps_owned()),
+                (Some(gst::EventView::Eos(_)), _) => Err(Failure::new(Code::Undecodable, "the stream ends before it starts")),
+                _ => return gst::PadProbeReturn::Ok,
+            };
+            done(&self, linked);
+            gst::PadProbeReturn::Remove
+        });
+    }
+
+    fn link(&self, pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
+        let mut chain = Vec::new();
+        if !is_raw(caps) {
+            let missing = || {
+                let codec = source::codec_name(caps);
+                Failure::new(Code::UnsupportedCodec, format!("there is no decoder for {codec}")).on_stream(codec)
+            };
+            chain.push(decoder_for(caps).ok_or_else(missing)?);
+        }
+        chain.append(&mut self.after.lock().unwrap_or_else(PoisonError::into_inner));
+        chain.push(self.sink.clone().upcast());
+        pipeline.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(internal)?;
+        for element in chain.iter().rev() {
+            element.sync_state_with_parent().map_err(internal)?;
+        }
+        let first = chain.first().and_then(|e| e.static_pad("sink"));
+        let first = first.ok_or_else(|| Failure::new(Code::Internal, "a decoder without a sink pad"))?;
+        pad.link(&first).map(|_| ()).map_err(internal)
+    }
 }
 
 impl Decoded {

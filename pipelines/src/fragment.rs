@@ -4,6 +4,7 @@
 //! segment is read and written again: decode times are whole frames, and all offsets are raised by the *lead*, which an
 //! edit list takes off again. So readers that honour edit lists and readers that do not agree about sync.
 
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::BytesMut;
@@ -58,8 +59,9 @@ pub struct Muxer {
     pub grid: Grid,
     /// Longest duration of a fragment in ns: it ends with the last whole GOP that fits, or the first when none does.
     pub fragment_ns: u64,
-    /// Fragments are joined to segments of at least this many samples; the last one may hold fewer.
-    pub segment_samples: u32,
+    /// Fragments are joined and split to segments of just this many samples; the last one may hold fewer. Without it every
+    /// fragment is a segment.
+    pub segment_samples: Option<NonZeroU32>,
     /// Number of the first segment, from 1.
     pub first_sequence: u32,
 }
@@ -89,7 +91,13 @@ impl Muxer {
         mux.set_property("send-force-keyunit", false);
         let pad = mux.static_pad("sink").ok_or_else(|| internal("cmafmux has no sink pad"))?;
         pad.set_property("trak-timescale", self.grid.timescale);
-        let sink = gst_app::AppSink::builder().sync(false).async_(false).buffer_list(true).max_buffers(2).enable_last_sample(false).build();
+        let sink = gst_app::AppSink::builder()
+            .sync(false)
+            .async_(false)
+            .buffer_list(true)
+            .max_buffers(2)
+            .enable_last_sample(false)
+            .build();
         let joiner = Arc::new(Mutex::new(Joiner { muxer: self, output, open: None, muxed: Muxed::default() }));
         let (at_end, ended_at_end) = (Arc::clone(&joiner), ended.clone());
         let lock = |joiner: &Arc<Mutex<Joiner>>, take: &dyn Fn(&mut Joiner) -> Result<Muxed, Failure>| {
@@ -141,15 +149,17 @@ impl Joiner {
             return Ok(self.muxed);
         }
         let fragment = Fragment::read(&media.freeze()).map_err(broken)?;
-        if !fragment.samples.first().is_some_and(|s| s.sync) {
-            return Err(Failure::new(Code::EncoderFailed, "a segment does not start with a key frame"));
-        }
         match self.open.as_mut() {
             Some(open) => open.append(fragment),
             None => self.open = Some(fragment),
         }
-        let full = self.open.as_ref().is_some_and(|open| open.samples.len() >= self.muxer.segment_samples as usize);
-        if full { self.close() } else { Ok(self.muxed) }
+        let Some(wanted) = self.muxer.segment_samples else { return self.close() };
+        // At its end the muxer puts the last GOPs into one fragment.
+        while let Some(rest) = self.open.as_mut().and_then(|open| open.split_off(wanted.get() as usize)) {
+            self.close()?;
+            self.open = Some(rest).filter(|rest| !rest.samples.is_empty());
+        }
+        Ok(self.muxed)
     }
 
     /// Hands on the open segment, if there is one.
@@ -157,6 +167,9 @@ impl Joiner {
         let Some(mut fragment) = self.open.take() else { return Ok(self.muxed) };
         let grid = self.muxer.grid;
         grid.align(&mut fragment);
+        if !fragment.samples.first().is_some_and(|s| s.sync) {
+            return Err(Failure::new(Code::EncoderFailed, "a segment does not start with a key frame"));
+        }
         if fragment.samples.iter().any(|s| s.composition_offset < 0) {
             return Err(Failure::new(Code::EncoderFailed, "the encoder reorders frames further than the lead allows"));
         }

@@ -10,11 +10,12 @@
 //! audio   reader → source → parsebin → decoder → convert → samples counted → AAC → cmafmux → fragment → output
 //! ```
 
-pub mod boxes;
-pub mod encoders;
 mod audio;
+pub mod boxes;
+mod byte_source;
 mod cadence;
 mod decode;
+pub mod encoders;
 mod fragment;
 mod mend;
 mod probe;
@@ -146,7 +147,8 @@ pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> 
 pub fn init() -> Result<(), Failure> {
     static STARTED: OnceLock<Result<(), Failure>> = OnceLock::new();
     let start = || {
-        let failed = |error: &dyn std::fmt::Display| Failure::new(Code::MissingElement, format!("GStreamer does not start: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Failure::new(Code::MissingElement, format!("GStreamer does not start: {error}"));
         gst::init().map_err(|e| failed(&e))?;
         gst_fmp4::plugin_register_static().map_err(|e| failed(&e))
     };

@@ -37,7 +37,11 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Arc<dyn Reader>, Vec<String>
     for (number, track) in tracks.iter().enumerate() {
         if !is_readable(&bytes, track) {
             hidden.push(moov.start + track.at as u64 + 4);
-            warnings.push(format!("track {} of the container ({}) cannot be read: it does not say its codec", number + 1, handler(&bytes, track)));
+            warnings.push(format!(
+                "track {} of the container ({}) cannot be read: it does not say its codec",
+                number + 1,
+                handler(&bytes, track)
+            ));
         }
     }
     if hidden.is_empty() || hidden.len() == tracks.len() {

@@ -57,7 +57,11 @@ pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInf
     info.duration_ns = end - start;
     if let Some(claimed) = info.header_duration_ns.filter(|&claimed| claimed > info.duration_ns + SHORTFALL_NS) {
         let seconds = |ns: u64| ns as f64 / 1e9;
-        let warning = format!("the source holds {:.1} s of the {:.1} s that its header promises", seconds(info.duration_ns), seconds(claimed));
+        let warning = format!(
+            "the source holds {:.1} s of the {:.1} s that its header promises",
+            seconds(info.duration_ns),
+            seconds(claimed)
+        );
         info.warnings.push(warning);
     }
     Ok(info)
@@ -96,22 +100,29 @@ fn describe(reader: &Arc<dyn Reader>, track: TrackId, mut record: Record, header
     let kind = record.media_type();
     let name = record.codec();
     if !kind.starts_with("video/") && !kind.starts_with("audio/") {
-        let why = if kind.starts_with("image/") { "a still picture is not a video track" } else { "it is neither picture nor sound" };
+        let why =
+            if kind.starts_with("image/") { "a still picture is not a video track" } else { "it is neither picture nor sound" };
         return Err(Failure::new(Code::UnsupportedCodec, format!("{name}: {why}")).on_stream(name));
     }
     if record.times.is_empty() {
         let promised = header_ns.filter(|&ns| ns > SHORTFALL_NS).map(|ns| format!(" of the {:.1} s promised", ns as f64 / 1e9));
         let code = if promised.is_some() { Code::Truncated } else { Code::NoDecodableStream };
-        return Err(Failure::new(code, format!("{name}: the track holds no data{}", promised.unwrap_or_default())).on_stream(name));
+        return Err(
+            Failure::new(code, format!("{name}: the track holds no data{}", promised.unwrap_or_default())).on_stream(name)
+        );
     }
     record.times.sort_unstable();
     let mut decoded = decode(Arc::clone(reader), track, 0, Vec::new(), &gst::Caps::new_any())?;
-    let first = decoded.next().and_then(|first| {
-        first.ok_or_else(|| Failure::new(Code::Undecodable, format!("{name}: not one buffer of it decodes")))
-    });
+    let first = decoded
+        .next()
+        .and_then(|first| first.ok_or_else(|| Failure::new(Code::Undecodable, format!("{name}: not one buffer of it decodes"))));
     let first = first.map_err(|failure| failure.on_stream(name))?;
     let caps = first.sample.caps_owned().ok_or_else(|| source::internal("decoded data without caps"))?;
-    if kind.starts_with("video/") { video(track, record, &caps, first.start_ns).map(Track::Video) } else { audio(track, &record, &caps).map(Track::Audio) }
+    if kind.starts_with("video/") {
+        video(track, record, &caps, first.start_ns).map(Track::Video)
+    } else {
+        audio(track, &record, &caps).map(Track::Audio)
+    }
 }
 
 fn video(track: TrackId, record: Record, caps: &gst::Caps, first_ns: u64) -> Result<VideoTrack, Failure> {
@@ -242,7 +253,13 @@ impl Record {
         match event.view() {
             gst::EventView::FlushStop(_) => {
                 let kept = std::mem::take(self);
-                *self = Self { caps: kept.caps, orientation: kept.orientation, language: kept.language, title: kept.title, ..Self::default() };
+                *self = Self {
+                    caps: kept.caps,
+                    orientation: kept.orientation,
+                    language: kept.language,
+                    title: kept.title,
+                    ..Self::default()
+                };
             }
             gst::EventView::Caps(caps) => self.caps = Some(caps.caps_owned()),
             gst::EventView::Segment(segment) => self.segment = segment.segment().downcast_ref().cloned(),
@@ -322,7 +339,7 @@ fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
         Ok::<_, Failure>(())
     };
     // The same seek as before decoding, so that times agree; and as there, not before data flows.
-    wait_until(&mut streams, |records| records.iter().any(|r| r.ended || !r.times.is_empty()))?;
+    wait_until(&mut streams, |records| records.first().is_some_and(|r| r.ended || !r.times.is_empty()))?;
     streams.seek(&first, 0);
     let header_duration_ns = first.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds);
     wait_until(&mut streams, |records| records.iter().all(|r| r.ended))?;
@@ -333,7 +350,10 @@ fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
 }
 
 fn watch_pad(pad: &gst::Pad, index: usize, records: Arc<Mutex<Vec<Record>>>, chapters: Arc<Mutex<Vec<Chapter>>>) {
-    let kinds = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST | gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
+    let kinds = gst::PadProbeType::BUFFER
+        | gst::PadProbeType::BUFFER_LIST
+        | gst::PadProbeType::EVENT_DOWNSTREAM
+        | gst::PadProbeType::EVENT_FLUSH;
     pad.add_probe(kinds, move |_, info| {
         if let Some(record) = lock(&records).get_mut(index) {
             match &info.data {

@@ -1,15 +1,15 @@
 //! The source's side of a pipeline: bytes from a [`Reader`], split into streams and, where asked, decoded.
 //!
 //! ```text
-//! appsrc (random access) → parsebin ─┬→ chosen stream → decoder → … → appsink
-//!                                    └→ other streams: dropped at the pad, so they never wait for a sink
+//! byte source → parsebin ─┬→ chosen stream → decoder → … → appsink
+//!                         └→ other streams: dropped at the pad, so they never wait for a sink
 //! ```
 //!
 //! Streams are numbered in the order in which `parsebin` shows them, so a number names the same stream in every attempt.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use farm::media::TrackId;
@@ -17,9 +17,12 @@ use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::Reader;
+use crate::byte_source::ByteSource;
 
 /// Longest wait for a demuxer to show its streams.
 const STREAMS_WAIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether a pipeline has room.
+const ROOM_POLL: Duration = Duration::from_micros(500);
 /// Most streams that are looked at.
 const STREAMS_MAX: u32 = 64;
 
@@ -29,6 +32,7 @@ pub struct Streams {
     pub pipeline: gst::Pipeline,
     /// Pads of the streams, in the order of [`TrackId`].
     pub pads: Vec<gst::Pad>,
+    source: ByteSource,
     bus: gst::Bus,
     missing: Vec<String>,
 }
@@ -46,24 +50,19 @@ pub fn open(reader: Arc<dyn Reader>, wanted: TrackId, on_stream: OnStream) -> Re
         return Err(Failure::new(Code::NotMedia, "the source is empty"));
     }
     let pipeline = gst::Pipeline::new();
-    let (failed, failures) = mpsc::channel();
-    let source = byte_source(reader, failed);
+    let source = ByteSource::new(reader);
     let parse = element("parsebin")?;
     pipeline.add_many([source.upcast_ref(), &parse]).and_then(|()| source.link(&parse)).map_err(internal)?;
     let shown = watch_streams(&pipeline, &parse, on_stream);
     let bus = pipeline.bus().ok_or_else(|| Failure::new(Code::Internal, "a pipeline without a bus"))?;
-    let mut streams = Streams { pipeline, pads: Vec::new(), bus, missing: Vec::new() };
+    let mut streams = Streams { pipeline, source, pads: Vec::new(), bus, missing: Vec::new() };
     streams.pipeline.set_state(gst::State::Playing).map_err(internal)?;
     let deadline = Instant::now() + STREAMS_WAIT;
     loop {
-        let checked = streams.check();
         while let Ok(pad) = shown.try_recv() {
             streams.pads.push(pad?);
         }
-        if let Ok(error) = failures.try_recv() {
-            return Err(Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}")));
-        }
-        checked?;
+        streams.check()?;
         if streams.pads.len() > wanted.0 as usize {
             return Ok(streams);
         }
@@ -104,6 +103,9 @@ impl Streams {
     }
 
     fn failure(&self, error: &gst::message::Error) -> Failure {
+        if let Some(why) = self.source.failure() {
+            return Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {why}"));
+        }
         let cause = error.error();
         let detail = error.debug().unwrap_or_default();
         let is = |kind: gst::StreamError| cause.matches(kind);
@@ -121,7 +123,7 @@ impl Streams {
         }
         let line = detail.lines().last().unwrap_or_default();
         if is(gst::StreamError::Decode) {
-            return Failure::new(Code::Undecodable, format!("the source does not decode: {cause} ({line})"));
+            return Failure::new(Code::Undecodable, format!("the source does not decode: {cause}"));
         }
         if cause.matches(gst::CoreError::MissingPlugin) {
             return Failure::new(Code::MissingElement, format!("{cause} ({line})"));
@@ -135,7 +137,9 @@ impl Streams {
     /// With picture, also the start is sought: some demuxers give other times than without. Sound alone is always read
     /// from its start, where parsers of bare streams would guess.
     pub fn seek(&self, through: &gst::Pad, stream_time_ns: u64) {
-        let is_video = |pad: &gst::Pad| pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")));
+        let is_video = |pad: &gst::Pad| {
+            pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")))
+        };
         // `parsebin` shows picture first.
         if !self.pads.first().is_some_and(is_video) {
             return;
@@ -172,7 +176,26 @@ pub fn element(factory: &str) -> Result<gst::Element, Failure> {
             "deinterlace" | "videoflip" => "gstreamer1.0-plugins-good",
             _ => "libgstreamer1.0-0",
         };
-        Failure::new(Code::MissingElement, format!("GStreamer element '{factory}' is missing: install the Debian package {package}"))
+        Failure::new(
+            Code::MissingElement,
+            format!("GStreamer element '{factory}' is missing: install the Debian package {package}"),
+        )
+    })
+}
+
+/// Hands a buffer to a pipeline as soon as it has room for it. `check` is asked while there is none: a pipeline that has
+/// failed never has room again.
+///
+/// # Errors
+/// What `check` says; [`Code::Internal`] when the pipeline refuses.
+pub fn push(source: &gst_app::AppSrc, buffer: gst::Buffer, check: &dyn Fn() -> Result<(), Failure>) -> Result<(), Failure> {
+    while source.current_level_buffers() >= source.max_buffers().max(1) {
+        check()?;
+        std::thread::sleep(ROOM_POLL);
+    }
+    source.push_buffer(buffer).map(|_| ()).or_else(|refused| {
+        check()?;
+        Err(internal(format!("a pipeline takes no data: {refused}")))
     })
 }
 
@@ -181,74 +204,13 @@ pub fn internal(error: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Internal, format!("a pipeline cannot be built: {error}"))
 }
 
-/// The source's bytes, by random access: demuxers pull what they want, where they want it.
-fn byte_source(reader: Arc<dyn Reader>, failed: mpsc::Sender<std::io::Error>) -> gst_app::AppSrc {
-    /// Longest single read handed to a reader.
-    const READ_BYTES_MAX: usize = 1 << 20;
-    /// Most that a demuxer gets at once, whatever it asks for: a header of a hundred hours is smaller.
-    const WANTED_BYTES_MAX: usize = 256 << 20;
-    let source = gst_app::AppSrc::builder().format(gst::Format::Bytes).stream_type(gst_app::AppStreamType::RandomAccess).build();
-    source.set_size(i64::try_from(reader.bytes()).unwrap_or(i64::MAX));
-    let offset = Arc::new(Mutex::new(0_u64));
-    let seek_offset = Arc::clone(&offset);
-    let callbacks = gst_app::AppSrcCallbacks::builder()
-        .seek_data(move |_, to| {
-            *seek_offset.lock().unwrap_or_else(PoisonError::into_inner) = to;
-            true
-        })
-        .need_data(move |source, wanted| {
-            let mut at = offset.lock().unwrap_or_else(PoisonError::into_inner);
-            let left = reader.bytes().saturating_sub(*at);
-            // In push mode `wanted` may be u32::MAX: any amount will do then. In pull mode it must be that much.
-            let wanted = if wanted == u32::MAX { READ_BYTES_MAX } else { (wanted as usize).min(WANTED_BYTES_MAX) };
-            let len = usize::try_from(left).unwrap_or(usize::MAX).min(wanted);
-            match read_exactly(reader.as_ref(), *at, len, READ_BYTES_MAX) {
-                Ok(bytes) if !bytes.is_empty() => {
-                    let mut buffer = gst::Buffer::from_slice(bytes);
-                    if let Some(buffer) = buffer.get_mut() {
-                        buffer.set_offset(*at);
-                        *at += buffer.size() as u64;
-                        buffer.set_offset_end(*at);
-                    }
-                    // Refused only while flushing, when the data is not wanted any more.
-                    let _ = source.push_buffer(buffer);
-                }
-                Ok(_) => {
-                    // Refused only when already at the end.
-                    let _ = source.end_of_stream();
-                }
-                Err(error) => {
-                    gst::element_error!(source, gst::ResourceError::Read, ("{error}"));
-                    // The receiver is gone once the streams are known; the bus has it then.
-                    let _ = failed.send(error);
-                    let _ = source.end_of_stream();
-                }
-            }
-        })
-        .build();
-    source.set_callbacks(callbacks);
-    source
-}
-
-/// `len` bytes from `offset` on, in reads of at most `step`; fewer only at the end of the source.
-fn read_exactly(reader: &dyn Reader, offset: u64, len: usize, step: usize) -> std::io::Result<bytes::Bytes> {
-    if len <= step {
-        return reader.read_at(offset, len);
-    }
-    let mut all = bytes::BytesMut::with_capacity(len);
-    while all.len() < len {
-        let part = reader.read_at(offset + all.len() as u64, step.min(len - all.len()))?;
-        if part.is_empty() {
-            break;
-        }
-        all.extend_from_slice(&part);
-    }
-    Ok(all.freeze())
-}
-
 /// Numbers pads as they show (`parsebin` sorts them by kind and stream id, the same in every run), lets `on_stream` link
 /// what it wants, and makes the others drop their data.
-fn watch_streams(pipeline: &gst::Pipeline, parse: &gst::Element, on_stream: OnStream) -> mpsc::Receiver<Result<gst::Pad, Failure>> {
+fn watch_streams(
+    pipeline: &gst::Pipeline,
+    parse: &gst::Element,
+    on_stream: OnStream,
+) -> mpsc::Receiver<Result<gst::Pad, Failure>> {
     let (tell, shown) = mpsc::channel();
     let weak = pipeline.downgrade();
     let next = AtomicU32::new(0);
@@ -267,8 +229,11 @@ fn watch_streams(pipeline: &gst::Pipeline, parse: &gst::Element, on_stream: OnSt
     shown
 }
 
+/// Makes a pad drop its data as long as it is linked to nothing, which would be an error to its demuxer.
 fn drop_data(pad: &gst::Pad) {
-    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, |_, _| gst::PadProbeReturn::Drop);
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, |pad, _| {
+        if pad.is_linked() { gst::PadProbeReturn::Remove } else { gst::PadProbeReturn::Drop }
+    });
 }
 
 /// What a `missing-plugin` message says is missing, in words.

@@ -67,7 +67,8 @@ fn nearest_usual(per_second: f64) -> Option<Rate> {
 
 /// The rate of the median distance between frames: the container's own or a usual one where near.
 fn usual_distance(times: &[u64], claimed: Option<Rate>) -> Option<Rate> {
-    let mut distances: Vec<_> = times.windows(2).filter_map(|pair| pair.last()?.checked_sub(*pair.first()?)).filter(|&d| d > 0).collect();
+    let mut distances: Vec<_> =
+        times.windows(2).filter_map(|pair| pair.last()?.checked_sub(*pair.first()?)).filter(|&d| d > 0).collect();
     distances.sort_unstable();
     let median = mean_rate(2, *distances.get(distances.len() / 2)?)?;
     let near = |rate: &Rate| (rate.as_f64() / median.as_f64() - 1.0).abs() < 0.04;

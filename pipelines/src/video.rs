@@ -9,8 +9,8 @@
 //! Key frames come from `key-int-max` alone on a constant-rate stream that starts on the GOP grid.
 
 use std::num::NonZeroU32;
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 
 use farm::job::VideoCodec;
 use farm::plan::{RateControl, Rung, VideoPlan};
@@ -22,7 +22,7 @@ use crate::cadence::{Cadence, Show};
 use crate::decode::{self, decode};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::scale;
-use crate::source::{element, internal};
+use crate::source::{element, internal, push};
 use crate::{Output, Reader, VideoOrder};
 
 /// How long before a chunk decoding starts at the latest: demuxers clip what overlaps the point of a seek.
@@ -38,7 +38,8 @@ const PROGRESS_FRAMES: u64 = 12;
 /// When the source does not decode, or an encoder fails.
 pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Account, Failure> {
     let plan = &order.plan;
-    let chunk = plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
+    let chunk =
+        plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let from_ns = (order.origin_ns + plan.rate.start_ns(chunk.start)).saturating_sub(SEEK_MARGIN_NS);
     let caps = scale::input_caps();
     let mut decoded = decode(reader, plan.track, from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
@@ -102,7 +103,7 @@ impl Ladder {
         divisors.dedup();
         for divisor in divisors {
             let rate = ladder.plan.rate.divided_by(divisor.get()).ok_or_else(|| internal("a rung's rate is out of range"))?;
-            let source = gst_app::AppSrc::builder().format(gst::Format::Time).block(true).max_bytes(0).build();
+            let source = gst_app::AppSrc::builder().format(gst::Format::Time).max_bytes(0).build();
             source.set_property("max-buffers", u64::from(QUEUE_FRAMES_MAX));
             ladder.pipeline.add(&source).map_err(internal)?;
             ladder.add_rungs(&source, divisor, rate, order.lead_ns, &output)?;
@@ -113,7 +114,14 @@ impl Ladder {
     }
 
     /// The rungs of one frame rate, each scaled from the one above.
-    fn add_rungs(&mut self, source: &gst_app::AppSrc, divisor: NonZeroU32, rate: Rate, lead_ns: u64, output: &Arc<dyn Output>) -> Result<(), Failure> {
+    fn add_rungs(
+        &mut self,
+        source: &gst_app::AppSrc,
+        divisor: NonZeroU32,
+        rate: Rate,
+        lead_ns: u64,
+        output: &Arc<dyn Output>,
+    ) -> Result<(), Failure> {
         let mut above: gst::Element = source.clone().upcast();
         let rungs: Vec<_> = self.plan.rungs.iter().cloned().enumerate().filter(|(_, r)| r.divisor == divisor).collect();
         for (index, rung) in rungs {
@@ -142,10 +150,15 @@ impl Ladder {
         let timescale = rate.timescale();
         Ok(Muxer {
             rendition: u32::try_from(index).map_err(internal)?,
-            grid: Grid { timescale, sample_ticks: rate.frame_ticks(), lead_ticks: Grid::lead_ticks(lead_ns, timescale), raise_offsets: true },
+            grid: Grid {
+                timescale,
+                sample_ticks: rate.frame_ticks(),
+                lead_ticks: Grid::lead_ticks(lead_ns, timescale),
+                raise_offsets: true,
+            },
             // Shorter than any GOP: the muxer makes one fragment of each.
             fragment_ns: 1,
-            segment_samples: self.plan.segment_frames / divisor,
+            segment_samples: NonZeroU32::new(self.plan.segment_frames / divisor),
             first_sequence: u32::try_from(self.start / u64::from(self.plan.segment_frames) + 1).map_err(internal)?,
         })
     }
@@ -175,9 +188,7 @@ impl Ladder {
                 frame.set_pts(gst::ClockTime::from_nseconds(start));
                 frame.set_dts(gst::ClockTime::NONE);
                 frame.set_duration(gst::ClockTime::from_nseconds(feed.rate.start_ns(place / divisor + 1) - start));
-                if feed.source.push_buffer(buffer).is_err() {
-                    return Err(self.failure());
-                }
+                push(&feed.source, buffer, &|| self.check().map_err(|posted| self.reported().unwrap_or(posted)))?;
             }
             if (place - self.start).is_multiple_of(PROGRESS_FRAMES) {
                 output.progress(self.plan.rate.start_ns(place - self.start)).map_err(handed_on)?;
@@ -223,11 +234,15 @@ impl Ladder {
         Ok(())
     }
 
+    /// What a rung reported, if one failed.
+    fn reported(&self) -> Option<Failure> {
+        self.ends.iter().find_map(|end| end.try_recv().ok().and_then(Result::err))
+    }
+
     /// Why frames are not taken any more: what a rung reported, or else what the pipeline posted.
     fn failure(&self) -> Failure {
-        let reported = self.ends.iter().find_map(|end| end.try_recv().ok().and_then(Result::err));
         let posted = || self.check().err();
-        reported.or_else(posted).unwrap_or_else(|| Failure::new(Code::EncoderFailed, "an encoder stopped without a word"))
+        self.reported().or_else(posted).unwrap_or_else(|| Failure::new(Code::EncoderFailed, "an encoder stopped without a word"))
     }
 }
 

@@ -73,7 +73,8 @@ impl Shape {
         let (width, height) = (track.width, track.height);
         let sides = 1..=SIDE_PX_MAX;
         if !sides.contains(&width) || !sides.contains(&height) || u64::from(width) * u64::from(height) > PICTURE_PX_MAX {
-            let message = format!("picture of {width}x{height}: up to {SIDE_PX_MAX} pixels a side and {PICTURE_PX_MAX} in all can be read");
+            let message =
+                format!("picture of {width}x{height}: up to {SIDE_PX_MAX} pixels a side and {PICTURE_PX_MAX} in all can be read");
             return Err(Failure::new(Code::LimitExceeded, message));
         }
         let (width, height) = match track.pixel_aspect {
@@ -83,7 +84,12 @@ impl Shape {
         };
         let side = |px| {
             let px = u32::try_from(px).ok().filter(|px| *px <= SIDE_PX_MAX);
-            px.ok_or_else(|| Failure::new(Code::LimitExceeded, format!("picture of {width}x{height} square pixels: up to {SIDE_PX_MAX} a side")))
+            px.ok_or_else(|| {
+                Failure::new(
+                    Code::LimitExceeded,
+                    format!("picture of {width}x{height} square pixels: up to {SIDE_PX_MAX} a side"),
+                )
+            })
         };
         let (width, height) = (side(width)?, side(height)?);
         Ok(if track.orientation.swaps_sides() { Self { width: height, height: width } } else { Self { width, height } })
@@ -134,7 +140,13 @@ fn even(side: u32) -> u32 {
 ///
 /// # Errors
 /// [`Code::InvalidRequest`] for frame rates that cannot be made.
-pub fn ladder(spec: &LadderSpec, shape: Shape, source: Rate, source_bps: u64, notes: &mut Vec<String>) -> Result<Ladder, Failure> {
+pub fn ladder(
+    spec: &LadderSpec,
+    shape: Shape,
+    source: Rate,
+    source_bps: u64,
+    notes: &mut Vec<String>,
+) -> Result<Ladder, Failure> {
     let grid = grid_rate(source)?;
     let wanted = match spec {
         LadderSpec::Auto(limits) => automatic(limits, shape),
@@ -173,7 +185,8 @@ fn unusable(rate: Rate) -> Failure {
 fn grid_rate(source: Rate) -> Result<Rate, Failure> {
     let highest = Rate::new(FPS_MAX, 1).ok_or_else(|| unusable(source))?;
     let multiple = source.den().div_ceil(source.num());
-    let raised = source.num().checked_mul(multiple).and_then(|num| Rate::new(num, source.den())).ok_or_else(|| unusable(source))?;
+    let raised =
+        source.num().checked_mul(multiple).and_then(|num| Rate::new(num, source.den())).ok_or_else(|| unusable(source))?;
     let rate = raised.divided_by(divisor(raised, highest)?).ok_or_else(|| unusable(source))?;
     let above = u64::from(rate.num()) > u64::from(rate.den()) * u64::from(FPS_MAX);
     Ok(if above { highest } else { rate })

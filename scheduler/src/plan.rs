@@ -49,13 +49,15 @@ const NAME_CHARS_MAX: usize = 64;
 pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     let mut notes = Vec::new();
     if info.video.len() + info.audio.len() > TRACKS_MAX {
-        let message = format!("{} tracks of picture and sound: up to {TRACKS_MAX} can be read", info.video.len() + info.audio.len());
+        let message =
+            format!("{} tracks of picture and sound: up to {TRACKS_MAX} can be read", info.video.len() + info.audio.len());
         return Err(Failure::new(Code::LimitExceeded, message));
     }
     let picture = main_picture(&info.video, &mut notes);
     let sound = info.audio.get(..AUDIO_RENDITIONS_MAX).unwrap_or(&info.audio);
     if info.audio.len() > sound.len() {
-        notes.push(format!("{} sound tracks are left out: up to {AUDIO_RENDITIONS_MAX} are made", info.audio.len() - sound.len()));
+        notes
+            .push(format!("{} sound tracks are left out: up to {AUDIO_RENDITIONS_MAX} are made", info.audio.len() - sound.len()));
     }
     let origin_ns = origin(picture, sound, &mut notes)?;
     let ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
@@ -66,8 +68,9 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         _ => None,
     };
     let picture_ns = video.as_ref().map_or(0, |video| video.rate.start_ns(video.frames));
-    let segment_ns =
-        video.as_ref().map_or(u64::from(spec.segment_seconds) * SECOND_NS, |video| video.rate.start_ns(video.segment_frames.into()));
+    let segment_ns = video
+        .as_ref()
+        .map_or(u64::from(spec.segment_seconds) * SECOND_NS, |video| video.rate.start_ns(video.segment_frames.into()));
     let mut audio: Vec<AudioPlan> = Vec::with_capacity(sound.len());
     for track in sound {
         let name = unique_name(track, &audio);
@@ -98,7 +101,9 @@ fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: &mut Vec<St
         }
         (Some(picture_ns), _) => Ok(picture_ns),
         (None, Some(sound_ns)) => Ok(sound_ns),
-        (None, None) => Err(Failure::new(Code::NoDecodableStream, "the source has neither picture nor sound that can be decoded")),
+        (None, None) => {
+            Err(Failure::new(Code::NoDecodableStream, "the source has neither picture nor sound that can be decoded"))
+        }
     }
 }
 
@@ -106,7 +111,8 @@ fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: &mut Vec<St
 fn length(origin_ns: u64, end_ns: u64) -> Result<u64, Failure> {
     let length_ns = end_ns.saturating_sub(origin_ns);
     if length_ns > DURATION_NS_MAX {
-        let message = format!("source of {} hours: up to {} can be read", length_ns / 3600 / SECOND_NS, DURATION_NS_MAX / 3600 / SECOND_NS);
+        let message =
+            format!("source of {} hours: up to {} can be read", length_ns / 3600 / SECOND_NS, DURATION_NS_MAX / 3600 / SECOND_NS);
         return Err(Failure::new(Code::LimitExceeded, message));
     }
     Ok(length_ns)
@@ -157,10 +163,13 @@ impl Grid {
         let gop_frames = units * u128::from(common_frames);
         let longest = u128::from(GOP_SECONDS_MAX) * u128::from(rate.num());
         if common_frames > 1 && gop_frames * u128::from(rate.den()) > longest {
-            let message = format!("ladder: the frame rates of the rungs meet only every {common_frames} frames of {rate}, too seldom for a GOP");
+            let message = format!(
+                "ladder: the frame rates of the rungs meet only every {common_frames} frames of {rate}, too seldom for a GOP"
+            );
             return Err(Failure::new(Code::InvalidRequest, message));
         }
-        let too_large = |_| Failure::new(Code::LimitExceeded, format!("a segment of {segment_seconds} s at {rate} has too many frames"));
+        let too_large =
+            |_| Failure::new(Code::LimitExceeded, format!("a segment of {segment_seconds} s at {rate} has too many frames"));
         let gop_frames = u32::try_from(gop_frames).map_err(too_large)?;
         let segment_frames = u32::try_from(u64::from(gop_frames) * u64::from(gops)).map_err(too_large)?;
         Ok(Self { gop_frames, segment_frames })
@@ -170,10 +179,8 @@ impl Grid {
 /// Pieces of work: whole segments, shared out so that none is much shorter than the others.
 fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32) -> Vec<Chunk> {
     let segments = frames.div_ceil(segment_frames);
-    let wanted = rounded(
-        u128::from(wanted_seconds) * u128::from(rate.num()),
-        u128::from(segment_frames) * u128::from(rate.den()),
-    );
+    let wanted =
+        rounded(u128::from(wanted_seconds) * u128::from(rate.num()), u128::from(segment_frames) * u128::from(rate.den()));
     let per_chunk = u64::try_from(wanted).unwrap_or(u64::MAX).max(1).max(segments.div_ceil(CHUNKS_MAX));
     let whole = frames <= per_chunk.saturating_mul(2).saturating_mul(segment_frames);
     let count = if whole { 1 } else { ((2 * segments + per_chunk) / (2 * per_chunk)).clamp(1, segments.max(1)) };
@@ -200,7 +207,13 @@ struct Timeline {
     sound_rate: u32,
 }
 
-fn audio_plan(track: &AudioTrack, index: usize, name: String, timeline: Timeline, notes: &mut Vec<String>) -> Result<AudioPlan, Failure> {
+fn audio_plan(
+    track: &AudioTrack,
+    index: usize,
+    name: String,
+    timeline: Timeline,
+    notes: &mut Vec<String>,
+) -> Result<AudioPlan, Failure> {
     let rate = timeline.sound_rate;
     let mut length_ns = length(timeline.origin_ns, track.end_ns)?;
     if timeline.picture_ns.saturating_sub(length_ns) > SHORT_SOUND_NS_MAX {
@@ -229,7 +242,7 @@ const SOUND_RATE: u32 = 48_000;
 /// 44 100 for sources of that family, else [`SOUND_RATE`].
 fn output_rate(source: u32) -> u32 {
     const FAMILY: u32 = 11_025;
-    let related = source != 0 && (source % FAMILY == 0 || FAMILY % source == 0);
+    let related = source != 0 && (source.is_multiple_of(FAMILY) || FAMILY.is_multiple_of(source));
     if related { 44_100 } else { SOUND_RATE }
 }
 

@@ -173,7 +173,10 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
     let frames = plan.video.as_ref().map(|_| account(seal, |task| matches!(task, TaskId::Video(_))));
     let samples: Vec<SamplesReport> = (0..)
         .zip(&plan.audio)
-        .map(|(index, audio)| SamplesReport { id: audio.id.clone(), account: account(seal, |task| *task == TaskId::Audio(index)) })
+        .map(|(index, audio)| SamplesReport {
+            id: audio.id.clone(),
+            account: account(seal, |task| *task == TaskId::Audio(index)),
+        })
         .collect();
     Report {
         version: VERSION,
@@ -292,3 +295,6 @@ fn chapters(info: &MediaInfo, plan: &Plan) -> Vec<Chapter> {
     });
     chapters.filter(|chapter| chapter.start_ns < plan.duration_ns).collect()
 }
+
+#[cfg(test)]
+mod tests;

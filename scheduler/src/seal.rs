@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use farm::job::Layout;
 use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
-use farm::rate::SECOND_NS;
 use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Code, Failure, Rate};
 use serde::{Deserialize, Serialize};
@@ -178,7 +177,9 @@ enum Mismatch {
     Samples { task: TaskId, rendition: RenditionId, segment: usize, found: u64, expected: u64 },
     #[error("{task} made {found} segments of {rendition}, the plan says {expected}")]
     Segments { task: TaskId, rendition: RenditionId, found: usize, expected: usize },
-    #[error("{task} made segment {segment} of {rendition} last {ticks} ticks of 1/{timescale} s, which is not what its samples last")]
+    #[error(
+        "{task} made segment {segment} of {rendition} last {ticks} ticks of 1/{timescale} s, which is not what its samples last"
+    )]
     Ticks { task: TaskId, rendition: RenditionId, segment: usize, ticks: u64, timescale: u32 },
     #[error("{task} made {found} ticks of {rendition}, the plan says {expected}")]
     Duration { task: TaskId, rendition: RenditionId, found: u64, expected: u64 },
@@ -238,7 +239,12 @@ fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<Ta
             .collect();
         let rendition = || rung.id.clone();
         if made.segments.len() != expected.len() {
-            return Err(Mismatch::Segments { task, rendition: rendition(), found: made.segments.len(), expected: expected.len() });
+            return Err(Mismatch::Segments {
+                task,
+                rendition: rendition(),
+                found: made.segments.len(),
+                expected: expected.len(),
+            });
         }
         for (segment, (found, expected)) in made.segments.iter().zip(expected).enumerate() {
             let samples = u64::from(found.samples);
@@ -259,9 +265,11 @@ fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<Ta
 fn sound(plan: &Plan, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
     let made = made(markers, task, &audio.id)?;
     let found: u64 = made.segments.iter().map(|segment| segment.ticks).sum();
-    let ticks = |numerator: u128, denominator: u128| u64::try_from(numerator * u128::from(made.timescale) / denominator).unwrap_or(u64::MAX);
-    let lead = ticks(plan.lead_ns.into(), SECOND_NS.into());
-    let expected = lead.saturating_add(ticks(audio.samples.into(), audio.rate.into()));
+    let ticks = |numerator: u128, denominator: u128| {
+        u64::try_from(numerator * u128::from(made.timescale) / denominator).unwrap_or(u64::MAX)
+    };
+    // One packet before the first sound, for the decoder to warm up on.
+    let expected = ticks(u128::from(audio.samples) + u128::from(PACKET_SAMPLES), audio.rate.into());
     if found.abs_diff(expected) > ticks((PACKETS_OFF_MAX * PACKET_SAMPLES).into(), audio.rate.into()) {
         return Err(Mismatch::Duration { task: task.clone(), rendition: audio.id.clone(), found, expected });
     }
@@ -314,7 +322,11 @@ fn rendition(
         Layout::Segments => Media::Objects {
             pieces: pieces
                 .iter()
-                .map(|(_, made)| Piece { init: made.init.clone(), objects: made.objects.clone(), segments: made.segments.clone() })
+                .map(|(_, made)| Piece {
+                    init: made.init.clone(),
+                    objects: made.objects.clone(),
+                    segments: made.segments.clone(),
+                })
                 .collect(),
         },
         Layout::SingleFile => {
@@ -348,7 +360,12 @@ fn check_key(task: &TaskId, id: &RenditionId, object: &Object) -> Result<(), Mis
 }
 
 /// The joined file of a rendition, when it holds just what the parts held.
-fn packed(id: &RenditionId, init_bytes: u64, segments: &[Segment], markers: &BTreeMap<TaskId, Marker>) -> Result<Object, Mismatch> {
+fn packed(
+    id: &RenditionId,
+    init_bytes: u64,
+    segments: &[Segment],
+    markers: &BTreeMap<TaskId, Marker>,
+) -> Result<Object, Mismatch> {
     let task = TaskId::Pack(id.clone());
     let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
     let Outcome::Packed { object } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };

@@ -76,7 +76,9 @@ impl JobState {
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
         self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
             Outcome::Probed { info } => Ok(info.as_ref()),
-            Outcome::Encoded { .. } | Outcome::Packed { .. } => Err(Failure::new(Code::Internal, "the probe's marker is of another kind")),
+            Outcome::Encoded { .. } | Outcome::Packed { .. } => {
+                Err(Failure::new(Code::Internal, "the probe's marker is of another kind"))
+            }
         })
     }
 }
@@ -258,7 +260,8 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
             kind: Kind::Playlist,
         })
         .collect();
-    let content = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
+    let content =
+        serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
     documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });
     documents.push(Document { key: keys::MASTER.to_owned(), content: playlist::multivariant(seal), kind: Kind::Playlist });
     let result = JobResult::Done(Summary {

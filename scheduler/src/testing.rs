@@ -1,9 +1,13 @@
-//! What the tests of this crate share: sources and jobs as data.
+//! What the tests of this crate share: sources, jobs and what workers leave behind, as data.
 
-use farm::Rate;
-use farm::job::JobSpec;
+use std::collections::BTreeMap;
+
+use farm::job::{JobSpec, Layout};
 use farm::media::{AudioTrack, Colour, Interlace, MediaInfo, Orientation, Timing, TrackId, VideoTrack};
+use farm::plan::{Plan, RenditionId};
 use farm::rate::SECOND_NS;
+use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
+use farm::{Rate, keys};
 
 /// A frame rate that is known to be one.
 pub fn rate(text: &str) -> Rate {
@@ -67,4 +71,105 @@ pub fn source(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> MediaInfo {
         chapters: Vec::new(),
         warnings: Vec::new(),
     }
+}
+
+/// What a perfect execution of a task makes: sizes are made up, but never twice the same in a row.
+pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, markers: &BTreeMap<TaskId, Marker>) -> Marker {
+    let outcome = match task {
+        TaskId::Probe => Outcome::Probed { info: Box::new(info.clone()) },
+        TaskId::Video(number) => {
+            let video = plan.video.as_ref().expect("a picture");
+            let chunk = &video.chunks[*number as usize];
+            let first = chunk.start / u64::from(video.segment_frames);
+            let renditions = video.rungs.iter().map(|rung| {
+                let divisor = rung.divisor.get();
+                let rate = video.rate.divided_by(divisor).expect("a rate");
+                let starts = chunk.frames().step_by(video.segment_frames as usize);
+                let samples = starts.map(|start| (chunk.end - start).min(video.segment_frames.into()).div_ceil(divisor.into()));
+                let segments = samples.zip(first..).map(|(samples, number)| Segment {
+                    ticks: samples * u64::from(rate.frame_ticks()),
+                    samples: samples.try_into().expect("a number of frames"),
+                    bytes: 10 * u64::from(rung.height) + number % 7,
+                });
+                encoded(plan.layout, &rung.id, "avc1.640028", rate.timescale(), first, segments.collect(), token)
+            });
+            let account = Account { kept: chunk.end - chunk.start, ..Account::default() };
+            Outcome::Encoded { renditions: renditions.collect(), account }
+        }
+        TaskId::Audio(index) => {
+            let audio = &plan.audio[*index as usize];
+            // One more than the samples fill: the decoder warms up on the first.
+            let mut packets = audio.samples.div_ceil(1024) + 1;
+            let most = audio.segment_ns * u64::from(audio.rate) / SECOND_NS / 1024;
+            let mut segments = Vec::new();
+            while packets > 0 {
+                let samples = packets.min(most);
+                packets -= samples;
+                segments.push(Segment {
+                    ticks: samples * 1024,
+                    samples: samples.try_into().expect("packets"),
+                    bytes: samples * 300,
+                });
+            }
+            let account = Account { kept: audio.samples, ..Account::default() };
+            let renditions = vec![encoded(plan.layout, &audio.id, "mp4a.40.2", audio.rate, 0, segments, token)];
+            Outcome::Encoded { renditions, account }
+        }
+        TaskId::Pack(id) => {
+            let mut bytes = 0;
+            for made in parts(markers, id) {
+                bytes += if bytes == 0 { made.init.bytes } else { 0 };
+                bytes += made.segments.iter().map(|segment| segment.bytes).sum::<u64>();
+            }
+            Outcome::Packed { object: object(keys::whole(id, token), bytes) }
+        }
+    };
+    Marker { task: task.clone(), token: token.clone(), outcome, cost: Cost { cpu_ms: 100, wall_ms: 60, rss_kib: 1000 } }
+}
+
+/// What the tasks of a rendition made of it, in order.
+fn parts<'a>(markers: &'a BTreeMap<TaskId, Marker>, id: &'a RenditionId) -> impl Iterator<Item = &'a Encoded> {
+    let made = markers.values().filter_map(|marker| match &marker.outcome {
+        Outcome::Encoded { renditions, .. } => Some(renditions),
+        Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+    });
+    made.flatten().filter(move |made| made.rendition == *id)
+}
+
+fn encoded(
+    layout: Layout,
+    id: &RenditionId,
+    codecs: &str,
+    timescale: u32,
+    first: u64,
+    segments: Vec<Segment>,
+    token: &Token,
+) -> Encoded {
+    let objects = match layout {
+        Layout::Segments => segments
+            .iter()
+            .zip(first..)
+            .map(|(segment, number)| object(keys::segment(id, token, number), segment.bytes))
+            .collect(),
+        Layout::SingleFile => vec![object(keys::part(id, token), segments.iter().map(|segment| segment.bytes).sum())],
+    };
+    let init = Object { sha256: format!("init of {id}"), ..object(keys::init(id, token), 700) };
+    Encoded { rendition: id.clone(), codecs: codecs.to_owned(), timescale, init, objects, segments }
+}
+
+fn object(key: String, bytes: u64) -> Object {
+    Object { sha256: format!("content of {key}"), key, bytes }
+}
+
+/// Markers of every task of a plan.
+pub fn markers(plan: &Plan, info: &MediaInfo) -> BTreeMap<TaskId, Marker> {
+    let mut markers = BTreeMap::new();
+    let renditions =
+        plan.video.iter().flat_map(|video| &video.rungs).map(|rung| &rung.id).chain(plan.audio.iter().map(|audio| &audio.id));
+    let packs = renditions.filter(|_| plan.layout == Layout::SingleFile).map(|id| TaskId::Pack(id.clone()));
+    for task in [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(packs) {
+        let made = marker(plan, info, &task, &Token::random(), &markers);
+        markers.insert(task, made);
+    }
+    markers
 }

@@ -14,7 +14,12 @@ pub fn folder() -> Option<PathBuf> {
 }
 
 /// Says on the test's output why something is not tested here.
-#[expect(clippy::print_stdout, reason = "what a test skips, its reader must see")]
 pub fn skip(reason: &str) {
-    println!("skipped: {reason}");
+    say(&format!("skipped: {reason}"));
+}
+
+/// Says something on the test's output, for figures that a reader may want; shown by `--nocapture`.
+#[expect(clippy::print_stdout, reason = "what a test skips or measures, its reader must see")]
+pub fn say(line: &str) {
+    println!("{line}");
 }

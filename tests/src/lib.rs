@@ -2,6 +2,7 @@
 //! with it. The suites are in `tests/`.
 
 pub mod barcode;
+pub mod check;
 pub mod clip;
 pub mod contract;
 pub mod corpus;

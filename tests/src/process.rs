@@ -86,6 +86,15 @@ impl Group {
         }
     }
 
+    /// Whether the leader has ended.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        self.reaped |= self.child.try_wait()?.is_some();
+        Ok(self.reaped)
+    }
+
     /// Waits for the leader to end.
     ///
     /// # Errors

@@ -232,7 +232,8 @@ fn attributes(variant: &VariantStream, own: &Rendition, sounds: &[&Rendition]) -
     wanted.dedup();
     let said = variant.codecs.clone().unwrap_or_default();
     let mut faults: Vec<_> =
-        unless(said.split(',').eq(wanted.iter().copied()), || format!("CODECS {said}, by the init segments {wanted:?}"))
+        // The hexadecimal digits of `avc1.64001E` may be of either case.
+        unless(said.to_ascii_lowercase().split(',').eq(wanted.iter().copied()), || format!("CODECS {said}, by the init segments {wanted:?}"))
             .into_iter()
             .collect();
     let Kind::Video { width, height, .. } = own.track.kind else {

@@ -45,6 +45,7 @@ impl Bench {
     fn worker(&self, how: &str) -> Handle {
         let mut settings = Settings::new(1, child_command(how));
         settings.drain_budget = Duration::from_millis(200);
+        settings.stall = Duration::from_secs(40);
         Worker::start(settings, self.state.clone(), self.broker.clone()).expect("started")
     }
 
@@ -208,13 +209,12 @@ async fn a_cancelled_job_is_not_begun_and_a_running_one_is_killed() {
     bench.stored(4).await;
     store(&bench.state, &keys::cancel(&bench.job), &"please", false).await.expect("stored");
     bench.send(TaskId::Video(1)).await;
-    let settled = async {
-        // The broker gives the second only after the first is settled: there is one slot.
-        while !bench.objects().await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), settled).await.expect("killed, and its objects deleted");
+    // There is one slot: when this is rejected, both before it are settled.
+    let mut dead = bench.broker.consume(Queue::Dead).await.expect("a consumer");
+    bench.broker.publish(Queue::Tasks, &"what?").await.expect("published");
+    let rejected = tokio::time::timeout(Duration::from_secs(60), dead.next()).await;
+    rejected.expect("settled").expect("a working broker").ack().await.expect("acknowledged");
+    assert_eq!(bench.objects().await, Vec::<String>::new(), "its objects are deleted");
     assert_eq!(worker.shutdown().await, Drain::Complete);
     assert_eq!(bench.failures().await, 0, "cancelling is no failure");
     assert!(!bench.task_waits().await, "both acknowledged");
@@ -336,6 +336,8 @@ async fn a_real_film_is_encoded_in_real_children() {
     let (audio, found) = (plan.audio.first_mut().expect("sound"), info.audio.first().expect("sound"));
     (audio.track, audio.samples, audio.segment_ns) = (found.track, 3 * 48_000, 1_000_000_000);
     (plan.origin_ns, plan.duration_ns) = (info.video.first().map_or(0, |video| video.timing.start_ns), 3_000_000_000);
+    // Room for two frames at the lower rung's 12/s.
+    plan.lead_ns = 166_666_667;
     store(&bench.state, &keys::plan(&bench.job, 1), &plan, false).await.expect("stored");
     let mut frames = 0;
     for (task, codec) in [(TaskId::Video(0), "avc1."), (TaskId::Video(1), "avc1."), (TaskId::Audio(0), "mp4a.40.2")] {

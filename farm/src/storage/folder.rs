@@ -47,9 +47,9 @@ impl Folder {
         &self,
         work: impl FnOnce(&Self) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let folder = self.clone();
+        let (folder, shown) = (self.clone(), self.root.display().to_string());
         let done = tokio::task::spawn_blocking(move || work(&folder)).await;
-        done.unwrap_or_else(|gone| Err(StorageError::Unavailable { key: String::new(), why: gone.to_string() }))
+        done.unwrap_or_else(|gone| Err(StorageError::Unavailable { key: shown, why: gone.to_string() }))
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StorageError> {
@@ -253,10 +253,11 @@ fn make_folder(path: &Path, grown: &mut Vec<PathBuf>) -> io::Result<()> {
     }
 }
 
-/// Makes names given in a folder durable. File systems that have no such call (they say EINVAL) are taken at their word.
+/// Makes names given in a folder durable. File systems that have no such call (they say EINVAL) are taken at their word; a
+/// folder that somebody has removed by now holds no names.
 fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(path).and_then(|folder| folder.sync_all()) {
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => Ok(()),
         done => done,
     }
 }

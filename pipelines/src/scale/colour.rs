@@ -42,7 +42,7 @@ impl Primaries {
 /// By which way a picture gets to a rung's format.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Route {
-    /// It is what it should be already.
+    /// It is what it should be already, every sample in its place.
     Keep,
     /// Size, depth, range, subsampling and matrix, in one graph.
     Direct,
@@ -50,10 +50,11 @@ pub enum Route {
     ThroughLight(Transfer, Primaries),
 }
 
-/// The format of what arrives. `colour` overrides what the caps say.
+/// The format of what arrives. `colour` overrides what the caps say, and `sited` tells whether they say where colour
+/// differences lie: if not, [`VideoInfo`] has made a guess of its own, that of JPEG for small pictures.
 ///
 /// An odd last column or row of subsampled pictures is left out: zimg needs whole chroma samples.
-pub fn source_format(info: &VideoInfo, colour: Option<Colour>) -> Format {
+pub fn source_format(info: &VideoInfo, colour: Option<Colour>, sited: bool) -> Format {
     let format = info.format_info();
     let halvings = |of: &[u32]| of.get(1).copied().unwrap_or(0);
     let subsampling = (halvings(format.w_sub()), halvings(format.h_sub()));
@@ -71,7 +72,8 @@ pub fn source_format(info: &VideoInfo, colour: Option<Colour>) -> Format {
         sample: if depth > 8 { Sample::Word } else { Sample::Byte },
         depth,
         subsampling,
-        chroma_site: chroma_site(info.chroma_site()),
+        // Not told: what H.264 and all its followers default to.
+        chroma_site: if sited { chroma_site(info.chroma_site()) } else { ChromaSite::Left },
         full_range: colour.full_range || family == Family::Rgb,
         matrix: if family == Family::Rgb { h273::RGB } else { known_matrix(colour) },
         transfer: colour.transfer,
@@ -96,12 +98,12 @@ pub fn rung_format(width: u32, height: u32) -> Format {
     }
 }
 
-/// Which way leads from one to the other.
+/// Which way leads from one to the other; `cropped` where what arrives has a column or row more than its format tells.
 ///
 /// The primaries of BT.601 (H.273: 5, 6, 7, 22) count as those of BT.709, and all transfers of its family as one: the
 /// difference is a few code values in the most saturated colours, the conversion would be twenty times as slow, and
 /// browsers and ffmpeg's scaler do not make it either. BT.2020 and P3 are wide enough that it has to be made.
-pub fn route(from: &Format, to: &Format) -> Route {
+pub fn route(from: &Format, to: &Format, cropped: bool) -> Route {
     let primaries = match from.primaries {
         h273::BT2020 => Primaries::BT2020,
         h273::DISPLAY_P3 => Primaries::DISPLAY_P3,
@@ -123,7 +125,7 @@ pub fn route(from: &Format, to: &Format) -> Route {
         return Route::ThroughLight(transfer, primaries);
     }
     let as_displayed = Format { transfer: to.transfer, primaries: to.primaries, ..*from };
-    if as_displayed == *to { Route::Keep } else { Route::Direct }
+    if as_displayed == *to && !cropped { Route::Keep } else { Route::Direct }
 }
 
 /// The matrix by which zimg can make RGB; where it is not told, the one that goes with the primaries.
@@ -151,14 +153,13 @@ fn chroma_site(site: VideoChromaSite) -> ChromaSite {
         (true, true) => ChromaSite::TopLeft,
         (false, true) => ChromaSite::Top,
         (false, false) if site == VideoChromaSite::JPEG => ChromaSite::Centre,
-        // Not told: what H.264 and all its followers default to.
         _ => ChromaSite::Left,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, Format, Primaries, Route, Transfer, rung_format, route};
+    use super::{Family, Format, Primaries, Route, Transfer, route, rung_format};
 
     fn with(matrix: u8, transfer: u8, primaries: u8) -> Format {
         Format { matrix, transfer, primaries, ..rung_format(640, 360) }
@@ -167,22 +168,23 @@ mod tests {
     #[test]
     fn what_is_right_is_kept() {
         let rung = rung_format(640, 360);
-        assert_eq!(route(&with(1, 1, 1), &rung), Route::Keep);
-        assert_eq!(route(&with(1, 6, 6), &rung), Route::Keep);
-        assert_eq!(route(&with(6, 6, 6), &rung), Route::Direct);
-        assert_eq!(route(&Format { full_range: true, ..rung }, &rung), Route::Direct);
-        assert_eq!(route(&Format { width: 854, ..rung }, &rung), Route::Direct);
-        assert_eq!(route(&Format { depth: 10, ..rung }, &rung), Route::Direct);
+        assert_eq!(route(&with(1, 1, 1), &rung, false), Route::Keep);
+        assert_eq!(route(&with(1, 6, 6), &rung, false), Route::Keep);
+        assert_eq!(route(&with(1, 1, 1), &rung, true), Route::Direct);
+        assert_eq!(route(&with(6, 6, 6), &rung, false), Route::Direct);
+        assert_eq!(route(&Format { full_range: true, ..rung }, &rung, false), Route::Direct);
+        assert_eq!(route(&Format { width: 854, ..rung }, &rung, false), Route::Direct);
+        assert_eq!(route(&Format { depth: 10, ..rung }, &rung, false), Route::Direct);
     }
 
     #[test]
     fn wide_and_bright_colours_go_through_light() {
         let rung = rung_format(640, 360);
-        assert_eq!(route(&with(9, 16, 9), &rung), Route::ThroughLight(Transfer::Pq, Primaries::BT2020));
-        assert_eq!(route(&with(9, 18, 2), &rung), Route::ThroughLight(Transfer::Hlg, Primaries::BT2020));
-        assert_eq!(route(&with(9, 14, 9), &rung), Route::ThroughLight(Transfer::Gamma(2.4), Primaries::BT2020));
-        assert_eq!(route(&with(1, 13, 12), &rung), Route::ThroughLight(Transfer::Gamma(2.2), Primaries::DISPLAY_P3));
+        assert_eq!(route(&with(9, 16, 9), &rung, false), Route::ThroughLight(Transfer::Pq, Primaries::BT2020));
+        assert_eq!(route(&with(9, 18, 2), &rung, false), Route::ThroughLight(Transfer::Hlg, Primaries::BT2020));
+        assert_eq!(route(&with(9, 14, 9), &rung, false), Route::ThroughLight(Transfer::Gamma(2.4), Primaries::BT2020));
+        assert_eq!(route(&with(1, 13, 12), &rung, false), Route::ThroughLight(Transfer::Gamma(2.2), Primaries::DISPLAY_P3));
         let grey = Format { family: Family::Grey, ..with(9, 14, 9) };
-        assert_eq!(route(&grey, &rung), Route::Direct);
+        assert_eq!(route(&grey, &rung, false), Route::Direct);
     }
 }

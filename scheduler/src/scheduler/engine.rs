@@ -229,7 +229,12 @@ impl Engine {
             let (candidate, (due, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
             shares.charge(candidate.tenant, candidate.cost_ns);
             let message = TaskMessage { job: candidate.job.clone(), task: due.task.clone(), attempt: due.attempt, epoch };
-            chosen.push(Chosen { message, wait_ms: due.wait_ms, tenant: candidate.tenant.to_owned(), cost_ns: candidate.cost_ns });
+            chosen.push(Chosen {
+                message,
+                wait_ms: due.wait_ms,
+                tenant: candidate.tenant.to_owned(),
+                cost_ns: candidate.cost_ns,
+            });
         }
         chosen
     }
@@ -439,7 +444,8 @@ impl Entry {
     fn set_due(&mut self, due: Vec<Due>) {
         self.troubles = 0;
         // What is due again after a failure nobody told of, or not any more, is on its way no longer.
-        self.outstanding.retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
+        self.outstanding
+            .retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
         self.running.retain(|task, _| self.outstanding.contains_key(task));
         let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::Audio(_));
         self.phase = Some(match due.iter().any(|due| due.task == TaskId::Probe) {

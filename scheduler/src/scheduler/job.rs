@@ -260,7 +260,8 @@ async fn keep_only_sealed(state: &Storage, output: &Storage, job: &JobState) -> 
 }
 
 async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
-    let unwanted: Vec<String> = output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
+    let unwanted: Vec<String> =
+        output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
     for some in unwanted.chunks(DELETES_MAX) {
         output.delete(some).await?;
     }
@@ -269,7 +270,8 @@ async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> R
 
 /// Whether an output key is one that [`Next::Publish`] writes.
 fn is_document(key: &str) -> bool {
-    let is_rendition = |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let is_rendition =
+        |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     key == keys::MASTER || key == keys::REPORT || key.strip_suffix("/index.m3u8").is_some_and(is_rendition)
 }
 

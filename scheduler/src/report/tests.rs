@@ -1,0 +1,76 @@
+//! What the report says of a job.
+
+use farm::media::TrackId;
+use farm::task::{Marker, Outcome};
+use farm::{Code, Failure};
+
+use super::*;
+use crate::plan::plan;
+use crate::seal::seal;
+use crate::testing::{markers, picture, sound, source, spec};
+
+/// A job of which much can be said: its source starts at 10 s, ends early and has chapters, and its URL holds a secret.
+fn reported() -> (Report, Seal) {
+    let mut spec = spec();
+    spec.source.url = "https://user:hush@tube.example/v.mkv?token=hush".parse().expect("a URL");
+    spec.chunk_seconds = Some(8);
+    let mut info = source(vec![picture(1280, 720, "25", 40)], vec![sound(1, 48_000, 40)]);
+    info.video[0].timing.start_ns = 10_000_000_000;
+    info.audio[0].start_ns = 10_000_000_000;
+    let chapter = |start_s: u64, end_s: u64, title: &str| Chapter {
+        start_ns: start_s * 1_000_000_000,
+        end_ns: end_s * 1_000_000_000,
+        title: title.to_owned(),
+    };
+    info.chapters = vec![chapter(0, 20, "one"), chapter(20, 99, "two"), chapter(99, 100, "beyond")];
+    let why = Failure::new(Code::UnsupportedCodec, "no decoder for PGS");
+    info.dropped = vec![DroppedTrack { track: TrackId(2), kind: "subpicture/x-pgs".to_owned(), why }];
+    info.warnings = vec!["the header lies".to_owned()];
+    let plan = plan(&spec, &info).expect("a plan");
+    let mut markers = markers(&plan, &info);
+    if let Some(Marker { outcome: Outcome::Encoded { account, .. }, .. }) = markers.get_mut(&TaskId::Video(3)) {
+        *account = Account { kept: 100, filled: 50, missing: 50, decode_errors: 3, dropped: 0 };
+    }
+    let seal = seal(&plan, &markers).expect("a seal");
+    (report(&spec, &info, &plan, &seal), seal)
+}
+
+#[test]
+fn frames_and_costs_of_all_chunks_are_added_up() {
+    let (report, seal) = reported();
+    let grid = report.grid.expect("a picture");
+    assert_eq!((grid.frames, grid.chunks), (750, 4));
+    let frames = report.frames.expect("a picture");
+    assert_eq!((frames.kept, frames.filled, frames.missing, frames.decode_errors), (200 + 200 + 200 + 100, 50, 50, 3));
+    assert_eq!(report.samples.iter().map(|samples| samples.account.kept).collect::<Vec<_>>(), [1_440_000]);
+    // Four chunks, the sound and the probe.
+    assert_eq!((report.cost.cpu_ms, report.cost.wall_ms, report.cost.rss_kib_max), (600, 360, 1000));
+    assert_eq!(report.cost.tasks.len(), seal.executions.len());
+    let bytes: u64 = seal.renditions[0].segments().map(|segment| segment.bytes).sum();
+    let first = &report.renditions[0];
+    assert_eq!((first.bytes, first.segments, first.average_bps), (bytes, 8, (bytes * 8).div_ceil(30)));
+    assert!(first.rate_control.is_some() && report.renditions.last().is_some_and(|sound| sound.asked_bps == Some(128_000)));
+}
+
+#[test]
+fn what_a_viewer_should_know_is_said() {
+    let (report, _) = reported();
+    let warnings = [
+        "the header lies",
+        "the picture ends early: its last frame is shown for 50 frames more",
+        "3 errors while decoding the picture",
+    ];
+    assert_eq!(report.warnings, warnings);
+    assert_eq!(report.dropped.len(), 1);
+    let chapters: Vec<_> =
+        report.chapters.iter().map(|c| (c.start_ns / 1_000_000_000, c.end_ns / 1_000_000_000, c.title.as_str())).collect();
+    assert_eq!(chapters, [(0, 10, "one"), (10, 30, "two")], "by the result's time, and within it");
+}
+
+#[test]
+fn it_holds_no_secret_and_can_be_read_back() {
+    let (report, _) = reported();
+    let text = serde_json::to_string_pretty(&report).expect("JSON");
+    assert!(!text.contains("hush"), "{text}");
+    assert_eq!(serde_json::from_str::<Report>(&text).expect("a report"), report);
+}

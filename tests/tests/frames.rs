@@ -1,0 +1,110 @@
+//! Every frame once, in order, at its time, in every rung: whatever the rate and the container, and into however many pieces
+//! the work is cut.
+
+use anyhow::Result;
+use tests::clip::{Clip, Container};
+use tests::hls::Presentation;
+use tests::{check, shoal};
+
+/// Chunks of one segment each: as many joints as can be.
+const CHUNKED: &[&str] = &["--chunk-seconds", "4", "--ladder", "360,240"];
+
+fn check_chunked(clip: &Clip, flags: &[&str]) -> Result<()> {
+    let output = tempfile::tempdir()?;
+    let run = shoal::done(clip.file()?, output.path(), flags)?;
+    let faults = check::faults(output.path(), clip)?;
+    assert_eq!(faults, Vec::<String>::new(), "{} {:?}: {}", clip.rate, clip.container, run.stderr);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
+    assert_eq!(report["grid"]["chunks"], 8, "{} {:?}: 30 s in pieces of 4 s", clip.rate, clip.container);
+    Ok(())
+}
+
+fn in_every_container(rate: &str) -> Result<()> {
+    for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm] {
+        check_chunked(&Clip::new(rate, 30).container(container), CHUNKED)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn at_25_frames_a_second() -> Result<()> {
+    in_every_container("25")
+}
+
+#[test]
+fn at_29_97_frames_a_second() -> Result<()> {
+    in_every_container("30000/1001")
+}
+
+#[test]
+fn at_23_976_frames_a_second() -> Result<()> {
+    in_every_container("24000/1001")
+}
+
+#[test]
+fn at_60_frames_a_second_where_small_rungs_show_every_second_one() -> Result<()> {
+    in_every_container("60")
+}
+
+#[test]
+fn at_60_frames_a_second_with_a_rung_that_shows_them_all() -> Result<()> {
+    let clip = Clip::new("60", 30).size(1280, 720);
+    check_chunked(&clip, &["--chunk-seconds", "4", "--ladder", "720,240"])
+}
+
+#[test]
+fn the_number_of_slots_changes_nothing() -> Result<()> {
+    for (rate, layout) in [("25", "segments"), ("30000/1001", "single-file")] {
+        let clip = Clip::new(rate, 30);
+        let mut first: Option<Presentation> = None;
+        for slots in ["1", "2", "4"] {
+            let output = tempfile::tempdir()?;
+            let flags = [CHUNKED, &["--slots", slots, "--layout", layout]].concat();
+            shoal::done(clip.file()?, output.path(), &flags)?;
+            let made = Presentation::read(output.path())?;
+            let first = first.get_or_insert(Presentation::read(output.path())?);
+            for (a, b) in first.renditions.iter().zip(&made.renditions) {
+                assert_eq!(a.segment_list(), b.segment_list(), "{} on 1 and on {slots} slots", a.name());
+                let same = a.segments.iter().zip(&b.segments).all(|(a, b)| a.bytes == b.bytes);
+                assert!(same, "{}: bytes of segments on 1 and on {slots} slots differ", a.name());
+            }
+            assert_eq!(first.renditions.len(), made.renditions.len());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn cutting_the_work_up_changes_neither_frames_nor_segments() -> Result<()> {
+    let clip = Clip::new("25", 30);
+    let (whole, cut) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    shoal::done(clip.file()?, whole.path(), &["--ladder", "360,240"])?;
+    shoal::done(clip.file()?, cut.path(), CHUNKED)?;
+    assert_eq!(check::faults(whole.path(), &clip)?, Vec::<String>::new());
+    let (whole, cut) = (Presentation::read(whole.path())?, Presentation::read(cut.path())?);
+    for (a, b) in whole.renditions.iter().zip(&cut.renditions) {
+        let durations = |r: &tests::hls::Rendition| r.segments.iter().map(|s| (s.ticks(), s.samples.len())).collect::<Vec<_>>();
+        assert_eq!(durations(a), durations(b), "{}", a.name());
+        assert_eq!(a.presentation_order(), b.presentation_order(), "{}", a.name());
+    }
+    Ok(())
+}
+
+/// A source's own holes: places on the grid where it has no frame show the one before.
+#[test]
+fn frames_that_the_source_lacks_are_filled_and_counted() -> Result<()> {
+    let clip = Clip::new("25", 12).leave_out(60..63).leave_out(203..204);
+    let output = tempfile::tempdir()?;
+    shoal::done(clip.file()?, output.path(), &["--ladder", "240", "--chunk-seconds", "4"])?;
+    let frames = tests::reader::frames(&Presentation::read(output.path())?.rendition("v240")?.path, "0:v:0")?;
+    let shown = |place: u32| match place {
+        60..63 => 59,
+        203 => 202,
+        own => own,
+    };
+    let numbers: Vec<_> = frames.iter().map(|frame| frame.number).collect();
+    assert_eq!(numbers, (0..300).map(|place| Ok(shown(place))).collect::<Vec<_>>());
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
+    assert_eq!((&report["frames"]["kept"], &report["frames"]["filled"]), (&296.into(), &4.into()), "{}", report["frames"]);
+    Ok(())
+}
