@@ -26,6 +26,18 @@ pub fn end(ended: Result<(), Failure>, json: bool) -> ExitCode {
     })
 }
 
+/// Ends the program with a command line that cannot be understood, or with the help that it asks for.
+pub fn end_usage(refused: &clap::Error) -> ExitCode {
+    if refused.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = refused.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        return end(Err(Failure::new(farm::Code::InvalidRequest, first)), true);
+    }
+    // A terminal that has gone away is no error.
+    let _ = refused.print();
+    if refused.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
 /// Prints one JSON object.
 pub fn print_json(object: &impl Serialize) {
     // These types hold no map with keys that are not texts, which alone could fail.

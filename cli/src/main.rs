@@ -14,10 +14,13 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
-use crate::ending::end;
+use crate::ending::{end, end_usage};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refused) => return end_usage(&refused),
+    };
     if let Command::Child = arguments.command {
         // An attempt's child: no runtime, no logs, no settings.
         return worker::child::main();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use farm::broker::Broker;
 use farm::job::{JobId, JobSpec, Layout};
+use farm::plan::RenditionId;
 use farm::storage::Storage;
 use farm::{Code, Failure, Fault, keys};
 use scheduler::scheduler::{Scheduler, Settings, submit};
@@ -179,14 +180,17 @@ impl OutputFolder {
 struct Told<'a> {
     master: &'a Path,
     report: &'a Path,
-    #[serde(flatten)]
-    summary: &'a Summary,
+    renditions: &'a [RenditionId],
+    duration_ns: u64,
+    bytes: u64,
+    warnings: &'a [String],
 }
 
 fn tell(output: &Path, summary: &Summary, json: bool) {
     let (master, report) = (output.join(keys::MASTER), output.join(keys::REPORT));
     if json {
-        print_json(&Told { master: &master, report: &report, summary });
+        let Summary { renditions, duration_ns, bytes, warnings, .. } = summary;
+        print_json(&Told { master: &master, report: &report, renditions, duration_ns: *duration_ns, bytes: *bytes, warnings });
         return;
     }
     summary.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));

@@ -127,7 +127,7 @@ impl Ladder {
         for (index, rung) in rungs {
             let first = above.is::<gst_app::AppSrc>();
             let colour = if first { self.plan.picture.colour } else { farm::media::Colour::BT709 };
-            let mut chain = scale::elements(rung.width, rung.height, colour)?;
+            let mut chain = vec![scale::element(rung.width, rung.height, colour)];
             if !first {
                 chain.insert(0, queue()?);
             }

@@ -9,20 +9,25 @@ use tests::{check, shoal};
 /// Chunks of one segment each: as many joints as can be.
 const CHUNKED: &[&str] = &["--chunk-seconds", "4", "--ladder", "360,240"];
 
-fn check_chunked(clip: &Clip, flags: &[&str]) -> Result<()> {
+/// What is wrong with what is made of a clip, each fault with the clip it is of.
+fn faults(clip: &Clip, flags: &[&str]) -> Result<Vec<String>> {
     let output = tempfile::tempdir()?;
-    let run = shoal::done(clip.file()?, output.path(), flags)?;
-    let faults = check::faults(output.path(), clip)?;
-    assert_eq!(faults, Vec::<String>::new(), "{} {:?}: {}", clip.rate, clip.container, run.stderr);
+    shoal::done(clip.file()?, output.path(), flags)?;
+    let mut faults = check::faults(output.path(), clip)?;
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
-    assert_eq!(report["grid"]["chunks"], 8, "{} {:?}: 30 s in pieces of 4 s", clip.rate, clip.container);
-    Ok(())
+    // 30 s in pieces of 4 s.
+    if report["grid"]["chunks"] != 8 {
+        faults.push(format!("{} chunks instead of 8", report["grid"]["chunks"]));
+    }
+    Ok(faults.into_iter().map(|fault| format!("{} {:?}: {fault}", clip.rate, clip.container)).collect())
 }
 
 fn in_every_container(rate: &str) -> Result<()> {
+    let mut found = Vec::new();
     for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm] {
-        check_chunked(&Clip::new(rate, 30).container(container), CHUNKED)?;
+        found.extend(faults(&Clip::new(rate, 30).container(container), CHUNKED)?);
     }
+    assert_eq!(found, Vec::<String>::new());
     Ok(())
 }
 
@@ -49,7 +54,8 @@ fn at_60_frames_a_second_where_small_rungs_show_every_second_one() -> Result<()>
 #[test]
 fn at_60_frames_a_second_with_a_rung_that_shows_them_all() -> Result<()> {
     let clip = Clip::new("60", 30).size(1280, 720);
-    check_chunked(&clip, &["--chunk-seconds", "4", "--ladder", "720,240"])
+    assert_eq!(faults(&clip, &["--chunk-seconds", "4", "--ladder", "720,240"])?, Vec::<String>::new());
+    Ok(())
 }
 
 #[test]
@@ -102,8 +108,9 @@ fn frames_that_the_source_lacks_are_filled_and_counted() -> Result<()> {
         203 => 202,
         own => own,
     };
-    let numbers: Vec<_> = frames.iter().map(|frame| frame.number).collect();
-    assert_eq!(numbers, (0..300).map(|place| Ok(shown(place))).collect::<Vec<_>>());
+    let wrong = (0..).zip(&frames).filter(|&(place, frame)| frame.number != Ok(shown(place))).take(5);
+    assert_eq!(wrong.map(|(place, frame)| (place, frame.number)).collect::<Vec<_>>(), []);
+    assert_eq!(frames.len(), 300);
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
     assert_eq!((&report["frames"]["kept"], &report["frames"]["filled"]), (&296.into(), &4.into()), "{}", report["frames"]);
     Ok(())

@@ -2,6 +2,7 @@
 
 use farm::media::Colour;
 use gst::glib;
+#[cfg(test)]
 use gst::prelude::*;
 
 use super::imp;
@@ -41,10 +42,8 @@ impl ShoalScale {
     }
 }
 
-/// Makes the element known to GStreamer, so that it can be named in a pipeline. May be called again.
-///
-/// # Errors
-/// When GStreamer's registry does not take it.
+/// Makes the element known to GStreamer, so that tests can name it in a pipeline. May be called again.
+#[cfg(test)]
 pub fn register() -> Result<(), glib::BoolError> {
     gst::Element::register(None, NAME, gst::Rank::NONE, ShoalScale::static_type())
 }
