@@ -343,6 +343,10 @@ fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
     streams.seek(&first, 0);
     let header_duration_ns = first.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds);
     wait_until(&mut streams, |records| records.iter().all(|r| r.ended))?;
+    if lock(&records).iter().all(|r| r.times.is_empty()) {
+        // What went wrong may have been posted just before the end.
+        streams.check()?;
+    }
     let container = container(&streams);
     drop(streams);
     let (records, chapters) = (std::mem::take(&mut *lock(&records)), std::mem::take(&mut *lock(&chapters)));

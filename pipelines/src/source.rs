@@ -125,6 +125,9 @@ impl Streams {
         if is(gst::StreamError::Decode) {
             return Failure::new(Code::Undecodable, format!("the source does not decode: {cause}"));
         }
+        if is(gst::StreamError::Demux) {
+            return Failure::new(Code::NoDecodableStream, format!("nothing can be read of the source: {cause}"));
+        }
         if cause.matches(gst::CoreError::MissingPlugin) {
             return Failure::new(Code::MissingElement, format!("{cause} ({line})"));
         }

@@ -85,8 +85,9 @@ fn streams_that_do_not_start_together_keep_their_distance() -> Result<()> {
 #[test]
 fn a_variable_frame_rate_keeps_its_sound() -> Result<()> {
     // A third of the frames are missing in the middle; no flash is among them.
-    let clip = (105..195).step_by(3).filter(|n| n % 25 != 0).fold(Clip::new("25", 12), |clip, n| clip.leave_out(n..n + 1));
-    let flashes = clip.flashes();
-    assert!(clip.left_out.iter().all(|range| !flashes.contains(&range.start)), "{flashes:?}");
+    let even = Clip::new("25", 12);
+    let flashes = even.flashes();
+    let missing = (105..195).step_by(3).filter(|n| !flashes.contains(n));
+    let clip = missing.fold(even, |clip, n| clip.leave_out(n..n + 1));
     check_sync(&clip.file()?, &["--chunk-seconds", "4"], 0)
 }

@@ -1,0 +1,83 @@
+//! Six minutes of 1080p in many chunks: nothing is lost, and the number of slots changes nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use tests::hls::Presentation;
+use tests::{corpus, process, reader, rules, shoal};
+
+const LONG_LIMIT: Duration = Duration::from_secs(900);
+
+fn source() -> Option<PathBuf> {
+    Some(corpus::folder()?.join("long_1080p_lowbitrate.mp4"))
+}
+
+/// Frames and duration of sound in s, as `ffprobe` counts them in the source.
+fn counted(source: &Path) -> Result<(usize, i64)> {
+    let mut ffprobe = Command::new("ffprobe");
+    ffprobe.args([
+        "-v",
+        "error",
+        "-count_packets",
+        "-select_streams",
+        "v:0",
+        "-show_entries",
+        "stream=nb_read_packets",
+        "-of",
+        "csv=p=0",
+    ]);
+    let frames = process::run(ffprobe.arg(source), LONG_LIMIT)?.success()?.text().trim().parse()?;
+    Ok((frames, reader::sound(source, "0:a:0")?.duration_ns()))
+}
+
+fn check_counts(made: &Presentation, frames: usize, sound_ns: i64) -> Result<()> {
+    let mut key_times = BTreeSet::new();
+    for rung in made.videos() {
+        let decoded = reader::frames(&rung.path, "0:v:0")?;
+        assert_eq!((decoded.len(), rung.samples().count()), (frames, frames), "{}", rung.name());
+        key_times.insert(rung.key_times_ns().iter().map(|ns| ns / 100_000).collect::<Vec<_>>());
+    }
+    assert_eq!(key_times.len(), 1, "key frames are not at the same times in all rungs");
+    for sound in made.audios() {
+        let made_ns = reader::sound(&sound.path, "0:a:0")?.duration_ns();
+        let packet_ns = sound.track.ns(1024);
+        assert!((made_ns - sound_ns).abs() <= packet_ns, "sound lasts {made_ns} ns instead of {sound_ns}");
+    }
+    Ok(())
+}
+
+#[test]
+fn many_chunks_on_one_two_and_four_slots() -> Result<()> {
+    let Some(source) = source() else { return Ok(()) };
+    let (frames, sound_ns) = counted(&source)?;
+    let mut first: Option<Presentation> = None;
+    for slots in ["1", "2", "4"] {
+        let output = tempfile::tempdir()?;
+        let flags = ["--ladder", "360,240", "--slots", slots, "--chunk-seconds", "20"];
+        let run = shoal::run(shoal::transcode(&source, output.path(), &flags)?, LONG_LIMIT)?.success()?;
+        corpus::say(&format!("{slots} slots: {:.1} s", run.elapsed.as_secs_f32()));
+        let made = Presentation::read(output.path())?;
+        check_counts(&made, frames, sound_ns)?;
+        if let Some(first) = &first {
+            for (a, b) in first.renditions.iter().zip(&made.renditions) {
+                assert_eq!(a.segment_list(), b.segment_list(), "{} on 1 and on {slots} slots", a.name());
+            }
+        }
+        first.get_or_insert(made);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_whole_ladder() -> Result<()> {
+    let Some(source) = source() else { return Ok(()) };
+    let (frames, sound_ns) = counted(&source)?;
+    let output = tempfile::tempdir()?;
+    let run = shoal::run(shoal::transcode(&source, output.path(), &[])?, LONG_LIMIT)?.success()?;
+    corpus::say(&format!("whole ladder: {:.1} s", run.elapsed.as_secs_f32()));
+    assert_eq!(rules::faults(output.path())?, Vec::<String>::new());
+    check_counts(&Presentation::read(output.path())?, frames, sound_ns)
+}
