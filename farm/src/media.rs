@@ -57,7 +57,8 @@ pub struct VideoTrack {
     pub timing: Timing,
     /// Bits per second of the packets, on average.
     pub bitrate: u64,
-    /// Start of each key frame in ns on the source's stream time, in order; the first [`VideoTrack::KEY_FRAMES_MAX`].
+    /// Start of each key frame in ns on the source's stream time, in order. Thinned out evenly where there are more than
+    /// [`VideoTrack::KEY_FRAMES_MAX`].
     pub key_frames_ns: Vec<u64>,
     /// Language as ISO 639, if said.
     pub language: Option<String>,

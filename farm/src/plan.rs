@@ -75,6 +75,8 @@ pub struct Chunk {
     pub start: u64,
     /// One past the last frame.
     pub end: u64,
+    /// Stream time in ns of the key frame that decoding starts at; 0 for the start of the source.
+    pub decode_from_ns: u64,
 }
 
 impl Chunk {

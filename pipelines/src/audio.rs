@@ -46,7 +46,7 @@ pub fn encode(order: &AudioOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         .channels(plan.channels.cast_signed())
         .build();
     let after = vec![element("audioconvert")?, element("audioresample")?];
-    let mut decoded = decode(reader, plan.track, order.origin_ns.saturating_sub(1_000_000_000), after, &caps)?;
+    let mut decoded = decode(reader, plan.track, 0, after, &caps)?;
     let mut encoder = Encoder::start(order, &caps, Arc::clone(output))?;
     while encoder.left() > 0 {
         let Some(raw) = decoded.next()? else { break };

@@ -1,7 +1,8 @@
 //! Which source frame is shown at each place of the constant frame grid.
 //!
-//! A frame stands at the place nearest to its time. A place that no frame stands at shows the frame before it; of several
-//! frames at one place the last is shown. The rule looks at times alone, so chunks decide alike about the same frames.
+//! A frame stands at the place nearest to its time. Of several frames at one place the one nearest to the place's own time
+//! is shown there. Places that no frame stands at show the last frame before them. The rule looks at times alone, so chunks
+//! decide alike about the same frames.
 
 use std::ops::Range;
 
@@ -13,11 +14,21 @@ pub struct Cadence<F> {
     rate: Rate,
     origin_ns: u64,
     frames: Range<u64>,
-    /// The next place to fill.
-    next: u64,
-    /// The frame to show from `next` on until another comes, and whether it has not been shown yet.
-    held: Option<(F, bool)>,
+    held: Option<Held<F>>,
     account: Account,
+}
+
+/// The frames of one place, until a frame of a later place comes.
+struct Held<F> {
+    /// Where they stand.
+    place: u64,
+    /// The first place that has not been filled: before `place` only for the first frame of all, which is shown early.
+    next: u64,
+    /// The frame that is nearest to the place, and its distance.
+    nearest: F,
+    distance_ns: u64,
+    /// The last frame, where it is another.
+    last: Option<F>,
 }
 
 /// What to show: this frame, at these places.
@@ -32,64 +43,71 @@ pub struct Show<F> {
 impl<F: Clone> Cadence<F> {
     /// For the places `frames` of a grid whose place 0 is at stream time `origin_ns`.
     pub fn new(rate: Rate, origin_ns: u64, frames: Range<u64>) -> Self {
-        Self { rate, origin_ns, next: frames.start, frames, held: None, account: Account::default() }
+        Self { rate, origin_ns, frames, held: None, account: Account::default() }
     }
 
     /// Takes the next frame in order of time; says what is now known to be shown.
-    pub fn push(&mut self, start_ns: u64, frame: F) -> Option<Show<F>> {
-        let place = self.rate.nearest_frame(start_ns.saturating_sub(self.origin_ns));
-        let shown = self.show_until(place.min(self.frames.end));
-        if place >= self.frames.end {
-            return shown;
+    pub fn push(&mut self, start_ns: u64, frame: F) -> Vec<Show<F>> {
+        let time_ns = start_ns.saturating_sub(self.origin_ns);
+        let place = self.rate.nearest_frame(time_ns);
+        let distance_ns = time_ns.abs_diff(self.rate.start_ns(place));
+        let alone = |next| Held { place, next, nearest: frame.clone(), distance_ns, last: None };
+        let Some(held) = self.held.take() else {
+            self.held = Some(alone(place.min(self.frames.start)));
+            return Vec::new();
+        };
+        if place > held.place {
+            self.held = Some(alone(place));
+            return self.show(held, place);
         }
-        // A frame held for a place inside the chunk that is overtaken at the same place was never shown.
-        if self.held.as_ref().is_some_and(|(_, fresh)| *fresh)
-            && place >= self.frames.start
-            && shown.is_none()
-            && self.in_chunk(place)
-        {
-            self.account.dropped += 1;
-        }
-        let fresh = place >= self.frames.start;
-        self.held = Some((frame, fresh));
-        shown
+        let dropped = u64::from(self.frames.contains(&held.place));
+        self.held = Some(if distance_ns < held.distance_ns {
+            self.account.dropped += dropped * (1 + u64::from(held.last.is_some()));
+            Held { nearest: frame, distance_ns, last: None, ..held }
+        } else {
+            self.account.dropped += dropped * u64::from(held.last.is_some());
+            Held { last: Some(frame), ..held }
+        });
+        Vec::new()
     }
 
     /// Whether every place of the chunk is filled.
     pub fn is_full(&self) -> bool {
-        self.next >= self.frames.end
+        self.held.as_ref().is_some_and(|held| held.next >= self.frames.end)
     }
 
     /// No more frames come: the last one fills the rest. Places that it fills beyond its own are missing frames when
     /// the source ended early.
-    pub fn finish(mut self) -> (Option<Show<F>>, Account) {
-        let before = self.account.filled;
-        let shown = self.show_until(self.frames.end);
-        self.account.missing = self.account.filled - before;
-        if shown.is_none() && !self.is_full() {
-            self.account.missing = self.frames.end - self.next;
-        }
-        (shown, self.account)
+    pub fn finish(mut self) -> (Vec<Show<F>>, Account) {
+        let Some(held) = self.held.take() else {
+            self.account.missing = self.frames.end - self.frames.start;
+            return (Vec::new(), self.account);
+        };
+        let own_end = (held.place + 1).max(self.frames.start);
+        self.account.missing = self.frames.end.saturating_sub(own_end);
+        let shows = self.show(held, self.frames.end);
+        (shows, self.account)
     }
 
-    fn in_chunk(&self, place: u64) -> bool {
-        self.frames.contains(&place)
-    }
-
-    /// Shows the held frame at all places before `place`.
-    fn show_until(&mut self, place: u64) -> Option<Show<F>> {
-        // Before the first frame of all there is nothing to show: the first frame is shown early instead.
-        let (frame, fresh) = self.held.as_mut()?;
-        if place <= self.next {
-            return None;
+    /// Shows what is held at all places before `until`, as far as they belong to the chunk.
+    fn show(&mut self, held: Held<F>, until: u64) -> Vec<Show<F>> {
+        let Held { place, next, nearest, last, .. } = held;
+        let mut shows = Vec::new();
+        // What no longer has a place of its own after the one it shares is not shown.
+        if last.is_some() && until <= place + 1 {
+            self.account.dropped += u64::from(self.frames.contains(&place));
         }
-        let places = self.next..place;
-        let count = places.end - places.start;
-        self.account.kept += u64::from(*fresh);
-        self.account.filled += count - u64::from(*fresh);
-        *fresh = false;
-        self.next = place;
-        Some(Show { frame: frame.clone(), places })
+        let nearest_until = if last.is_some() { place + 1 } else { until };
+        let parts = [(Some(nearest), next..nearest_until, place), (last, place + 1..until, place + 1)];
+        for (frame, places, own) in parts {
+            let places = places.start.max(self.frames.start)..places.end.min(self.frames.end);
+            let Some(frame) = frame.filter(|_| !places.is_empty()) else { continue };
+            let is_own = u64::from(places.contains(&own));
+            self.account.kept += is_own;
+            self.account.filled += places.end - places.start - is_own;
+            shows.push(Show { frame, places });
+        }
+        shows
     }
 }
 
@@ -105,8 +123,9 @@ mod tests {
     fn run(rate: Rate, frames: Range<u64>, times: &[u64]) -> (Vec<(u64, usize)>, Account) {
         let mut cadence = Cadence::new(rate, 0, frames);
         let mut shown = Vec::new();
-        let mut take =
-            |show: Option<Show<usize>>| shown.extend(show.into_iter().flat_map(|s| s.places.map(move |p| (p, s.frame))));
+        let mut take = |shows: Vec<Show<usize>>| {
+            shown.extend(shows.into_iter().flat_map(|s| s.places.map(move |p| (p, s.frame))));
+        };
         for (n, &time) in times.iter().enumerate() {
             take(cadence.push(time, n));
         }
@@ -129,8 +148,19 @@ mod tests {
     #[test]
     fn gaps_are_filled_and_crowds_thinned() {
         let (shown, account) = run(rate("10"), 0..6, &[0, 20_000_000, 400_000_000]);
-        assert_eq!(shown.iter().map(|(_, frame)| *frame).collect::<Vec<_>>(), [1, 1, 1, 1, 2, 2]);
-        assert_eq!(account, Account { kept: 2, dropped: 1, filled: 4, missing: 1, decode_errors: 0 });
+        assert_eq!(shown.iter().map(|(_, frame)| *frame).collect::<Vec<_>>(), [0, 1, 1, 1, 2, 2]);
+        assert_eq!(account, Account { kept: 3, dropped: 0, filled: 3, missing: 1, decode_errors: 0 });
+    }
+
+    #[test]
+    fn at_half_the_rate_every_second_frame_is_shown_whatever_the_rounding() {
+        let (double, half) = (rate("60"), rate("30"));
+        for shift in [0, 1, 2] {
+            let times: Vec<_> = (0..100).map(|n| double.start_ns(n) + shift).collect();
+            let (shown, account) = run(half, 0..50, &times);
+            assert_eq!(shown, (0..50).map(|n| (n, 2 * n as usize)).collect::<Vec<_>>());
+            assert_eq!(account.kept, 50);
+        }
     }
 
     proptest! {
@@ -149,6 +179,8 @@ mod tests {
             prop_assert_eq!(account.kept, a.kept + b.kept);
             prop_assert_eq!(account.dropped, a.dropped + b.dropped);
             prop_assert_eq!(account.kept + account.dropped, times.len() as u64);
+            prop_assert_eq!(account.kept + account.filled, end);
+            prop_assert_eq!(account.filled, a.filled + b.filled);
         }
     }
 }

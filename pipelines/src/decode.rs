@@ -1,6 +1,6 @@
 //! One stream of a source, decoded: raw frames or samples with their stream times, pulled one by one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use farm::media::TrackId;
 use farm::{Code, Failure};
@@ -11,8 +11,12 @@ use crate::source::{self, Streams, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
-/// How often it is looked whether a stream's caps have come.
-const LINK_POLL: std::time::Duration = std::time::Duration::from_millis(1);
+/// Stream times that differ by no more are the same, however they were rounded.
+const SAME_TIME_NS: u64 = 1_000_000;
+/// How much further before a seek goes when it missed its key frame; it doubles each time.
+const SEEK_STEP_NS: u64 = 2_000_000_000;
+/// How often it is looked whether a stream's caps or data have come.
+const POLL: std::time::Duration = std::time::Duration::from_millis(1);
 /// Decoded buffers waiting to be pulled: enough to keep the decoder's thread busy.
 const BUFFERS_MAX: u32 = 4;
 
@@ -40,8 +44,7 @@ impl Raw {
     }
 }
 
-/// Decodes one stream from about `from_ns` of stream time on: from the key frame before it, so that earlier buffers come
-/// first and are to be passed over. `after` are elements that follow the decoder, and `caps` what comes out of the last.
+/// Decodes one stream from the key frame at stream time `from_ns` on; 0 is the start of the source. `after` are elements that follow the decoder, and `caps` what comes out of the last.
 ///
 /// # Errors
 /// When the source cannot be read or has no such stream, or no decoder takes it.
@@ -60,10 +63,11 @@ pub fn decode(
         .caps(caps)
         .build();
     want_video_meta(&sink);
-    let plug = Arc::new(Plug { after: Mutex::new(after), sink: sink.clone(), linked: Mutex::new(None) });
+    let plug = Arc::new(Plug { after: Mutex::new(after), sink: sink.clone(), linked: Mutex::new(None), hold: OnceLock::new() });
     let on_stream = Arc::clone(&plug);
     let link = move |pipeline: &gst::Pipeline, shown: TrackId, pad: &gst::Pad| {
         if shown == track {
+            let _ = on_stream.hold.set(Hold::new(pad)?);
             Arc::clone(&on_stream).link_with_caps(pipeline, pad);
         }
         Ok(())
@@ -76,7 +80,7 @@ pub fn decode(
             break;
         }
         streams.check()?;
-        std::thread::sleep(LINK_POLL);
+        std::thread::sleep(POLL);
     }
     // Elements linked while the pipeline was on its way to playing may have been left behind in the state it had then.
     let mut elements = streams.pipeline.iterate_elements();
@@ -84,11 +88,60 @@ pub fn decode(
         element.sync_state_with_parent().map_err(internal)?;
     }
     let pad = streams.pad(track)?.clone();
+    let hold = plug.hold.get().ok_or_else(|| Failure::new(Code::Internal, "a stream that is not held"))?;
     let mut decoded = Decoded { streams, sink };
-    // A seek before data flows may meet a demuxer that is still putting its streams together.
-    decoded.next()?;
-    decoded.streams.seek(&pad, from_ns);
+    decoded.seek(&pad, hold, from_ns)?;
+    hold.release();
     Ok(decoded)
+}
+
+/// Holds a stream at its first data, so that a seek neither meets a demuxer that is still putting its streams together, nor
+/// a decoder that has decoded something: some keep a state over a seek, and would then not decode alike in every run.
+struct Hold {
+    pad: gst::Pad,
+    probe: Mutex<Option<gst::PadProbeId>>,
+    held: Arc<Mutex<Held>>,
+}
+
+/// Where a stream is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// Nowhere yet; what starts before this stream time is dropped.
+    NotBefore(u64),
+    /// At data of this stream time in ns; data before the start of the stream counts as time 0.
+    Here(u64),
+}
+
+impl Hold {
+    fn new(pad: &gst::Pad) -> Result<Self, Failure> {
+        let held = Arc::new(Mutex::new(Held::NotBefore(0)));
+        let state = Arc::clone(&held);
+        let probe = pad.add_probe(gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER, move |pad, info| {
+            let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
+            let segment = pad.sticky_event::<gst::event::Segment>(0);
+            let time = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
+            let time = time.and_then(|segment| segment.to_stream_time(buffer.pts()?));
+            let time_ns = time.map_or(0, gst::ClockTime::nseconds);
+            let mut held = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*held, Held::NotBefore(wanted_ns) if time_ns + SAME_TIME_NS < wanted_ns) {
+                return gst::PadProbeReturn::Drop;
+            }
+            *held = Held::Here(time_ns);
+            gst::PadProbeReturn::Ok
+        });
+        let probe = probe.ok_or_else(|| internal("a pad that cannot be held"))?;
+        Ok(Self { pad: pad.clone(), probe: Mutex::new(Some(probe)), held })
+    }
+
+    fn set(&self, held: Held) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    fn release(&self) {
+        if let Some(probe) = self.probe.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.pad.remove_probe(probe);
+        }
+    }
 }
 
 /// What is linked to a stream once its caps are known.
@@ -96,6 +149,7 @@ struct Plug {
     after: Mutex<Vec<gst::Element>>,
     sink: gst_app::AppSink,
     linked: Mutex<Option<Result<(), Failure>>>,
+    hold: OnceLock<Hold>,
 }
 
 impl Plug {
@@ -140,6 +194,42 @@ impl Plug {
 }
 
 impl Decoded {
+    /// Seeks to the key frame at `from_ns`, or to the start for 0. Demuxers without an index land about where they were told
+    /// to: what comes too early is dropped, and when the key frame was missed it is tried again from further before.
+    fn seek(&mut self, pad: &gst::Pad, hold: &Hold, mut from_ns: u64) -> Result<(), Failure> {
+        self.held_at(hold)?;
+        let (mut target_ns, mut step_ns) = (from_ns, SEEK_STEP_NS);
+        loop {
+            hold.set(Held::NotBefore(from_ns));
+            if !self.streams.seek(pad, target_ns) || from_ns == 0 {
+                return Ok(());
+            }
+            if self.held_at(hold)?.is_some_and(|at| at <= from_ns + SAME_TIME_NS) {
+                return Ok(());
+            }
+            if target_ns == 0 {
+                // No such key frame any more: everything is decoded.
+                from_ns = 0;
+            }
+            target_ns = target_ns.saturating_sub(step_ns);
+            step_ns *= 2;
+        }
+    }
+
+    /// Waits until the stream is held, and says where; none at the stream's end.
+    fn held_at(&mut self, hold: &Hold) -> Result<Option<u64>, Failure> {
+        loop {
+            if let Held::Here(at) = *hold.held.lock().unwrap_or_else(PoisonError::into_inner) {
+                return Ok(Some(at));
+            }
+            if self.sink.is_eos() {
+                return Ok(None);
+            }
+            self.streams.check()?;
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// The next buffer, or none at the end of the stream.
     ///
     /// # Errors

@@ -209,6 +209,8 @@ struct Record {
     /// Stream times of packets that are shown, in ns.
     times: Vec<u64>,
     key_frames: Vec<u64>,
+    /// Key frames that come sooner after the one before are not listed.
+    key_frame_distance_ns: u64,
     end_ns: u64,
     last_duration_ns: Option<u64>,
     bytes: u64,
@@ -239,14 +241,30 @@ impl Record {
         if self.times.len() < PACKETS_MAX {
             self.times.push(time);
         }
-        if !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) && self.key_frames.len() < VideoTrack::KEY_FRAMES_MAX {
-            self.key_frames.push(time);
+        if !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
+            self.key_frame(time);
         }
         let end_ns = time + end.saturating_sub(start).nseconds();
         if time >= self.end_ns || end_ns > self.end_ns {
             self.end_ns = self.end_ns.max(end_ns);
             self.last_duration_ns = duration.map(gst::ClockTime::nseconds);
         }
+    }
+
+    fn key_frame(&mut self, time_ns: u64) {
+        if self.key_frames.last().is_some_and(|&last| time_ns < last + self.key_frame_distance_ns) {
+            return;
+        }
+        if self.key_frames.len() >= VideoTrack::KEY_FRAMES_MAX {
+            let mut index = 0_usize;
+            self.key_frames.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            let span_ns = time_ns - self.key_frames.first().copied().unwrap_or(0);
+            self.key_frame_distance_ns = span_ns / self.key_frames.len().max(1) as u64;
+        }
+        self.key_frames.push(time_ns);
     }
 
     fn event(&mut self, event: &gst::EventRef, chapters: &Mutex<Vec<Chapter>>) {

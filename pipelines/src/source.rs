@@ -53,6 +53,7 @@ pub fn open(reader: Arc<dyn Reader>, wanted: TrackId, on_stream: OnStream) -> Re
     let source = ByteSource::new(reader);
     let parse = element("parsebin")?;
     pipeline.add_many([source.upcast_ref(), &parse]).and_then(|()| source.link(&parse)).map_err(internal)?;
+    keep_matroska_times(&pipeline);
     let shown = watch_streams(&pipeline, &parse, on_stream);
     let bus = pipeline.bus().ok_or_else(|| Failure::new(Code::Internal, "a pipeline without a bus"))?;
     let mut streams = Streams { pipeline, source, pads: Vec::new(), bus, missing: Vec::new() };
@@ -134,18 +135,18 @@ impl Streams {
         Failure::new(Code::Undecodable, format!("the source cannot be taken apart: {cause} ({line})"))
     }
 
-    /// Seeks to the key frame at or before `stream_time_ns`, where the source can seek.
+    /// Seeks to the key frame at or before `stream_time_ns`, where the source can seek. Says whether it did.
     ///
     /// Snapping backwards to a key frame and no stop: accurate seeks and stops lose or double frames in most containers.
     /// With picture, also the start is sought: some demuxers give other times than without. Sound alone is always read
     /// from its start, where parsers of bare streams would guess.
-    pub fn seek(&self, through: &gst::Pad, stream_time_ns: u64) {
+    pub fn seek(&self, through: &gst::Pad, stream_time_ns: u64) -> bool {
         let is_video = |pad: &gst::Pad| {
             pad.current_caps().is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")))
         };
         // `parsebin` shows picture first.
         if !self.pads.first().is_some_and(is_video) {
-            return;
+            return false;
         }
         through.send_event(gst::event::Seek::new(
             1.0,
@@ -154,7 +155,7 @@ impl Streams {
             gst::ClockTime::from_nseconds(stream_time_ns),
             gst::SeekType::None,
             gst::ClockTime::NONE,
-        ));
+        ))
     }
 }
 
@@ -230,6 +231,28 @@ fn watch_streams(
         let _ = tell.send(linked.map(|()| pad.clone()));
     });
     shown
+}
+
+/// Has stream times of Matroska be the time stamps in the file. Its demuxer takes off the earliest time stamp that it has
+/// met so far, which depends on how far it had read when it was told to seek.
+fn keep_matroska_times(pipeline: &gst::Pipeline) {
+    pipeline.connect_deep_element_added(|_, _, element| {
+        if element.factory().is_none_or(|factory| factory.name() != "matroskademux") {
+            return;
+        }
+        element.connect_pad_added(|_, pad| {
+            pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+                if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+                    && let gst::EventView::Segment(told) = event.view()
+                    && let Some(mut segment) = told.segment().downcast_ref::<gst::ClockTime>().cloned()
+                {
+                    segment.set_time(segment.start());
+                    *event = gst::event::Segment::builder(&segment).seqnum(event.seqnum()).build();
+                }
+                gst::PadProbeReturn::Ok
+            });
+        });
+    });
 }
 
 /// Makes a pad drop its data as long as it is linked to nothing, which would be an error to its demuxer.

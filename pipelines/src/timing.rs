@@ -65,14 +65,26 @@ fn nearest_usual(per_second: f64) -> Option<Rate> {
     rates.min_by(|a, b| distance(a).total_cmp(&distance(b))).filter(|rate| distance(rate) < 0.01)
 }
 
-/// The rate of the median distance between frames: the container's own or a usual one where near.
+/// The rate on whose grid frames of uneven distance stand best: a usual one or the container's own near the median distance,
+/// or that itself.
 fn usual_distance(times: &[u64], claimed: Option<Rate>) -> Option<Rate> {
     let mut distances: Vec<_> =
         times.windows(2).filter_map(|pair| pair.last()?.checked_sub(*pair.first()?)).filter(|&d| d > 0).collect();
     distances.sort_unstable();
     let median = mean_rate(2, *distances.get(distances.len() / 2)?)?;
     let near = |rate: &Rate| (rate.as_f64() / median.as_f64() - 1.0).abs() < 0.04;
-    claimed.filter(near).or_else(|| nearest_usual(median.as_f64())).or(Some(median))
+    let usual = USUAL.into_iter().filter_map(|(num, den)| Rate::new(num, den));
+    // The first of those that are equally good.
+    usual.chain(claimed).filter(near).min_by_key(|rate| misplacement(times, *rate)).or(Some(median))
+}
+
+/// How badly frames stand on a grid: how many share a place, and how far they are off it, in tenths of a place.
+fn misplacement(times: &[u64], rate: Rate) -> (usize, u64) {
+    let (Some(&first), own) = (times.first(), rate.start_ns(1).max(1)) else { return (0, 0) };
+    let places: Vec<_> = times.iter().map(|t| rate.nearest_frame(t - first)).collect();
+    let shared = places.windows(2).filter(|pair| pair.first() == pair.last()).count();
+    let off: u64 = times.iter().zip(&places).map(|(t, &place)| (t - first).abs_diff(rate.start_ns(place))).sum();
+    (shared, off * 10 / own / times.len() as u64)
 }
 
 #[cfg(test)]
@@ -116,6 +128,18 @@ mod tests {
         let found = timing(&uneven, None, Some(5 * SECOND_NS)).expect("frames");
         assert_eq!((found.rate, found.constant), (rate("30"), false));
         assert_eq!(found.end_ns, uneven.last().expect("one") + 5 * SECOND_NS);
+    }
+
+    #[test]
+    fn frames_left_out_of_a_constant_rate_leave_its_grid() {
+        for text in ["24000/1001", "25", "30000/1001", "30"] {
+            let mut holes = times(rate(text), 300, 1);
+            holes.drain(60..63);
+            holes.remove(200);
+            let mean = mean_rate(296, rate(text).start_ns(300));
+            let found = timing(&holes, mean, None).expect("frames");
+            assert_eq!((found.rate, found.constant), (rate(text), false));
+        }
     }
 
     #[test]

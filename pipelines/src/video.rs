@@ -25,8 +25,6 @@ use crate::scale;
 use crate::source::{element, internal, push};
 use crate::{Output, Reader, VideoOrder};
 
-/// How long before a chunk decoding starts at the latest: demuxers clip what overlaps the point of a seek.
-const SEEK_MARGIN_NS: u64 = 1_000_000_000;
 /// Frames that wait at the head of a rung.
 const QUEUE_FRAMES_MAX: u32 = 4;
 /// Every how many places of the grid progress is told.
@@ -40,9 +38,8 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
     let plan = &order.plan;
     let chunk =
         plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
-    let from_ns = (order.origin_ns + plan.rate.start_ns(chunk.start)).saturating_sub(SEEK_MARGIN_NS);
     let caps = scale::input_caps();
-    let mut decoded = decode(reader, plan.track, from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
+    let mut decoded = decode(reader, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
     let mut last_caps = None;
@@ -54,7 +51,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         }
         let Some(ladder) = ladder.as_mut() else { continue };
         // A frame that was held belongs to the caps before.
-        if let Some(show) = cadence.push(raw.start_ns, raw.buffer()?) {
+        for show in cadence.push(raw.start_ns, raw.buffer()?) {
             ladder.show(&show, output.as_ref())?;
         }
         if caps != last_caps {
@@ -66,7 +63,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
     };
     let (rest, account) = cadence.finish();
-    if let Some(show) = rest {
+    for show in rest {
         ladder.show(&show, output.as_ref())?;
     }
     drop(decoded);

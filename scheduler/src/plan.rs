@@ -144,7 +144,9 @@ fn video_plan(spec: &JobSpec, track: &VideoTrack, ladder: Ladder, origin_ns: u64
         segment_frames: grid.segment_frames,
         picture: PicturePlan { orientation: track.orientation, interlace: track.interlace, colour: track.colour },
         rungs: ladder.rungs,
-        chunks: chunks(frames, grid.segment_frames.into(), rate, wanted_seconds),
+        chunks: chunks(frames, grid.segment_frames.into(), rate, wanted_seconds, |start| {
+            decode_from(track, rate, origin_ns, start)
+        }),
     })
 }
 
@@ -177,7 +179,8 @@ impl Grid {
 }
 
 /// Pieces of work: whole segments, shared out so that none is much shorter than the others.
-fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32) -> Vec<Chunk> {
+/// `decode_from_ns` says where decoding has to start for a chunk that starts at this frame.
+fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32, decode_from_ns: impl Fn(u64) -> u64) -> Vec<Chunk> {
     let segments = frames.div_ceil(segment_frames);
     let wanted =
         rounded(u128::from(wanted_seconds) * u128::from(rate.num()), u128::from(segment_frames) * u128::from(rate.den()));
@@ -191,9 +194,19 @@ fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32) -> 
         .map(|size| {
             let start = next;
             next = (start + size * segment_frames).min(frames);
-            Chunk { start, end: next }
+            Chunk { start, end: next, decode_from_ns: decode_from_ns(start) }
         })
         .collect()
+}
+
+/// The key frame that decoding starts at for a chunk that starts at frame `start` of the grid, in ns of stream time; 0 when it
+/// is the first of all. With a variable frame rate the frames before the first place decide what is shown there, so it is
+/// one before that place.
+fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u64 {
+    let place = |time_ns: u64| rate.nearest_frame(time_ns.saturating_sub(origin_ns));
+    let will_do = |time_ns: u64| if track.timing.constant { place(time_ns) <= start } else { place(time_ns) < start };
+    let before = track.key_frames_ns.partition_point(|&time_ns| will_do(time_ns));
+    before.checked_sub(1).filter(|&index| index > 0).and_then(|index| track.key_frames_ns.get(index).copied()).unwrap_or(0)
 }
 
 /// What a sound track has to fit.

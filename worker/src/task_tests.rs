@@ -329,7 +329,10 @@ async fn a_real_film_is_encoded_in_real_children() {
     let (video, found) = (plan.video.as_mut().expect("a picture"), info.video.first().expect("a picture"));
     (video.track, video.rate, video.frames, video.gop_frames, video.segment_frames) =
         (found.track, found.timing.rate, 72, 24, 24);
-    video.chunks = vec![farm::plan::Chunk { start: 0, end: 48 }, farm::plan::Chunk { start: 48, end: 72 }];
+    video.chunks = vec![
+        farm::plan::Chunk { start: 0, end: 48, decode_from_ns: 0 },
+        farm::plan::Chunk { start: 48, end: 72, decode_from_ns: 0 },
+    ];
     for (rung, (width, height)) in video.rungs.iter_mut().zip([(426, 240), (284, 160)]) {
         (rung.width, rung.height) = (width, height);
     }

@@ -33,7 +33,7 @@ pub(crate) fn plan() -> Plan {
         segment_frames: 50,
         picture: PicturePlan { orientation: Orientation::default(), interlace: Interlace::default(), colour: Colour::BT709 },
         rungs: vec![rung("v720", 720, 1), rung("v360", 360, 2)],
-        chunks: vec![Chunk { start: 0, end: 100 }, Chunk { start: 100, end: 200 }],
+        chunks: vec![Chunk { start: 0, end: 100, decode_from_ns: 0 }, Chunk { start: 100, end: 200, decode_from_ns: 0 }],
     };
     let audio = AudioPlan {
         id: RenditionId("a0".to_owned()),
