@@ -57,6 +57,36 @@ pub struct VideoPlan {
     pub chunks: Vec<Chunk>,
 }
 
+impl VideoPlan {
+    /// The segments of a chunk, as frames of the grid.
+    pub fn segments(&self, chunk: &Chunk) -> Vec<Range<u64>> {
+        let mut start = chunk.start;
+        let lengths = segment_lengths(chunk.end.saturating_sub(chunk.start), self.segment_frames.into());
+        let segment = |length| {
+            let frames = start..start + length;
+            start = frames.end;
+            frames
+        };
+        lengths.into_iter().map(segment).collect()
+    }
+}
+
+/// Cuts `total` up into segments of `whole`. A rest of less than an eighth makes the last one longer instead: players treat a
+/// stub that is shorter than the reordering of frames as missing (hls.js 1.7 stops before it).
+pub fn segment_lengths(total: u64, whole: u64) -> Vec<u64> {
+    let whole = whole.max(1);
+    let (count, rest) = (total / whole, total % whole);
+    let mut lengths = vec![whole; usize::try_from(count).unwrap_or(usize::MAX)];
+    match lengths.last_mut() {
+        Some(last) if rest < whole.div_ceil(STUB_DIVISOR) => *last += rest,
+        _ => lengths.extend((rest > 0).then_some(rest)),
+    }
+    lengths
+}
+
+/// A rest shorter than the whole by this factor is no segment of its own.
+const STUB_DIVISOR: u64 = 8;
+
 /// What is done to every decoded picture before it is scaled to the rungs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PicturePlan {
@@ -148,6 +178,19 @@ pub struct AudioPlan {
     pub default: bool,
 }
 
+impl AudioPlan {
+    /// Samples per packet of AAC-LC (ISO/IEC 14496-3).
+    pub const PACKET_SAMPLES: u32 = 1024;
+
+    /// The packets of each segment. The first packet of all comes before the sound, for the decoder to warm up on.
+    pub fn segment_packets(&self) -> Vec<u64> {
+        let packets = self.samples.div_ceil(Self::PACKET_SAMPLES.into()) + 1;
+        let unit = u128::from(Self::PACKET_SAMPLES) * u128::from(crate::rate::SECOND_NS);
+        let whole = u128::from(self.segment_ns) * u128::from(self.rate) / unit;
+        segment_lengths(packets, u64::try_from(whole).unwrap_or(u64::MAX))
+    }
+}
+
 /// Name of a rendition in paths and playlists: `v720`, `a0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -156,5 +199,20 @@ pub struct RenditionId(pub String);
 impl fmt::Display for RenditionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stub_is_joined_to_the_segment_before() {
+        assert_eq!(segment_lengths(250, 100), [100, 100, 50]);
+        assert_eq!(segment_lengths(213, 100), [100, 100, 13]);
+        assert_eq!(segment_lengths(212, 100), [100, 112]);
+        assert_eq!(segment_lengths(200, 100), [100, 100]);
+        assert_eq!(segment_lengths(3, 100), [3], "a stub alone is all there is");
+        assert_eq!(segment_lengths(0, 100), [0; 0]);
     }
 }

@@ -6,10 +6,12 @@
 //!
 //! The encoder's priming and the silence before it together last exactly the lead, which an edit list takes off.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use farm::plan::AudioPlan;
 use farm::task::Account;
 use farm::{Code, Failure};
 use gst::prelude::*;
@@ -19,8 +21,7 @@ use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::source::{element, internal, push};
 use crate::{AudioOrder, Output, Reader};
 
-/// Samples per packet of AAC-LC (ISO/IEC 14496-3).
-const PACKET_SAMPLES: u32 = 1024;
+const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
 /// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
 pub const PRIMING_SAMPLES: u32 = 1024;
 /// Time stamps may be off by so much before samples are moved; containers round, and round differently.
@@ -63,7 +64,9 @@ struct Encoder<'a> {
     source: gst_app::AppSrc,
     ended: mpsc::Receiver<Result<Muxed, Failure>>,
     /// Packets at the start that are not handed to the muxer.
-    unused: u32,
+    unused: u64,
+    /// Packets of the result.
+    packets: u64,
     /// Samples pushed, with those of the lead.
     pushed: u64,
     /// Samples of the result pushed.
@@ -85,7 +88,9 @@ impl<'a> Encoder<'a> {
         let aac = element("avenc_aac")?;
         aac.set_property("bitrate", plan.bitrate.cast_signed());
         let (end, ended) = mpsc::channel();
-        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segment_samples: None, first_sequence: 1 };
+        let segments = plan.segment_packets();
+        let packets: u64 = segments.iter().sum();
+        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segments: segments.into(), first_sequence: 1 };
         let [mux, sink] = muxer.elements(output, end)?;
         let pipeline = gst::Pipeline::new();
         let chain: [gst::Element; 4] = [source.clone().upcast(), aac, mux, sink];
@@ -96,10 +101,11 @@ impl<'a> Encoder<'a> {
             .checked_sub(PRIMING_SAMPLES)
             .ok_or_else(|| internal("the lead is shorter than the encoder's priming"))?;
         // Of the packets before the first sound only the last is of use: it is what the decoder warms up on.
-        let unused = silence / PACKET_SAMPLES;
-        drop_first(&chain[1], unused)?;
+        let unused = u64::from(silence / PACKET_SAMPLES);
+        keep_only(&chain[1], unused..unused + packets)?;
         pipeline.set_state(gst::State::Playing).map_err(internal)?;
-        let mut encoder = Self { order, pipeline, bus, source, ended, unused, pushed: 0, placed: 0, account: Account::default() };
+        let mut encoder =
+            Self { order, pipeline, bus, source, ended, unused, packets, pushed: 0, placed: 0, account: Account::default() };
         encoder.push_silence(u64::from(silence))?;
         Ok(encoder)
     }
@@ -176,13 +182,15 @@ impl<'a> Encoder<'a> {
         self.push_silence(missing)?;
         self.account.filled += missing;
         self.account.missing = missing;
+        // Whole packets: the encoder keeps back what does not fill one.
+        let last = (self.unused + self.packets) * u64::from(PACKET_SAMPLES);
+        self.push_silence(last.saturating_sub(self.pushed))?;
         self.source.end_of_stream().map_err(|_| self.failure())?;
         loop {
             match self.ended.recv_timeout(Duration::from_millis(100)) {
                 Ok(muxed) => {
-                    let wanted = self.pushed.div_ceil(u64::from(PACKET_SAMPLES)) - u64::from(self.unused);
-                    let made = muxed?.samples;
-                    if made < wanted {
+                    let (made, wanted) = (muxed?.samples, self.packets);
+                    if made != wanted {
                         return Err(Failure::new(Code::EncoderFailed, format!("the encoder made {made} packets of {wanted}")));
                     }
                     return Ok(self.account);
@@ -211,12 +219,13 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Makes an element drop the first buffers that it makes.
-fn drop_first(element: &gst::Element, count: u32) -> Result<(), Failure> {
+/// Makes an element drop all but these of the buffers that it makes.
+fn keep_only(element: &gst::Element, wanted: Range<u64>) -> Result<(), Failure> {
     let pad = element.static_pad("src").ok_or_else(|| internal("an encoder without a source pad"))?;
-    let made = AtomicU32::new(0);
+    let made = AtomicU64::new(0);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        if made.fetch_add(1, Ordering::Relaxed) < count { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Remove }
+        let is_wanted = wanted.contains(&made.fetch_add(1, Ordering::Relaxed));
+        if is_wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Drop }
     });
     Ok(())
 }

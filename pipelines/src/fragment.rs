@@ -4,7 +4,7 @@
 //! segment is read and written again: decode times are whole frames, and all offsets are raised by the *lead*, which an
 //! edit list takes off again. So readers that honour edit lists and readers that do not agree about sync.
 
-use std::num::NonZeroU32;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::BytesMut;
@@ -51,7 +51,7 @@ impl Grid {
 }
 
 /// What a muxer of one rendition needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Muxer {
     /// Place of the rendition in the order.
     pub rendition: u32,
@@ -59,9 +59,8 @@ pub struct Muxer {
     pub grid: Grid,
     /// Longest duration of a fragment in ns: it ends with the last whole GOP that fits, or the first when none does.
     pub fragment_ns: u64,
-    /// Fragments are joined and split to segments of just this many samples; the last one may hold fewer. Without it every
-    /// fragment is a segment.
-    pub segment_samples: Option<NonZeroU32>,
+    /// Samples of each segment, in order: fragments are joined and split to make just these.
+    pub segments: VecDeque<u64>,
     /// Number of the first segment, from 1.
     pub first_sequence: u32,
 }
@@ -153,9 +152,11 @@ impl Joiner {
             Some(open) => open.append(fragment),
             None => self.open = Some(fragment),
         }
-        let Some(wanted) = self.muxer.segment_samples else { return self.close() };
         // At its end the muxer puts the last GOPs into one fragment.
-        while let Some(rest) = self.open.as_mut().and_then(|open| open.split_off(wanted.get() as usize)) {
+        while let Some(&wanted) = self.muxer.segments.front() {
+            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+            let Some(rest) = self.open.as_mut().and_then(|open| open.split_off(wanted)) else { break };
+            self.muxer.segments.pop_front();
             self.close()?;
             self.open = Some(rest).filter(|rest| !rest.samples.is_empty());
         }
@@ -184,7 +185,7 @@ impl Joiner {
     }
 
     fn hand_on_init(&self, init: &[u8]) -> Result<(), Failure> {
-        let Muxer { rendition, grid, .. } = self.muxer;
+        let (rendition, grid) = (self.muxer.rendition, self.muxer.grid);
         let bytes = boxes::finish_init(init, grid.lead_ticks).map_err(broken)?;
         if boxes::timescale(&bytes).map_err(broken)? != grid.timescale {
             return Err(Failure::new(Code::Internal, "cmafmux chose another time scale"));

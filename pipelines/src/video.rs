@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use farm::job::VideoCodec;
-use farm::plan::{RateControl, Rung, VideoPlan};
+use farm::plan::{Chunk, RateControl, Rung, VideoPlan};
 use farm::task::Account;
 use farm::{Code, Failure, Rate};
 use gst::prelude::*;
@@ -47,7 +47,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         let Some(raw) = decoded.next()? else { break };
         let caps = raw.sample.caps_owned();
         if ladder.is_none() {
-            ladder = Some(Ladder::start(order, chunk.start, Arc::clone(output))?);
+            ladder = Some(Ladder::start(order, chunk.clone(), Arc::clone(output))?);
         }
         let Some(ladder) = ladder.as_mut() else { continue };
         // A frame that was held belongs to the caps before.
@@ -76,7 +76,7 @@ struct Ladder {
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     plan: VideoPlan,
-    start: u64,
+    chunk: Chunk,
     /// One source of frames for each divisor of the grid's rate.
     feeds: Vec<Feed>,
     /// One end for each rung.
@@ -90,11 +90,11 @@ struct Feed {
 }
 
 impl Ladder {
-    fn start(order: &VideoOrder, start: u64, output: Arc<dyn Output>) -> Result<Self, Failure> {
+    fn start(order: &VideoOrder, chunk: Chunk, output: Arc<dyn Output>) -> Result<Self, Failure> {
         let plan = order.plan.clone();
         let pipeline = gst::Pipeline::new();
         let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
-        let mut ladder = Self { pipeline, bus, start, feeds: Vec::new(), ends: Vec::new(), plan };
+        let mut ladder = Self { pipeline, bus, chunk, feeds: Vec::new(), ends: Vec::new(), plan };
         let mut divisors: Vec<_> = ladder.plan.rungs.iter().map(|r| r.divisor).collect();
         divisors.sort_unstable();
         divisors.dedup();
@@ -145,6 +145,7 @@ impl Ladder {
 
     fn muxer(&self, index: usize, rate: Rate, lead_ns: u64, divisor: NonZeroU32) -> Result<Muxer, Failure> {
         let timescale = rate.timescale();
+        let segments = self.plan.segments(&self.chunk).into_iter();
         Ok(Muxer {
             rendition: u32::try_from(index).map_err(internal)?,
             grid: Grid {
@@ -155,8 +156,8 @@ impl Ladder {
             },
             // Shorter than any GOP: the muxer makes one fragment of each.
             fragment_ns: 1,
-            segment_samples: NonZeroU32::new(self.plan.segment_frames / divisor),
-            first_sequence: u32::try_from(self.start / u64::from(self.plan.segment_frames) + 1).map_err(internal)?,
+            segments: segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.get().into())).collect(),
+            first_sequence: u32::try_from(self.chunk.start / u64::from(self.plan.segment_frames) + 1).map_err(internal)?,
         })
     }
 
@@ -187,8 +188,8 @@ impl Ladder {
                 frame.set_duration(gst::ClockTime::from_nseconds(feed.rate.start_ns(place / divisor + 1) - start));
                 push(&feed.source, buffer, &|| self.check().map_err(|posted| self.reported().unwrap_or(posted)))?;
             }
-            if (place - self.start).is_multiple_of(PROGRESS_FRAMES) {
-                output.progress(self.plan.rate.start_ns(place - self.start)).map_err(handed_on)?;
+            if (place - self.chunk.start).is_multiple_of(PROGRESS_FRAMES) {
+                output.progress(self.plan.rate.start_ns(place - self.chunk.start)).map_err(handed_on)?;
                 self.check()?;
             }
         }

@@ -2,7 +2,7 @@
 
 use farm::job::JobSpec;
 use farm::media::{AudioTrack, MediaInfo, VideoTrack};
-use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan};
+use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
@@ -181,7 +181,7 @@ impl Grid {
 /// Pieces of work: whole segments, shared out so that none is much shorter than the others.
 /// `decode_from_ns` says where decoding has to start for a chunk that starts at this frame.
 fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32, decode_from_ns: impl Fn(u64) -> u64) -> Vec<Chunk> {
-    let segments = frames.div_ceil(segment_frames);
+    let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
     let wanted =
         rounded(u128::from(wanted_seconds) * u128::from(rate.num()), u128::from(segment_frames) * u128::from(rate.den()));
     let per_chunk = u64::try_from(wanted).unwrap_or(u64::MAX).max(1).max(segments.div_ceil(CHUNKS_MAX));
@@ -189,11 +189,12 @@ fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32, dec
     let count = if whole { 1 } else { ((2 * segments + per_chunk) / (2 * per_chunk)).clamp(1, segments.max(1)) };
     let (share, larger) = (segments / count, segments % count);
     let mut next = 0;
-    let sizes = (0..count).map(|index| if index < larger { share + 1 } else { share });
-    sizes
-        .map(|size| {
+    (0..count)
+        .map(|index| {
             let start = next;
-            next = (start + size * segment_frames).min(frames);
+            let size = if index < larger { share + 1 } else { share };
+            // The last segment may be longer than the others.
+            next = if index + 1 == count { frames } else { start + size * segment_frames };
             Chunk { start, end: next, decode_from_ns: decode_from_ns(start) }
         })
         .collect()

@@ -1,6 +1,7 @@
 //! The seal: exactly which objects make up the result. After it, nobody asks the markers again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use farm::job::Layout;
 use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
@@ -231,12 +232,8 @@ fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<Ta
     for (number, chunk) in (0..).zip(&video.chunks) {
         let task = TaskId::Video(number);
         let made = made(markers, &task, &rung.id)?;
-        let segment_frames = usize::try_from(video.segment_frames).unwrap_or(usize::MAX);
-        let expected: Vec<u64> = chunk
-            .frames()
-            .step_by(segment_frames)
-            .map(|start| (chunk.end - start).min(video.segment_frames.into()).div_ceil(divisor))
-            .collect();
+        let frames = |segment: Range<u64>| (segment.end - segment.start).div_ceil(divisor);
+        let expected: Vec<u64> = video.segments(chunk).into_iter().map(frames).collect();
         let rendition = || rung.id.clone();
         if made.segments.len() != expected.len() {
             return Err(Mismatch::Segments {

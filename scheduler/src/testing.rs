@@ -84,8 +84,8 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
             let renditions = video.rungs.iter().map(|rung| {
                 let divisor = rung.divisor.get();
                 let rate = video.rate.divided_by(divisor).expect("a rate");
-                let starts = chunk.frames().step_by(video.segment_frames as usize);
-                let samples = starts.map(|start| (chunk.end - start).min(video.segment_frames.into()).div_ceil(divisor.into()));
+                let segments = video.segments(chunk).into_iter();
+                let samples = segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.into()));
                 let segments = samples.zip(first..).map(|(samples, number)| Segment {
                     ticks: samples * u64::from(rate.frame_ticks()),
                     samples: samples.try_into().expect("a number of frames"),

@@ -5,6 +5,7 @@
 //! same [`Clip`] is the same file, so clips are kept below the target folder and made once.
 
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub const BEEP_SAMPLES: u32 = 1440;
 pub const BEEP_AMPLITUDE: f32 = 0.6;
 /// Changes with what is drawn, so that clips of an older harness are not taken for ours.
 const EDITION: u32 = 1;
+/// Longer lists of frames are named by their hash: file names have a limit.
+const NAME_BYTES_MAX: usize = 64;
 const ENCODE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Into what a clip is put, with the codecs usual for it.
@@ -154,7 +157,12 @@ impl Clip {
     fn name(&self) -> String {
         let ranges = |ranges: &[Range<u32>]| ranges.iter().map(|r| format!("_{}-{}", r.start, r.end)).collect::<String>();
         let doubled: String = self.doubled.iter().map(|n| format!("_{n}")).collect();
-        let (left_out, rate) = (ranges(&self.left_out), self.rate.to_string().replace('/', "-"));
+        let (mut left_out, rate) = (ranges(&self.left_out), self.rate.to_string().replace('/', "-"));
+        if left_out.len() > NAME_BYTES_MAX {
+            let mut hasher = std::hash::DefaultHasher::new();
+            left_out.hash(&mut hasher);
+            left_out = format!("_{:016x}", hasher.finish());
+        }
         let audio = if self.audio { format!("beeps{}ms", self.beeps_late_ms) } else { "silent".to_owned() };
         let Self { width, height, frames, gop, container, .. } = self;
         let extension = container.extension();

@@ -99,16 +99,10 @@ struct Making {
 /// What an order asks of a rendition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ordered {
-    segments: Amount,
-    /// Frames of the rendition; not counted for sound, whose packets are the encoder's affair.
-    samples: Option<u64>,
+    segments: u64,
+    /// Frames, or packets of sound.
+    samples: u64,
     bytes_max: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Amount {
-    Exactly(u64),
-    From1To(u64),
 }
 
 impl Session {
@@ -188,9 +182,8 @@ impl Session {
         making.segments += 1;
         making.samples += samples;
         making.bytes += segment.bytes;
-        let (Amount::Exactly(segments_max) | Amount::From1To(segments_max)) = making.ordered.segments;
-        let too_many_samples = making.ordered.samples.is_some_and(|ordered| making.samples > ordered);
-        if making.segments > segments_max || too_many_samples || making.bytes > making.ordered.bytes_max {
+        let Ordered { segments, samples, bytes_max } = making.ordered;
+        if making.segments > segments || making.samples > samples || making.bytes > bytes_max {
             return Err(Breach::TooMuchMade(rendition));
         }
         Ok(Said::Segment { rendition: rendition as usize, segment, bytes })
@@ -205,15 +198,12 @@ impl Session {
             Done::Probed(_) | Done::Encoded(_) => return Err(Breach::OtherOrder),
         }
         for (rendition, making) in self.renditions.iter().enumerate() {
-            let least = match making.ordered.segments {
-                Amount::Exactly(segments) => segments,
-                Amount::From1To(_) => 1,
-            };
-            if making.segments < least {
-                return Err(Breach::Incomplete { rendition, what: "segments", made: making.segments, ordered: least });
+            let Ordered { segments, samples, .. } = making.ordered;
+            if making.segments < segments {
+                return Err(Breach::Incomplete { rendition, what: "segments", made: making.segments, ordered: segments });
             }
-            if let Some(ordered) = making.ordered.samples.filter(|ordered| making.samples != *ordered) {
-                return Err(Breach::Incomplete { rendition, what: "frames", made: making.samples, ordered });
+            if making.samples != samples {
+                return Err(Breach::Incomplete { rendition, what: "samples", made: making.samples, ordered: samples });
             }
         }
         Ok(Said::Done(done))
@@ -227,14 +217,12 @@ fn ordered(order: &Order) -> Option<Vec<Ordered>> {
         Order::Video(order) => {
             let chunk = order.plan.chunks.get(order.chunk as usize)?;
             let frames = chunk.end.checked_sub(chunk.start)?;
-            let segments = Amount::Exactly(
-                frames.checked_next_multiple_of(u64::from(order.plan.segment_frames))? / u64::from(order.plan.segment_frames),
-            );
+            let segments = u64::try_from(order.plan.segments(chunk).len()).ok()?;
             let duration_ns = order.plan.rate.start_ns(frames);
             let rung = |rung: &farm::plan::Rung| {
                 let (farm::plan::RateControl::CappedQuality { max_bitrate, .. }
                 | farm::plan::RateControl::Average { max_bitrate, .. }) = rung.rate_control;
-                let samples = Some(frames.div_ceil(u64::from(rung.divisor.get())));
+                let samples = frames.div_ceil(u64::from(rung.divisor.get()));
                 Ordered { segments, samples, bytes_max: bytes_max(max_bitrate, duration_ns) }
             };
             Some(order.plan.rungs.iter().map(rung).collect())
@@ -243,9 +231,10 @@ fn ordered(order: &Order) -> Option<Vec<Ordered>> {
             let plan = &order.plan;
             let duration_ns = u128::from(plan.samples) * u128::from(SECOND_NS) / u128::from(plan.rate.max(1));
             let duration_ns = u64::try_from(duration_ns).unwrap_or(u64::MAX);
-            // Packets do not fall on segment ends, so their number is not exact; half as long is far from what was asked.
-            let segments = Amount::From1To(2 + 2 * duration_ns.div_ceil(plan.segment_ns.max(1)));
-            Some(vec![Ordered { segments, samples: None, bytes_max: bytes_max(plan.bitrate, duration_ns) }])
+            let packets = plan.segment_packets();
+            let segments = u64::try_from(packets.len()).ok()?;
+            let samples = packets.iter().sum();
+            Some(vec![Ordered { segments, samples, bytes_max: bytes_max(plan.bitrate, duration_ns) }])
         }
     }
 }

@@ -83,10 +83,16 @@ fn amounts_are_those_of_the_order() {
     let mut short = whole_chunk();
     short.pop();
     short.extend([segment(0, 49), done()]);
-    assert_eq!(breach(&video, short), Some(Breach::Incomplete { rendition: 0, what: "frames", made: 99, ordered: 100 }));
-    assert_eq!(breach(&audio_order(), vec![init(0, 12_800), segment(0, 190), done()]), None);
-    let empty = breach(&audio_order(), vec![init(0, 12_800), done()]);
-    assert_eq!(empty, Some(Breach::Incomplete { rendition: 0, what: "segments", made: 0, ordered: 1 }));
+    assert_eq!(breach(&video, short), Some(Breach::Incomplete { rendition: 0, what: "samples", made: 99, ordered: 100 }));
+    let sound = |packets: &[u32]| {
+        let segments = packets.iter().map(|&packets| segment(0, packets));
+        breach(&audio_order(), [init(0, 12_800)].into_iter().chain(segments).chain([done()]).collect())
+    };
+    let Order::Audio(pipelines::AudioOrder { plan, .. }) = audio_order() else { panic!("an order of sound") };
+    let packets: Vec<u32> = plan.segment_packets().into_iter().map(|packets| packets.try_into().expect("few")).collect();
+    let ordered = packets.len() as u64;
+    assert_eq!(sound(&packets), None);
+    assert_eq!(sound(&[]), Some(Breach::Incomplete { rendition: 0, what: "segments", made: 0, ordered }));
 }
 
 #[test]

@@ -206,7 +206,9 @@ fn make(order: &Order, output: &dyn Output, segments_max: usize) -> Result<Done,
     let renditions: Vec<Vec<u32>> = match order {
         Order::Probe => return Ok(Done::Probed(Box::new(media_info((3 << 20) + 123)))),
         Order::Video(order) => order.plan.rungs.iter().map(|rung| vec![50 / rung.divisor.get(); 2]).collect(),
-        Order::Audio(_) => vec![vec![188, 187]],
+        Order::Audio(order) => {
+            vec![order.plan.segment_packets().into_iter().map(|packets| packets.try_into().expect("few packets")).collect()]
+        }
     };
     for (rendition, segments) in (0..).zip(renditions) {
         output.init(Init { rendition, timescale: 12_800, bytes: init_segment(12_800) }).map_err(broken)?;
