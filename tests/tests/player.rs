@@ -1,5 +1,6 @@
 //! A browser plays it: Chromium with hls.js, to the end, through changes of level, in sync, without a word of complaint.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use tests::clip::Clip;
 use tests::player::{Buffered, play};
 use tests::{check, corpus, shoal};
 
+static PLAYER: Mutex<()> = Mutex::new(());
 const PLAY_LIMIT: Duration = Duration::from_secs(90);
 
 /// What a buffer of this kind holds, in one piece.
@@ -20,6 +22,8 @@ fn whole<'a>(buffered: &'a [Buffered], kind: &str) -> &'a (f64, f64) {
 fn plays_to_its_end(clip: &Clip, flags: &[&str]) -> Result<()> {
     let output = tempfile::tempdir()?;
     shoal::done(clip.file()?, output.path(), flags)?;
+    // One at a time: a browser that has to share its cores stalls.
+    let _alone = PLAYER.lock().unwrap_or_else(PoisonError::into_inner);
     let played = play(output.path(), "master.m3u8", 4, PLAY_LIMIT)?;
     let said = &played.said;
     assert_eq!(said.errors, Vec::<String>::new(), "{flags:?}");
@@ -30,7 +34,8 @@ fn plays_to_its_end(clip: &Clip, flags: &[&str]) -> Result<()> {
     assert!((said.duration_s - duration_s).abs() < 0.03, "{flags:?}: lasts {} instead of {duration_s} s", said.duration_s);
     for kind in ["video/", "audio/"] {
         let (start, end) = whole(&said.buffered, kind);
-        assert!(start.abs() < 0.001, "{flags:?}: {kind} begins at {start} s");
+        // hls.js drops what was played of the picture when it is told to change the level.
+        assert!(kind == "video/" || start.abs() < 0.001, "{flags:?}: {kind} begins at {start} s");
         assert!((end - duration_s).abs() < 0.03, "{flags:?}: {kind} ends at {end} instead of {duration_s} s");
     }
     assert_eq!(played.frame_faults(clip), Vec::<String>::new(), "{flags:?}");
@@ -65,6 +70,8 @@ fn sound_that_is_late_is_seen_to_be_late() -> Result<()> {
     let clip = Clip { beeps_late_ms: 60, ..Clip::new("25", 12) };
     let output = tempfile::tempdir()?;
     shoal::done(clip.file()?, output.path(), &["--ladder", "240"])?;
+    // One at a time: a browser that has to share its cores stalls.
+    let _alone = PLAYER.lock().unwrap_or_else(PoisonError::into_inner);
     let played = play(output.path(), "master.m3u8", 0, PLAY_LIMIT)?;
     let offsets = played.offsets_ns(&clip)?;
     let tolerance = i64::try_from(check::tolerance_ns())?;

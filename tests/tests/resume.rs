@@ -155,9 +155,9 @@ fn killed_again_and_again_it_comes_to_its_end() -> Result<()> {
     let source = clip().file()?;
     let output = tempfile::tempdir()?;
     let mut before = Work::in_folder(output.path())?;
-    // Enough for at least one chunk each time, so it must get further; far more rounds than that needs.
-    for _ in 0..60 {
-        let Some(mut group) = run_for(&source, output.path(), Duration::from_millis(1500))? else {
+    // Each round longer, so that at last even the sound, which is one task, has the time it needs on a busy machine.
+    for round in 0..60 {
+        let Some(mut group) = run_for(&source, output.path(), Duration::from_millis(1500 + 100 * round))? else {
             return check_resumed(output.path(), &before);
         };
         group.kill()?;
