@@ -12,6 +12,7 @@ pub mod player;
 pub mod process;
 pub mod reader;
 pub mod rules;
+pub mod s3;
 pub mod server;
 pub mod shoal;
 pub mod sync;
