@@ -60,6 +60,32 @@ impl Shares {
     }
 }
 
+/// How many tasks may be on the broker's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// So many with workers and on the queue together, where the number of slots is known: twice that.
+    Fixed(usize),
+    /// As many on the queue as workers are known to take: those that run, and those that were done within the last second.
+    Following {
+        /// At least so many, so that the first worker finds something.
+        least: usize,
+        /// At most so many.
+        most: usize,
+    },
+}
+
+/// How many more tasks to hand out, when `outstanding` are on the queue or with workers, of which `running` are known to be with
+/// workers, and `finished` were done within the last second.
+pub fn room(window: Window, outstanding: usize, running: usize, finished: usize) -> usize {
+    match window {
+        Window::Fixed(most) => most.saturating_sub(outstanding),
+        Window::Following { least, most } => {
+            let queued = outstanding.saturating_sub(running);
+            (running + finished).clamp(least, most.max(least)).saturating_sub(queued)
+        }
+    }
+}
+
 /// The task whose turn it is, by its place in `candidates`: of the tenant that was given least, of its most urgent and then
 /// oldest job, the one that others wait for first.
 pub fn pick_next(candidates: &[Candidate<'_>], shares: &Shares) -> Option<usize> {

@@ -4,7 +4,11 @@
 //! every task without a marker is handed out again, and workers drop those that turn out to be done.
 
 mod engine;
+mod entry;
+mod issue;
 mod job;
+mod lead;
+mod ticks;
 mod view;
 
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub use view::{JobView, Phase};
 
+use crate::dispatch::Window;
 use crate::step::JobResult;
 use engine::Engine;
 use job::{fetch, fetch_if_there};
@@ -31,8 +36,8 @@ const PARTITION: u32 = 0;
 /// What can be set.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Most tasks on the broker's queue or with workers at a time: twice the slots keeps them busy. At least 1.
-    pub window: usize,
+    /// How many tasks are handed out ahead of workers.
+    pub window: Window,
     /// A task of which nothing was heard for so long is looked at again, and handed out again when it has no marker. Longer
     /// than an attempt's deadline.
     pub lease: Duration,
@@ -42,21 +47,47 @@ pub struct Settings {
     pub retry_first: Duration,
     /// Longest wait of that kind, and the wait until a halted job is tried again.
     pub retry_longest: Duration,
+    /// How often the tick comes round that says which scheduler acts.
+    pub tick: Duration,
+    /// How long a scheduler that begins to act listens for running tasks before it hands any out. Workers are heard of every
+    /// second.
+    pub settle: Duration,
+    /// Who cleans up after a job.
+    pub aftercare: Aftercare,
     /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
     pub troubles_max: u32,
 }
 
+/// Who cleans up after a job that has ended, and whether its end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aftercare {
+    /// All is deleted at once that does not belong to the result, and nobody is told: a farm for one job.
+    AtOnce,
+    /// The end is put in the outbox and on the list of ended jobs; the janitor deletes later, so that late workers and readers
+    /// come to no harm, and a failed job can be taken up again.
+    Later,
+}
+
 impl Settings {
-    /// The usual settings for so many slots.
+    /// The usual settings of a farm in one process, with so many slots.
     pub fn for_slots(slots: usize) -> Self {
         Self {
-            window: slots.saturating_mul(2).max(1),
+            window: Window::Fixed(slots.saturating_mul(2).max(1)),
             lease: Duration::from_secs(25 * 60),
             reconcile: Duration::from_secs(30),
             retry_first: Duration::from_millis(250),
             retry_longest: Duration::from_secs(30),
+            tick: Duration::from_secs(10),
+            settle: Duration::ZERO,
+            aftercare: Aftercare::AtOnce,
             troubles_max: 8,
         }
+    }
+
+    /// The usual settings of a farm with any number of workers, which come and go.
+    pub fn for_farm() -> Self {
+        let window = Window::Following { least: 2, most: 10_000 };
+        Self { window, settle: Duration::from_secs(3), aftercare: Aftercare::Later, ..Self::for_slots(1) }
     }
 }
 
@@ -167,7 +198,7 @@ impl Drop for Handle {
 /// [`Code::InvalidRequest`] for a spec that cannot be done or an id that stands for another job; storage's errors.
 pub async fn submit(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<JobId, Failure> {
     spec.check()?;
-    Storage::open(&spec.output.url)?;
+    state.open_beside(&spec.output.url)?;
     let id = match spec.id.clone() {
         Some(id) => id,
         None => JobId::try_from(Token::random().to_string())?,

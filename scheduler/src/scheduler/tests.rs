@@ -263,7 +263,8 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
         let mut waits_left = Some(cuts);
         let mut done = Vec::new();
         loop {
-            let driven = cut(drive(farm.state.clone(), job.clone(), None, News::fresh_start()), &mut waits_left).await;
+            let driven =
+                cut(drive(farm.state.clone(), job.clone(), None, News::fresh_start(), Aftercare::AtOnce), &mut waits_left).await;
             match driven.map(|driven| driven.stand) {
                 None => {}
                 Some(Stand::Due(due)) => {
@@ -447,7 +448,11 @@ async fn the_queue_is_kept_short() {
     for _ in 0..10 {
         farm.add_worker(|message| if message.task == TaskId::Probe { Act::Do } else { Act::Hold });
     }
-    let scheduler = Scheduler::start(Settings { window: 3, ..Settings::for_slots(1) }, farm.state.clone(), farm.broker.clone());
+    let scheduler = Scheduler::start(
+        Settings { window: Window::Fixed(3), ..Settings::for_slots(1) },
+        farm.state.clone(),
+        farm.broker.clone(),
+    );
     let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
     let mut views = scheduler.follow(&job).await.expect("a view");
     // Two chunks and the sound are held, and each has said that it is one second in.
