@@ -78,6 +78,16 @@ pub fn outbox(partition: u32, job: &JobId) -> String {
     format!("outbox/{partition}/{job}")
 }
 
+/// Prefix of the jobs after which is still to be cleaned up.
+pub fn sweep_prefix(partition: u32) -> String {
+    format!("sweep/{partition}/")
+}
+
+/// There while it is still to be cleaned up after a job that has ended.
+pub fn sweep(partition: u32, job: &JobId) -> String {
+    format!("sweep/{partition}/{job}")
+}
+
 /// There when the end of a job was told, or telling it was given up.
 pub fn notified(job: &JobId) -> String {
     format!("jobs/{job}/notified")

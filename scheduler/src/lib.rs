@@ -7,7 +7,9 @@
 //!          step says what is next; dispatch says whose turn it is; the scheduler does it
 //! ```
 
+pub mod admit;
 pub mod dispatch;
+pub mod intake;
 pub mod ladder;
 pub mod plan;
 pub mod playlist;

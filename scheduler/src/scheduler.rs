@@ -3,6 +3,7 @@
 //! Nothing here is remembered that storage does not have. What is on the task queue is only a guess: after a restart,
 //! every task without a marker is handed out again, and workers drop those that turn out to be done.
 
+mod again;
 mod engine;
 mod entry;
 mod issue;
@@ -22,16 +23,18 @@ use farm::{Code, Failure, keys};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+pub use again::retry;
+pub(crate) use again::{claim_media, is_there, tell_again};
+pub(crate) use job::{delete_where, fetch, fetch_if_there};
 pub use view::{JobView, Phase};
 
 use crate::dispatch::Window;
 use crate::step::JobResult;
 use engine::Engine;
-use job::{fetch, fetch_if_there};
 use view::Board;
 
 /// Part of the farm's jobs that this scheduler looks after; there is one so far.
-const PARTITION: u32 = 0;
+pub(crate) const PARTITION: u32 = 0;
 
 /// What can be set.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +171,16 @@ impl Handle {
         cancel(&self.state, &self.broker, job).await
     }
 
+    /// As [`retry`].
+    ///
+    /// # Errors
+    /// As [`retry`].
+    pub async fn retry(&self, job: &JobId) -> Result<(), Failure> {
+        retry(&self.state, &self.broker, job).await?;
+        self.board.forget(job);
+        Ok(())
+    }
+
     /// Stops: hands out nothing more. What workers are doing goes on, and counts when a scheduler is started again.
     pub async fn shutdown(mut self) {
         if let Some(stop) = self.stop.take() {
@@ -191,38 +204,58 @@ impl Drop for Handle {
     }
 }
 
+/// What submitting a job came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Accepted {
+    /// It is new.
+    New,
+    /// The same was submitted before, and is on its way.
+    Known,
+    /// The same was submitted before, and has ended.
+    Ended(JobResult),
+}
+
 /// Takes a job in. When this returns, the job is stored, and any scheduler on this state will take it to its end.
 /// The same id with the same spec is the same job.
 ///
 /// # Errors
 /// [`Code::InvalidRequest`] for a spec that cannot be done or an id that stands for another job; storage's errors.
-pub async fn submit(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<JobId, Failure> {
+pub async fn submit(state: &Storage, broker: &Broker, spec: JobSpec) -> Result<JobId, Failure> {
+    accept(state, broker, spec).await.map(|(id, _)| id)
+}
+
+/// As [`submit`]; tells also whether the job is new.
+///
+/// # Errors
+/// As [`submit`].
+pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<(JobId, Accepted), Failure> {
     spec.check()?;
-    state.open_beside(&spec.output.url)?;
+    Storage::open(&spec.output.url)?;
     let id = match spec.id.clone() {
         Some(id) => id,
         None => JobId::try_from(Token::random().to_string())?,
     };
     spec.id = Some(id.clone());
     let key = keys::spec(&id);
-    let stored: JobSpec = match fetch_if_there(state, &key).await? {
-        Some(stored) => stored,
+    let (stored, is_new): (JobSpec, bool) = match fetch_if_there(state, &key).await? {
+        Some(stored) => (stored, false),
         None => {
             let content = serde_json::to_vec(&spec).map_err(|error| Failure::new(Code::Internal, format!("{key}: {error}")))?;
             match state.put_new(&key, content.into(), Kind::Json).await? {
-                Creation::Created => spec.clone(),
-                Creation::Existed => fetch(state, &key).await?,
+                Creation::Created => (spec.clone(), true),
+                Creation::Existed => (fetch(state, &key).await?, false),
             }
         }
     };
     if stored != spec {
         return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
     }
-    if fetch_if_there::<JobResult>(state, &keys::result(&id)).await?.is_none() {
-        state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
-        ring(broker, &id).await;
+    if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id)).await? {
+        return Ok((id, Accepted::Ended(result)));
     }
-    Ok(id)
+    state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
+    ring(broker, &id).await;
+    Ok((id, if is_new { Accepted::New } else { Accepted::Known }))
 }
 
 /// Asks for a job to be stopped. It may still end as done when it is at its very end.

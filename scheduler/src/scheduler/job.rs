@@ -258,19 +258,25 @@ async fn close(
         }
     }
     if !at_once {
-        announce(state, &job.job, &job.spec, result).await?;
+        announce(state, &job.job, &job.spec, result, false).await?;
     }
     Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
 }
 
-/// Puts an ended job on the list of those, and has its end told unless that was done already.
-pub(crate) async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<(), Failure> {
+/// Puts an ended job on the list of those, and has its end told unless that was done already, or `again`.
+pub(crate) async fn announce(
+    state: &Storage,
+    id: &JobId,
+    spec: &JobSpec,
+    result: &JobResult,
+    again: bool,
+) -> Result<(), Failure> {
     let content = serde_json::to_vec(&result.ended(id, spec)).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
     let content = Bytes::from(content);
     state.put_new(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
     match state.get(&keys::notified(id)).await {
-        Ok(_) => Ok(()),
-        Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
+        Ok(_) if !again => Ok(()),
+        Ok(_) | Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
         Err(error) => Err(error.into()),
     }
 }
@@ -289,7 +295,7 @@ async fn keep_only_sealed(state: &Storage, output: &Storage, job: &JobState) -> 
     delete_where(output, |key| keys::token_in(key).is_some() && !sealed.contains(key)).await
 }
 
-async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+pub(crate) async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let unwanted: Vec<String> =
         output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
     for some in unwanted.chunks(DELETES_MAX) {

@@ -181,6 +181,15 @@ impl Board {
         Some(place.subscribe())
     }
 
+    /// Forgets that a job has ended: it goes on.
+    pub(super) fn forget(&self, job: &JobId) {
+        let mut views = self.lock();
+        views.ended.retain(|ended| ended != job);
+        if let Some(place) = views.by_job.get(job) {
+            place.send_replace(JobView::default());
+        }
+    }
+
     /// Takes a job off the board that does not exist; those who follow it are told.
     pub(super) fn remove(&self, job: &JobId) {
         self.lock().by_job.remove(job);
