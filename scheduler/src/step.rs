@@ -261,7 +261,7 @@ enum Verdict {
 
 fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
     let Some((last, failure)) = failures.and_then(BTreeMap::last_key_value) else { return Verdict::Try(1) };
-    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.code.may_pass_next_time());
+    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.may_pass_next_time());
     match hopeless.or((*last >= ATTEMPTS_MAX).then_some(failure)) {
         Some(failure) if is_environment(failure.code) => Verdict::Halt(failure.clone()),
         Some(failure) => Verdict::Fail(failure.clone()),

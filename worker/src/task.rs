@@ -340,7 +340,7 @@ impl Execution<'_> {
 
     async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
-            let source = Source::open(&self.spec.source).await?;
+            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
             self.attempt(&Order::Probe, &source, None).await
         };
         match self.guard.hold(attempt).await? {
@@ -352,7 +352,7 @@ impl Execution<'_> {
     async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
         let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
         let attempt = async {
-            let source = Source::open(&self.spec.source).await?;
+            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
             let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
             let renditions = uploads.finish().await?;
             match done {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use farm::broker::{Broker, Queue};
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
-use farm::storage::Storage;
+use farm::storage::{Storage, Stores};
 use farm::{Code, Failure, metrics};
 use pipelines::{Done, Order};
 use tokio::task::JoinSet;
@@ -206,7 +206,7 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let spawner = spawner()?;
     let guard = Guard::new(CancellationToken::new(), settings.deadline);
     let attempt = async {
-        let source = Source::open(source).await?;
+        let source = Source::open(source, &Stores::default()).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
         Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }
             .run()

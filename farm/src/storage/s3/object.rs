@@ -3,11 +3,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use aws_sdk_s3::config::Config;
+use aws_sdk_s3::config::retry::RetryConfig;
 use bytes::Bytes;
 use url::Url;
 
 use super::read::NotGot;
 use super::{Bucket, S3, StorageError, bad_url, failed, place_of};
+
+/// Tries at a first look: nothing is lost yet, and whoever wants to look can ask again.
+const OPEN_TRIES: u32 = 2;
 
 /// An object as it was when it was first looked at.
 pub struct PinnedObject {
@@ -35,7 +40,8 @@ impl PinnedObject {
             return Err(bad_url(url));
         }
         let bucket = Bucket { s3: s3.clone(), bucket, prefix: String::new() };
-        let head = s3.client.head_object().bucket(&bucket.bucket).key(&path).send().await;
+        let retries = Config::builder().retry_config(RetryConfig::standard().with_max_attempts(OPEN_TRIES));
+        let head = s3.client.head_object().bucket(&bucket.bucket).key(&path).customize().config_override(retries).send().await;
         let head = head.map_err(|error| failed(&bucket.place(&path), &error))?;
         let bytes = head.content_length().and_then(|bytes| u64::try_from(bytes).ok());
         let bytes = bytes.ok_or_else(|| bucket.unfit(&path, "it does not tell the object's size"))?;
