@@ -10,6 +10,8 @@ pub mod hls;
 pub mod mp4;
 pub mod player;
 pub mod process;
+pub mod proxy;
+pub mod rabbit;
 pub mod reader;
 pub mod rules;
 pub mod s3;
