@@ -39,7 +39,8 @@ fn router(process: Process, broker: Broker, ready: watch::Receiver<Readiness>) -
     let about = std::sync::Arc::new(About::new());
     let scrape = move || async move {
         about.note(&broker);
-        let text = metrics::text(&[metrics::registry(process), &about.registry]);
+        let [own, storage] = metrics::registries(process);
+        let text = metrics::text(&[own, storage, &about.registry]);
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
     };
     let readyz = move || async move {

@@ -3,7 +3,7 @@
 //! One set of series per kind of process, made when it is first asked for. `docs/metrics.md` is made from this; a test
 //! holds them together. Labels have few values: never a job, a tenant or a file name.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use crate::Failure;
+use crate::storage::Observer;
 use crate::task::TaskId;
 
 /// Buckets in seconds for what takes as long as a chunk, or waits for one.
@@ -103,6 +104,39 @@ pub struct WorkerSeries {
 pub fn scheduler() -> &'static SchedulerSeries {
     static SERIES: LazyLock<SchedulerSeries> = LazyLock::new(SchedulerSeries::new);
     &SERIES
+}
+
+/// What every process counts of its storage.
+pub struct StorageSeries {
+    registry: Registry,
+    /// Operations, by which and how they ended.
+    pub requests: IntCounterVec,
+    /// How long they took.
+    pub duration: HistogramVec,
+}
+
+/// The series of the storage port.
+pub fn storage() -> &'static StorageSeries {
+    static SERIES: LazyLock<StorageSeries> = LazyLock::new(|| {
+        let r = Registry::new();
+        let help = "How long operations on storage took, their retries included.";
+        let duration = HistogramOpts::new("shoal_store_request_duration_seconds", help).buckets(REQUEST_SECONDS.to_vec());
+        StorageSeries {
+            requests: counters(&r, "shoal_store_requests_total", "Operations on storage.", &["op", "code"]),
+            duration: registered(&r, HistogramVec::new(duration, &["op"])),
+            registry: r,
+        }
+    });
+    &SERIES
+}
+
+/// Counts what a storage does: for [`crate::storage::Stores::observed_by`].
+pub fn storage_observer() -> Observer {
+    let series = storage();
+    Arc::new(|observed| {
+        series.requests.with_label_values(&[observed.operation, observed.outcome]).inc();
+        series.duration.with_label_values(&[observed.operation]).observe(observed.took.as_secs_f64());
+    })
 }
 
 /// The worker's series.
@@ -236,12 +270,13 @@ pub fn now_seconds() -> i64 {
     i64::try_from(passed.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The registry of a kind of process.
-pub fn registry(process: Process) -> &'static Registry {
-    match process {
+/// The registries of a kind of process.
+pub fn registries(process: Process) -> [&'static Registry; 2] {
+    let own = match process {
         Process::Scheduler => &scheduler().registry,
         Process::Worker => &worker().registry,
-    }
+    };
+    [own, &storage().registry]
 }
 
 /// Everything in these registries, in Prometheus' text format.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use farm::broker::{Broker, Delivery, Queue};
 use farm::job::{JobId, JobSpec};
 use farm::storage::Storage;
-use farm::{Failure, Fault, metrics};
+use farm::{Code, Failure, Fault, metrics};
 use sha2::{Digest as _, Sha256};
 
 use crate::admit::{Policy, admit};
@@ -91,9 +91,13 @@ async fn store(policy: Policy, state: &Storage, broker: &Broker, delivery: &Deli
         spec.id = Some(id_of(delivery.body())?);
     }
     let (id, accepted) = accept(state, broker, spec).await?;
-    if let Accepted::Ended(result) = accepted {
+    match accepted {
+        Accepted::New | Accepted::Known => {}
         // Whoever sends a job again wants to know how it ended.
-        tell_again(state, &id, &result).await?;
+        Accepted::Ended(result) => tell_again(state, &id, &result).await?,
+        Accepted::Other => {
+            return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
+        }
     }
     Ok(id)
 }

@@ -12,6 +12,7 @@ mod lead;
 mod ticks;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ use tokio::task::JoinHandle;
 
 pub use again::retry;
 pub(crate) use again::{claim_media, is_there, tell_again};
-pub(crate) use job::{delete_where, fetch, fetch_if_there};
-pub use view::{JobView, Phase};
+pub(crate) use job::{delete_all, fetch, fetch_if_there};
+pub use view::{JobView, Phase, Watch};
 
 use crate::dispatch::Window;
 use crate::step::JobResult;
@@ -37,7 +38,7 @@ use view::Board;
 pub(crate) const PARTITION: u32 = 0;
 
 /// What can be set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How many tasks are handed out ahead of workers.
     pub window: Window,
@@ -55,6 +56,8 @@ pub struct Settings {
     /// How long a scheduler that begins to act listens for running tasks before it hands any out. Workers are heard of every
     /// second.
     pub settle: Duration,
+    /// Shares of the farm by tenant, for those whose is not 1.
+    pub weights: Arc<BTreeMap<String, u32>>,
     /// Who cleans up after a job.
     pub aftercare: Aftercare,
     /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
@@ -82,6 +85,7 @@ impl Settings {
             retry_longest: Duration::from_secs(30),
             tick: Duration::from_secs(10),
             settle: Duration::ZERO,
+            weights: Arc::default(),
             aftercare: Aftercare::AtOnce,
             troubles_max: 8,
         }
@@ -124,6 +128,16 @@ impl Handle {
     /// How far a job is, if this scheduler knows it: it is active, or ended a short while ago.
     pub fn view(&self, job: &JobId) -> Option<JobView> {
         self.board.get(job)
+    }
+
+    /// What others may wait for.
+    pub fn watch(&self) -> Watch {
+        self.board.watch()
+    }
+
+    /// Jobs of a tenant that have not ended, as far as this scheduler knows.
+    pub fn active_of(&self, tenant: &str) -> usize {
+        self.board.active_of(tenant)
     }
 
     /// Follows a job: the view at once, and then every change. The channel closes when the scheduler stops.
@@ -213,6 +227,8 @@ pub enum Accepted {
     Known,
     /// The same was submitted before, and has ended.
     Ended(JobResult),
+    /// Something else was submitted before under this id: nothing was done.
+    Other,
 }
 
 /// Takes a job in. When this returns, the job is stored, and any scheduler on this state will take it to its end.
@@ -221,16 +237,21 @@ pub enum Accepted {
 /// # Errors
 /// [`Code::InvalidRequest`] for a spec that cannot be done or an id that stands for another job; storage's errors.
 pub async fn submit(state: &Storage, broker: &Broker, spec: JobSpec) -> Result<JobId, Failure> {
-    accept(state, broker, spec).await.map(|(id, _)| id)
+    match accept(state, broker, spec).await? {
+        (id, Accepted::New | Accepted::Known | Accepted::Ended(_)) => Ok(id),
+        (id, Accepted::Other) => {
+            Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")))
+        }
+    }
 }
 
-/// As [`submit`]; tells also whether the job is new.
+/// As [`submit`]; tells also whether the job is new, and whether the id stands for another.
 ///
 /// # Errors
-/// As [`submit`].
+/// [`Code::InvalidRequest`] for a spec that cannot be done; storage's errors.
 pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<(JobId, Accepted), Failure> {
     spec.check()?;
-    Storage::open(&spec.output.url)?;
+    state.open_beside(&spec.output.url)?;
     let id = match spec.id.clone() {
         Some(id) => id,
         None => JobId::try_from(Token::random().to_string())?,
@@ -248,7 +269,7 @@ pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Resu
         }
     };
     if stored != spec {
-        return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
+        return Ok((id, Accepted::Other));
     }
     if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id)).await? {
         return Ok((id, Accepted::Ended(result)));
@@ -281,4 +302,4 @@ async fn ring(broker: &Broker, job: &JobId) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -77,26 +77,27 @@ pub(super) enum Working {
 
 impl Engine {
     pub(super) fn new(settings: Settings, state: Storage, broker: Broker, board: Arc<Board>) -> Self {
+        let lead = Lead::new(settings.tick, settings.settle);
         Self {
-            settings,
+            lead,
             state,
             broker,
             board,
             jobs: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            shares: Shares::default(),
+            shares: Shares::weighted(Arc::clone(&settings.weights)),
             tenants_changed: false,
             work: JoinSet::new(),
             working: HashMap::new(),
             scan: Scan::default(),
             consumer: None,
-            lead: Lead::new(settings.tick, settings.settle),
             term_troubles: 0,
             term_at: None,
             heard: BTreeSet::new(),
             finished: VecDeque::new(),
             broker_troubles: 0,
             issue_at: None,
+            settings,
         }
     }
 
@@ -340,6 +341,7 @@ impl Engine {
                 series.job_duration.observe(since_ms(entry.submitted_ms));
                 entry.phase = Some(Phase::Ended(result));
                 entry.show(&id, &self.board);
+                self.board.note_end();
                 self.jobs.remove(&id);
                 self.dirty.remove(&id);
                 return;

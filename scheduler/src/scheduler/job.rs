@@ -295,11 +295,16 @@ async fn keep_only_sealed(state: &Storage, output: &Storage, job: &JobState) -> 
     delete_where(output, |key| keys::token_in(key).is_some() && !sealed.contains(key)).await
 }
 
-pub(crate) async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
+async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let unwanted: Vec<String> =
         output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
-    for some in unwanted.chunks(DELETES_MAX) {
-        output.delete(some).await?;
+    delete_all(output, unwanted).await
+}
+
+/// Deletes these, some at a time.
+pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(), Failure> {
+    for some in keys.chunks(DELETES_MAX) {
+        storage.delete(some).await?;
     }
     Ok(())
 }

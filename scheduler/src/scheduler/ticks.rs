@@ -15,6 +15,7 @@ impl Engine {
     pub(super) async fn beat(&mut self) {
         if self.consumer.is_some() && self.lead.expire(Instant::now()) {
             metrics::scheduler().leader.set(0);
+            self.board.set_acting(false);
             self.send_tick(Duration::ZERO).await;
         }
     }
@@ -57,6 +58,7 @@ impl Engine {
         tracing::info!(term, "this scheduler acts");
         let series = metrics::scheduler();
         series.leader.set(1);
+        self.board.set_acting(true);
         series.term.set(i64::try_from(term).unwrap_or(i64::MAX));
         // What was handed out before may be lost or dropped by workers; what is running will be heard of.
         self.heard.clear();
