@@ -71,20 +71,20 @@ impl Operation {
     fn of(head: &Parts) -> Self {
         let query = head.uri.query().unwrap_or_default();
         let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-        match &head.method {
-            &Method::GET if has("list-type") => Self::List,
-            &Method::GET if has("uploads") => Self::ListUploads,
-            &Method::GET => Self::Get,
-            &Method::HEAD => Self::Head,
-            &Method::PUT if has("partNumber") && head.headers.contains_key("x-amz-copy-source") => Self::CopyPart,
-            &Method::PUT if has("partNumber") => Self::PutPart,
-            &Method::PUT if head.headers.contains_key(IF_NONE_MATCH) => Self::PutNew,
-            &Method::PUT => Self::Put,
-            &Method::POST if has("uploads") => Self::BeginUpload,
-            &Method::POST if has("uploadId") => Self::FinishUpload,
-            &Method::POST if has("delete") => Self::DeleteBatch,
-            &Method::DELETE if has("uploadId") => Self::AbortUpload,
-            &Method::DELETE => Self::Delete,
+        match head.method {
+            Method::GET if has("list-type") => Self::List,
+            Method::GET if has("uploads") => Self::ListUploads,
+            Method::GET => Self::Get,
+            Method::HEAD => Self::Head,
+            Method::PUT if has("partNumber") && head.headers.contains_key("x-amz-copy-source") => Self::CopyPart,
+            Method::PUT if has("partNumber") => Self::PutPart,
+            Method::PUT if head.headers.contains_key(IF_NONE_MATCH) => Self::PutNew,
+            Method::PUT => Self::Put,
+            Method::POST if has("uploads") => Self::BeginUpload,
+            Method::POST if has("uploadId") => Self::FinishUpload,
+            Method::POST if has("delete") => Self::DeleteBatch,
+            Method::DELETE if has("uploadId") => Self::AbortUpload,
+            Method::DELETE => Self::Delete,
             _ => Self::Other,
         }
     }
@@ -289,7 +289,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
 
 impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
         let (operation, path) = (Operation::of(&head), head.uri.path().to_owned());
         let fault = self.fault(operation, &path);
         let see = |status| lock(&self.seen).push(Seen { operation, path: path.clone(), status });
@@ -304,7 +304,6 @@ impl Shared {
                 see(None);
                 return Err(io::Error::other("ordered"));
             }
-            Some(Fault::Unconditional) => drop(head.headers.remove(IF_NONE_MATCH)),
             _ => {}
         }
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
@@ -313,6 +312,9 @@ impl Shared {
             return Ok(refusal(status, code));
         }
         let _one = if operation == Operation::PutNew { Some(self.creating.lock().await) } else { None };
+        if fault == Some(Fault::Unconditional) {
+            files::remove(&self.folder, &path);
+        }
         let done = self.service.call(Request::from_parts(head, Body::from(body))).await;
         let answer = done.map_err(|error| io::Error::other(format!("{error:?}")))?;
         see(Some(answer.status().as_u16()).filter(|_| fault != Some(Fault::AnswerLost)));

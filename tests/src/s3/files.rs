@@ -13,6 +13,10 @@ pub(super) fn in_the_way(root: &Path, operation: Operation, path: &str, body: &[
         let is_folder = full.is_dir() && (operation != Operation::Put || !remove_if_empty(&full));
         is_below_a_file || is_folder
     };
+    // It would make the bucket as it goes.
+    if !path.split('/').nth(1).is_some_and(|bucket| root.join(bucket).is_dir()) {
+        return Some((404, "NoSuchBucket"));
+    }
     match operation {
         Operation::Get | Operation::Head => is_blocked(&decoded(path)).then_some((404, "NoSuchKey")),
         Operation::Put | Operation::PutNew | Operation::BeginUpload => {
@@ -27,6 +31,12 @@ pub(super) fn in_the_way(root: &Path, operation: Operation, path: &str, body: &[
         }
         _ => None,
     }
+}
+
+/// Removes an object, as if it had never been there.
+pub(super) fn remove(root: &Path, path: &str) {
+    // One that is not there is as well.
+    let _ = std::fs::remove_file(root.join(decoded(path).trim_start_matches('/')));
 }
 
 fn decoded(path: &str) -> String {

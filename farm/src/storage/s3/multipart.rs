@@ -93,12 +93,8 @@ impl Upload {
         let finish = finish.multipart_upload(parts).customize().config_override(limits(SERVER_WORK_BYTES));
         match finish.interceptor(tries.clone()).send().await {
             Ok(_) => {}
-            // The answer to an earlier try was lost.
-            Err(error) if meaning_of(&error) == Meaning::NoUpload && tries.count() > 1 => {
-                if self.bucket.size(&self.path).await? != bytes {
-                    return Err(failed(&self.place(), &error));
-                }
-            }
+            // The answer to an earlier try was lost. Servers say in different ways that the upload is no more.
+            Err(error) if tries.count() > 1 && error.as_service_error().is_some() && self.is_finished(bytes).await => {}
             Err(error) => {
                 let error = failed(&self.place(), &error);
                 self.abort().await;
@@ -107,6 +103,11 @@ impl Upload {
         }
         self.is_open = false;
         Ok(())
+    }
+
+    /// Whether the object is there, in this size.
+    async fn is_finished(&self, bytes: u64) -> bool {
+        self.bucket.size(&self.path).await.is_ok_and(|there| there == bytes)
     }
 
     /// Gives the upload up. What cannot be aborted is left to the janitor.
