@@ -19,7 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::process::target_folder;
+use crate::process::{self, target_folder};
 
 /// Longest start of a server.
 const START_TIME_MAX: Duration = Duration::from_secs(90);
@@ -27,6 +27,8 @@ const START_TIME_MAX: Duration = Duration::from_secs(90);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Where Debian and Ubuntu put the program. The one on the path insists on root, and then runs as the system's user.
 const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// The program that controls it, from the same place for the same reason.
+const CONTROL: &str = "/usr/lib/rabbitmq/bin/rabbitmqctl";
 /// User and password that a fresh server has, for connections from the same machine.
 const USER: &str = "guest";
 
@@ -66,6 +68,8 @@ pub struct Server {
 struct Place {
     amqp: u16,
     management: u16,
+    distribution: u16,
+    names: u16,
     folder: PathBuf,
 }
 
@@ -90,10 +94,10 @@ impl Server {
         fs::create_dir_all(&folder)?;
         let folder = tempfile::Builder::new().prefix("rabbitmq-").tempdir_in(folder)?.keep();
         let [amqp, management, distribution, names] = free_ports()?;
-        let at = Place { amqp, management, folder };
+        let at = Place { amqp, management, distribution, names, folder };
         write_settings(&at)?;
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sh", PROGRAM]).arg(&at.folder).envs(environment(&at, distribution, names));
+        command.args(["-c", KEEPER, "sh", PROGRAM]).arg(&at.folder).envs(environment(&at));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut keeper = command.spawn().context("cannot start a shell")?;
         let (orders, replies) = (keeper.stdin.take(), keeper.stdout.take());
@@ -146,6 +150,16 @@ impl Server {
     /// When its keeper is gone.
     pub fn thaw(&mut self) -> Result<()> {
         self.order("thaw")
+    }
+
+    /// Runs `rabbitmqctl` on it.
+    ///
+    /// # Errors
+    /// When it fails, or takes longer than half a minute.
+    pub fn control(&self, args: &[&str]) -> Result<()> {
+        let mut command = Command::new(CONTROL);
+        command.args(args).envs(environment(&self.at));
+        process::run(&mut command, ANSWER_TIME_MAX)?.success().map(drop)
     }
 
     fn order(&mut self, order: &str) -> Result<()> {
@@ -205,14 +219,14 @@ fn write_settings(at: &Place) -> Result<()> {
 }
 
 /// Every place that the server would otherwise share with the system's.
-fn environment(at: &Place, distribution: u16, names: u16) -> Vec<(&'static str, String)> {
+fn environment(at: &Place) -> Vec<(&'static str, String)> {
     let below = |name: &str| at.folder.join(name).display().to_string();
     vec![
         ("HOME", at.folder.display().to_string()),
         ("RABBITMQ_HOME", at.folder.display().to_string()),
         ("RABBITMQ_NODENAME", format!("shoal-{}@localhost", at.amqp)),
         ("RABBITMQ_NODE_PORT", at.amqp.to_string()),
-        ("RABBITMQ_DIST_PORT", distribution.to_string()),
+        ("RABBITMQ_DIST_PORT", at.distribution.to_string()),
         ("RABBITMQ_MNESIA_BASE", below("data")),
         ("RABBITMQ_LOG_BASE", below("log")),
         ("RABBITMQ_PID_FILE", below("pid")),
@@ -221,7 +235,7 @@ fn environment(at: &Place, distribution: u16, names: u16) -> Vec<(&'static str, 
         ("RABBITMQ_CONF_ENV_FILE", below("empty")),
         ("RABBITMQ_ENABLED_PLUGINS_FILE", below("enabled_plugins")),
         ("RABBITMQ_FEATURE_FLAGS_FILE", below("feature_flags")),
-        ("ERL_EPMD_PORT", names.to_string()),
+        ("ERL_EPMD_PORT", at.names.to_string()),
         // No busy waiting beside the tests.
         ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none".to_owned()),
     ]
@@ -324,6 +338,15 @@ impl Vhost {
     pub fn queues(&self) -> Result<Vec<String>> {
         let queues = self.at.must("GET", &format!("/api/queues/{}?columns=name", self.name), None)?;
         Ok(queues.as_array().into_iter().flatten().filter_map(|queue| Some(queue["name"].as_str()?.to_owned())).collect())
+    }
+
+    /// Lets a queue hold so many messages at most.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn limit(&self, queue: &str, messages_max: u32) -> Result<()> {
+        let policy = json!({"pattern": format!("^{queue}$"), "apply-to": "queues", "definition": {"max-length": messages_max}});
+        self.at.must("PUT", &format!("/api/policies/{}/limit", self.name), Some(&policy)).map(drop)
     }
 
     /// Puts bytes on a queue as another program would.

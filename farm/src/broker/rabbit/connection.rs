@@ -125,7 +125,8 @@ impl Session {
                         counters.blocked.store(true, Ordering::Relaxed);
                     }
                     Some(Event::ConnectionUnblocked) => counters.blocked.store(false, Ordering::Relaxed),
-                    Some(Event::Error(error)) => return error.to_string(),
+                    // A soft error ends one channel, and whoever uses that sees it.
+                    Some(Event::Error(error)) if !error.is_amqp_soft_error() => return error.to_string(),
                     Some(_) => {}
                     None => return "it ended".to_owned(),
                 },

@@ -30,6 +30,9 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 const CONFIRM_TIME_MAX: Duration = Duration::from_secs(15);
 /// Pause when there is a connection and yet no channel.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Pause before queues that are missing are declared again. A broker (3.10.8) whose queue is deleted and declared again at once
+/// does not tell the queue's consumers; they would wait for ever, with a message in their hands that they do not see.
+const REDECLARE_PAUSE: Duration = Duration::from_secs(1);
 /// Longest time that a publish takes, an outage in between included.
 const PUBLISH_TIME_MAX: Duration = Duration::from_secs(30);
 
@@ -144,6 +147,7 @@ async fn run(link: Arc<Link>, counters: Arc<Counters>, mut queue: mpsc::Receiver
         lane = match state {
             LaneState::Good => Some(open),
             LaneState::Unbound => {
+                tokio::time::sleep(REDECLARE_PAUSE).await;
                 if let Err(error) = open.session.declare().await {
                     tracing::warn!(%error, "queues are missing and cannot be declared");
                 }

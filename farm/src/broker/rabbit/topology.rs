@@ -94,24 +94,25 @@ fn table(arguments: Vec<(&'static str, AMQPValue)>) -> FieldTable {
     table
 }
 
-/// Declares what is needed to consume a queue: itself, and the dead queue.
+/// Declares what is needed to consume a queue: itself, the dead queue, and the way from the delays.
 pub(super) async fn declare_queue(channel: &Channel, queue: Queue) -> Result<(), BrokerError> {
-    for queue in [Queue::Dead, queue] {
-        declare(channel, &name(queue), arguments(queue)).await?;
+    declare_queues(channel, &[Queue::Dead, queue]).await
+}
+
+async fn declare_queues(channel: &Channel, queues: &[Queue]) -> Result<(), BrokerError> {
+    declare_exchange(channel, &delay::end(), ExchangeKind::Topic).await?;
+    for queue in queues {
+        let name = name(*queue);
+        declare(channel, &name, arguments(*queue)).await?;
+        bind(channel, &name, &delay::end(), &delay::target_pattern(&name)).await?;
     }
     Ok(())
 }
 
 /// Declares everything. What is there already stays as it is.
 pub(super) async fn declare_all(channel: &Channel) -> Result<(), BrokerError> {
-    for queue in QUEUES {
-        declare(channel, &name(queue), arguments(queue)).await?;
-    }
+    declare_queues(channel, &QUEUES).await?;
     declare_exchange(channel, &progress(), ExchangeKind::Fanout).await?;
-    declare_exchange(channel, &delay::end(), ExchangeKind::Topic).await?;
-    for queue in QUEUES {
-        bind(channel, &name(queue), &delay::end(), &delay::target_pattern(&name(queue))).await?;
-    }
     for n in 0..delay::LEVELS {
         let (level, after) = (delay::level(n), delay::after(n));
         let wait = Duration::from_secs(1 << n);
