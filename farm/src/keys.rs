@@ -73,9 +73,19 @@ pub fn outbox_prefix(partition: u32) -> String {
     format!("outbox/{partition}/")
 }
 
+/// Prefix of what is still to be told of the end of a job.
+pub fn outbox_of(partition: u32, job: &JobId) -> String {
+    format!("outbox/{partition}/{job}/")
+}
+
 /// There while the end of a job is still to be told: an [`crate::ended::Ended`].
 pub fn outbox(partition: u32, job: &JobId) -> String {
-    format!("outbox/{partition}/{job}")
+    format!("outbox/{partition}/{job}/end")
+}
+
+/// There while it is to be told once more, because somebody asked.
+pub fn outbox_again(partition: u32, job: &JobId, token: &Token) -> String {
+    format!("outbox/{partition}/{job}/{token}")
 }
 
 /// Prefix of the jobs after which is still to be cleaned up.

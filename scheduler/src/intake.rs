@@ -9,7 +9,7 @@ use farm::{Code, Failure, Fault, metrics};
 use sha2::{Digest as _, Sha256};
 
 use crate::admit::{Policy, admit};
-use crate::scheduler::{Accepted, accept, tell_again};
+use crate::scheduler::{Accepted, Watch, accept, tell_again};
 
 /// Messages taken in at a time.
 const INTAKES: usize = 4;
@@ -19,23 +19,33 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(30);
 /// After so many tries a message is given back, so that it is not held longer than brokers bear.
 const TRIES_MAX: u32 = 12;
 
+/// What a message is taken in with.
+struct Intake {
+    policy: Policy,
+    state: Storage,
+    broker: Broker,
+    /// Wakes whoever tells the end of jobs.
+    watch: Watch,
+}
+
 /// Takes jobs in until the future is dropped.
-pub async fn run(policy: Policy, state: Storage, broker: Broker) {
-    let intakes = (0..INTAKES).map(|_| take(policy, &state, &broker));
+pub async fn run(policy: Policy, state: Storage, broker: Broker, watch: Watch) {
+    let intake = Intake { policy, state, broker, watch };
+    let intakes = (0..INTAKES).map(|_| take(&intake));
     futures::future::join_all(intakes).await;
 }
 
-async fn take(policy: Policy, state: &Storage, broker: &Broker) {
+async fn take(intake: &Intake) {
     let mut troubles = 0;
     loop {
-        let error = match broker.consume(Queue::Jobs).await {
+        let error = match intake.broker.consume(Queue::Jobs).await {
             Err(error) => error,
             Ok(mut consumer) => loop {
                 match consumer.next().await {
                     Err(error) => break error,
                     Ok(delivery) => {
                         troubles = 0;
-                        settle(policy, state, broker, delivery).await;
+                        settle(intake, delivery).await;
                     }
                 }
             },
@@ -51,11 +61,11 @@ fn pause(troubles: u32) -> Duration {
 }
 
 /// Takes one message in and settles it. While storage does not work the message is kept, unacknowledged.
-async fn settle(policy: Policy, state: &Storage, broker: &Broker, delivery: Delivery) {
+async fn settle(intake: &Intake, delivery: Delivery) {
     let count = |result| metrics::scheduler().intake.with_label_values(&["queue", result]).inc();
     let mut tries = 0;
     let settled = loop {
-        match store(policy, state, broker, &delivery).await {
+        match store(intake, &delivery).await {
             Ok(id) => {
                 count("accepted");
                 tracing::info!(job = %id, "taken in");
@@ -84,17 +94,20 @@ async fn settle(policy: Policy, state: &Storage, broker: &Broker, delivery: Deli
 }
 
 /// Stores the job of a message.
-async fn store(policy: Policy, state: &Storage, broker: &Broker, delivery: &Delivery) -> Result<JobId, Failure> {
+async fn store(intake: &Intake, delivery: &Delivery) -> Result<JobId, Failure> {
     let mut spec: JobSpec = delivery.read()?;
-    admit(&spec, policy)?;
+    admit(&spec, intake.policy)?;
     if spec.id.is_none() {
         spec.id = Some(id_of(delivery.body())?);
     }
-    let (id, accepted) = accept(state, broker, spec).await?;
+    let (id, accepted) = accept(&intake.state, &intake.broker, spec).await?;
     match accepted {
         Accepted::New | Accepted::Known => {}
         // Whoever sends a job again wants to know how it ended.
-        Accepted::Ended(result) => tell_again(state, &id, &result).await?,
+        Accepted::Ended(result) => {
+            tell_again(&intake.state, &id, &result).await?;
+            intake.watch.wake();
+        }
         Accepted::Other => {
             return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
         }

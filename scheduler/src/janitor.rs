@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farm::job::{JobId, JobSpec};
-use farm::storage::{Storage, StorageError};
+use farm::storage::{Entry, Storage, StorageError};
+use farm::task::Marker;
 use farm::{Failure, keys, metrics};
 
 use crate::playlist;
@@ -114,7 +115,8 @@ async fn beside_the_result(state: &Storage, output: &Storage, id: &JobId) -> Res
     Ok(keys.filter(|key| keys::token_in(key).is_some() && !sealed.contains(key.as_str())).collect())
 }
 
-/// Media that was there when the job ended without a result, if no other job has put a result in its place.
+/// Media of a job that ended without a result: what its markers name, and what was there when it ended; if no other job has
+/// put a result in its place.
 async fn of_no_result(state: &Storage, output: &Storage, id: &JobId) -> Result<Vec<String>, Failure> {
     let listed = output.list("").await?;
     if is_there(output, keys::MASTER).await? {
@@ -123,8 +125,13 @@ async fn of_no_result(state: &Storage, output: &Storage, id: &JobId) -> Result<V
     let result = keys::result(id);
     let about = state.list(&keys::job_prefix(id)).await?.into_iter().find(|entry| entry.key == result);
     let Some(ended_ms) = about.map(|entry| entry.modified_ms) else { return Ok(Vec::new()) };
-    let left = listed.into_iter().filter(|entry| keys::token_in(&entry.key).is_some() && entry.modified_ms <= ended_ms);
-    Ok(left.map(|entry| entry.key).collect())
+    let mut tokens = BTreeSet::new();
+    for entry in state.list(&keys::done_prefix(id)).await? {
+        tokens.extend(fetch_if_there::<Marker>(state, &entry.key).await?.map(|marker| marker.token.to_string()));
+    }
+    let is_left =
+        |entry: &Entry| keys::token_in(&entry.key).is_some_and(|token| entry.modified_ms <= ended_ms || tokens.contains(token));
+    Ok(listed.into_iter().filter(is_left).map(|entry| entry.key).collect())
 }
 
 /// Deletes the state of jobs that ended long ago.
@@ -132,8 +139,8 @@ async fn forget(state: &Storage, retention: Duration) -> Result<(), Failure> {
     for entry in state.list(&keys::ended_prefix(PARTITION)).await? {
         let id = entry.key.rsplit('/').next().and_then(|id| JobId::try_from(id.to_owned()).ok());
         let Some(id) = id.filter(|_| age(entry.modified_ms) >= retention) else { continue };
-        let is_open =
-            is_there(state, &keys::active(PARTITION, &id)).await? || is_there(state, &keys::outbox(PARTITION, &id)).await?;
+        let untold = state.list(&keys::outbox_of(PARTITION, &id)).await?;
+        let is_open = is_there(state, &keys::active(PARTITION, &id)).await? || !untold.is_empty();
         if is_open || is_there(state, &keys::sweep(PARTITION, &id)).await? {
             continue;
         }

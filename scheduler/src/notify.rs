@@ -82,7 +82,7 @@ enum Told {
 /// [`Code::Internal`] when there is no way to make calls at all.
 pub async fn run(settings: Settings, state: Storage, broker: Broker, watch: Watch) -> Result<(), Failure> {
     let teller = Teller { settings, state, broker, client: client()? };
-    let mut tries: BTreeMap<JobId, Tries> = BTreeMap::new();
+    let mut tries: BTreeMap<String, Tries> = BTreeMap::new();
     loop {
         if watch.is_acting() {
             teller.round(&mut tries).await;
@@ -104,7 +104,7 @@ fn client() -> Result<reqwest::Client, Failure> {
 
 impl Teller {
     /// Looks at the outbox once and tells what is due.
-    async fn round(&self, tries: &mut BTreeMap<JobId, Tries>) {
+    async fn round(&self, tries: &mut BTreeMap<String, Tries>) {
         let prefix = keys::outbox_prefix(PARTITION);
         let listed = match self.state.list(&prefix).await {
             Ok(listed) => listed,
@@ -114,44 +114,41 @@ impl Teller {
             }
         };
         let now = Instant::now();
-        let waiting: Vec<(JobId, Entry)> = listed
-            .into_iter()
-            .filter_map(|entry| Some((JobId::try_from(entry.key.strip_prefix(&prefix)?.to_owned()).ok()?, entry)))
+        tries.retain(|key, _| listed.iter().any(|entry| entry.key == *key));
+        let due = listed.into_iter().filter(|entry| tries.get(&entry.key).is_none_or(|tried| tried.next_at <= now));
+        let due: Vec<_> = due
+            .map(|entry| {
+                let published = tries.get(&entry.key).is_some_and(|tried| tried.published);
+                async move { (self.tell(&entry, published).await, entry.key) }
+            })
             .collect();
-        tries.retain(|job, _| waiting.iter().any(|(waiting, _)| waiting == job));
-        let due = waiting.into_iter().filter(|(job, _)| tries.get(job).is_none_or(|tried| tried.next_at <= now));
-        let due = due.map(|(job, entry)| {
-            let published = tries.get(&job).is_some_and(|tried| tried.published);
-            async move {
-                let told = self.tell(&job, &entry, published).await;
-                (job, told)
-            }
-        });
-        let told: Vec<_> = futures::stream::iter(due.collect::<Vec<_>>()).buffer_unordered(TELLINGS_MAX).collect().await;
-        for (job, told) in told {
+        let told: Vec<_> = futures::stream::iter(due).buffer_unordered(TELLINGS_MAX).collect().await;
+        for (told, key) in told {
             let published = match told {
                 Ok(Told::All) => {
-                    tries.remove(&job);
+                    tries.remove(&key);
                     continue;
                 }
                 Ok(Told::Not { published }) => published,
                 Err(failure) => {
-                    tracing::warn!(%job, %failure, "the end of a job cannot be told now");
-                    tries.get(&job).is_some_and(|tried| tried.published)
+                    tracing::warn!(key, %failure, "the end of a job cannot be told now");
+                    tries.get(&key).is_some_and(|tried| tried.published)
                 }
             };
-            let count = tries.get(&job).map_or(0, |tried| tried.count) + 1;
-            tries.insert(job, Tries { count, next_at: Instant::now() + self.settings.pause(count), published });
+            let count = tries.get(&key).map_or(0, |tried| tried.count) + 1;
+            tries.insert(key, Tries { count, next_at: Instant::now() + self.settings.pause(count), published });
         }
     }
 
-    async fn tell(&self, job: &JobId, entry: &Entry, published: bool) -> Result<Told, Failure> {
+    async fn tell(&self, entry: &Entry, published: bool) -> Result<Told, Failure> {
         let Some(ended) = fetch_if_there::<Ended>(&self.state, &entry.key).await? else { return Ok(Told::All) };
+        let job = &ended.job;
         let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(entry.modified_ms)).unwrap_or_default();
         let is_last = age > self.settings.give_up;
         let published = published || self.publish(&ended).await;
         let called = self.call(job, &ended).await?;
-        if !(published && called) && !is_last {
+        let is_told = published && called;
+        if !is_told && !is_last {
             return Ok(Told::Not { published });
         }
         if !called {

@@ -1,5 +1,7 @@
 //! How jobs stand, as outsiders are told: from storage, and from the scheduler where it knows more.
 
+use std::collections::HashSet;
+
 use farm::ended::Ended;
 use farm::job::{JobId, JobSpec, Layout, shown_url};
 use farm::plan::Plan;
@@ -196,7 +198,11 @@ pub async fn list(
         found.extend(active(state, filter, tenant_of).await?);
     }
     if filter.ended != Some(false) {
-        found.extend(ended(state, filter).await?);
+        let ended = ended(state, filter).await?;
+        // One that is just being closed is in both lists.
+        let names: HashSet<&JobId> = ended.iter().map(|job| &job.id).collect();
+        found.retain(|active: &Found| !names.contains(&active.id));
+        found.extend(ended);
     }
     let from = filter.after.as_ref().and_then(|after| found.iter().position(|job| job.id == *after)).map_or(0, |place| place + 1);
     let page: Vec<Found> = found.into_iter().skip(from).take(filter.limit).collect();

@@ -7,9 +7,10 @@ use bytes::Bytes;
 use farm::broker::Broker;
 use farm::job::{JobId, JobSpec};
 use farm::storage::{Kind, Storage, StorageError};
+use farm::task::Token;
 use farm::{Code, Failure, keys};
 
-use super::job::{announce, fetch_if_there};
+use super::job::{fetch_if_there, told};
 use super::{PARTITION, ring};
 use crate::step::JobResult;
 
@@ -40,13 +41,8 @@ pub async fn retry(state: &Storage, broker: &Broker, job: &JobId) -> Result<(), 
         return refuse("failed too long ago, its media is gone: submit it under another id");
     }
     let mut gone: Vec<String> = state.list(&keys::fail_prefix(job)).await?.into_iter().map(|entry| entry.key).collect();
-    gone.extend([
-        keys::cancel(job),
-        keys::notified(job),
-        keys::outbox(PARTITION, job),
-        keys::sweep(PARTITION, job),
-        keys::ended(PARTITION, &spec.tenant, job),
-    ]);
+    gone.extend(state.list(&keys::outbox_of(PARTITION, job)).await?.into_iter().map(|entry| entry.key));
+    gone.extend([keys::cancel(job), keys::notified(job), keys::sweep(PARTITION, job), keys::ended(PARTITION, &spec.tenant, job)]);
     state.delete(&gone).await?;
     // The result goes before the job is active: an active job with a result would be closed again.
     state.delete(&[keys::result(job)]).await?;
@@ -76,7 +72,8 @@ pub(crate) async fn claim_media(state: &Storage, job: &JobId) -> Result<bool, Fa
 /// Storage's.
 pub(crate) async fn tell_again(state: &Storage, job: &JobId, result: &JobResult) -> Result<(), Failure> {
     let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(job)).await? else { return Ok(()) };
-    announce(state, job, &spec, result, true).await
+    let key = keys::outbox_again(PARTITION, job, &Token::random());
+    Ok(state.put(&key, told(job, &spec, result)?, Kind::Json).await?)
 }
 
 pub(crate) async fn is_there(state: &Storage, key: &str) -> Result<bool, Failure> {

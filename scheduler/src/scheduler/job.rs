@@ -258,25 +258,24 @@ async fn close(
         }
     }
     if !at_once {
-        announce(state, &job.job, &job.spec, result, false).await?;
+        announce(state, &job.job, &job.spec, result).await?;
     }
     Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
 }
 
-/// Puts an ended job on the list of those, and has its end told unless that was done already, or `again`.
-pub(crate) async fn announce(
-    state: &Storage,
-    id: &JobId,
-    spec: &JobSpec,
-    result: &JobResult,
-    again: bool,
-) -> Result<(), Failure> {
+/// What is told of the end of a job.
+pub(crate) fn told(id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<Bytes, Failure> {
     let content = serde_json::to_vec(&result.ended(id, spec)).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-    let content = Bytes::from(content);
+    Ok(content.into())
+}
+
+/// Puts an ended job on the list of those, and has its end told unless that was done already.
+async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<(), Failure> {
+    let content = told(id, spec, result)?;
     state.put_new(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
     match state.get(&keys::notified(id)).await {
-        Ok(_) if !again => Ok(()),
-        Ok(_) | Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
+        Ok(_) => Ok(()),
+        Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
         Err(error) => Err(error.into()),
     }
 }

@@ -164,7 +164,12 @@ impl Watch {
         self.signals.is_acting.load(Ordering::Relaxed)
     }
 
-    /// Waits until a job ends, or returns at once when one has ended since the last call.
+    /// Has what waits in [`Watch::ended`] look again.
+    pub fn wake(&self) {
+        self.signals.ended.notify_one();
+    }
+
+    /// Waits until a job ends, or this scheduler begins to act; returns at once when that was since the last call.
     pub async fn ended(&self) {
         self.signals.ended.notified().await;
     }
@@ -211,11 +216,12 @@ impl Board {
     /// Says whether this scheduler acts.
     pub(super) fn set_acting(&self, is_acting: bool) {
         self.signals.is_acting.store(is_acting, Ordering::Relaxed);
+        self.watch().wake();
     }
 
     /// Says that a job has ended.
     pub(super) fn note_end(&self) {
-        self.signals.ended.notify_one();
+        self.watch().wake();
     }
 
     /// Jobs of a tenant that have not ended.
