@@ -10,7 +10,7 @@ CLIP := target/clip.mp4
 # The same names on Debian 12, Debian 13 and Ubuntu 24.04.
 PACKAGES := gcc pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libzimg-dev gstreamer1.0-tools \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
-TEST_PACKAGES := ffmpeg chromium nodejs
+TEST_PACKAGES := ffmpeg chromium nodejs rabbitmq-server
 
 .PHONY: help
 help: ## what can be made
@@ -34,11 +34,15 @@ $(CLIP): deps
 .PHONY: test
 test: build test-deps ## install what the tests need and run the suites of the gate
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --exclude tests --locked
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test broker_contract --test end_to_end
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test broker_contract --test end_to_end
 
 .PHONY: test-more
 test-more: build test-deps ## the suites that are not in the gate yet: some of them are known to fail
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --no-fail-fast
+
+.PHONY: conformance
+conformance: deps ## the storage contract over real S3 servers (Garage and moto are installed; takes a while the first time)
+	tests/conformance.sh $(or $(SERVERS),garage moto)
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

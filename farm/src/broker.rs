@@ -9,13 +9,17 @@
 //! Nothing is kept here that storage does not know: losing every queue loses no job.
 
 mod local;
+mod rabbit;
+mod stats;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
+pub use self::stats::{BrokerInfo, BrokerStats, QueueInfo};
 use crate::task::Progress;
 use crate::{Code, Failure};
 
@@ -30,6 +34,9 @@ pub enum Queue {
     Events,
     /// What was rejected, with the reason: each message is a [`DeadLetter`].
     Dead,
+    /// How jobs ended, for whoever listens: each message is a [`crate::ended::Ended`]. Where nobody has asked for them they
+    /// may be lost, and of many that nobody fetches the oldest are.
+    Results,
 }
 
 /// What the dead queue holds: a message that was rejected, and why.
@@ -37,7 +44,8 @@ pub enum Queue {
 pub struct DeadLetter {
     /// Why it was rejected: at most [`DeadLetter::REASON_CHARS_MAX`] characters.
     pub reason: String,
-    /// The message as it was sent, as text; bytes that are no UTF-8 are replaced by U+FFFD.
+    /// The message as it was sent, as text: at most its first [`DeadLetter::BODY_BYTES_MAX`] bytes; bytes that are no UTF-8 are
+    /// replaced by U+FFFD.
     pub body: String,
 }
 
@@ -45,9 +53,13 @@ impl DeadLetter {
     /// Longest reason in characters; longer ones are cut. Reasons may quote a hostile message.
     pub const REASON_CHARS_MAX: usize = 1024;
 
+    /// Most bytes of the message that are kept: sixteen times what a message should have.
+    pub const BODY_BYTES_MAX: usize = 1 << 20;
+
     /// The letter for a message rejected for this reason.
     pub fn new(reason: &str, body: &[u8]) -> Self {
         let reason = reason.chars().take(Self::REASON_CHARS_MAX).collect();
+        let body = body.get(..Self::BODY_BYTES_MAX).unwrap_or(body);
         Self { reason, body: String::from_utf8_lossy(body).into_owned() }
     }
 }
@@ -81,6 +93,8 @@ trait Backend: Send + Sync {
     async fn consume(&self, queue: Queue) -> Result<Box<dyn Source>, BrokerError>;
     fn tell(&self, progress: Progress);
     fn listen(&self) -> tokio::sync::broadcast::Receiver<Progress>;
+    fn stats(&self) -> BrokerStats;
+    async fn check(&self) -> Result<BrokerInfo, BrokerError>;
 }
 
 /// Where a consumer's deliveries come from.
@@ -97,6 +111,23 @@ trait Settle: Send + Sync {
 }
 
 impl Broker {
+    /// The broker at this URL: `amqp://` and `amqps://` for RabbitMQ, `local:` for one inside this process.
+    ///
+    /// User and password stand in the URL, the virtual host is its path, `?heartbeat=` gives seconds (15). What is to be on the
+    /// broker is declared. From then on a lost connection is made again, for as long as it takes: consumers wait through an
+    /// outage, publishes wait for 30 s. Needs a running tokio runtime with time and I/O.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] when it is not there, refuses the credentials, or holds queues of the same names that were
+    /// made otherwise. Credentials are in no error.
+    pub async fn connect(url: &Url) -> Result<Self, BrokerError> {
+        match url.scheme() {
+            "local" => Ok(Self::local()),
+            "amqp" | "amqps" => Ok(Self { backend: Arc::new(rabbit::Rabbit::connect(url).await?) }),
+            other => Err(BrokerError::Unavailable(format!("'{other}:' is no broker: amqp:, amqps: and local: are known"))),
+        }
+    }
+
     /// A broker inside this process. It forgets everything when dropped.
     pub fn local() -> Self {
         Self { backend: Arc::new(local::Local::default()) }
@@ -110,7 +141,7 @@ impl Broker {
         self.publish_later(queue, message, Duration::ZERO).await
     }
 
-    /// Puts a message on a queue after a delay.
+    /// Puts a message on a queue after a delay, at most 4095 s (68 minutes). RabbitMQ counts in whole seconds, rounded up.
     ///
     /// # Errors
     /// As [`Broker::publish`].
@@ -141,6 +172,19 @@ impl Broker {
     pub fn listen(&self) -> tokio::sync::broadcast::Receiver<Progress> {
         self.backend.listen()
     }
+
+    /// How the handle stands with its broker, and what came of its publishes: for metrics.
+    pub fn stats(&self) -> BrokerStats {
+        self.backend.stats()
+    }
+
+    /// Asks the broker who it is and what its queues hold, within 30 s.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`] with what is wrong.
+    pub async fn check(&self) -> Result<BrokerInfo, BrokerError> {
+        self.backend.check().await
+    }
 }
 
 /// A consumer of a queue.
@@ -152,7 +196,7 @@ impl Consumer {
     /// Waits for the next message. Cancel-safe: dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`] when the queue is gone for good.
+    /// [`BrokerError::Unavailable`] when the queue is gone for good. An outage is no error: the wait goes on through it.
     pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let (body, settle) = self.source.next().await?;
         Ok(Delivery { body, settle })

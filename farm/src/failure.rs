@@ -139,6 +139,10 @@ pub struct Failure {
     /// The stream of the source it concerns, if one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
+    /// Whether it is known that trying again gives the same, though failures of this code often pass: a source that its
+    /// server says is not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lasting: bool,
 }
 
 impl Failure {
@@ -156,7 +160,18 @@ impl Failure {
             }
             line.truncate(end);
         }
-        Self { code, message: line, stream: None }
+        Self { code, message: line, stream: None, lasting: false }
+    }
+
+    /// The same failure, known to stay.
+    #[must_use]
+    pub fn lasting(self) -> Self {
+        Self { lasting: true, ..self }
+    }
+
+    /// Whether another attempt of the same task may end differently.
+    pub fn may_pass_next_time(&self) -> bool {
+        !self.lasting && self.code.may_pass_next_time()
     }
 
     /// The same failure, naming the stream it concerns.

@@ -2,6 +2,8 @@
 //!
 //! State keys are relative to the state prefix, output keys to the job's output prefix.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::job::JobId;
 use crate::plan::RenditionId;
 use crate::task::{TaskId, Token};
@@ -64,6 +66,73 @@ pub fn active_prefix(partition: u32) -> String {
 /// There while the job has not ended.
 pub fn active(partition: u32, job: &JobId) -> String {
     format!("active/{partition}/{job}")
+}
+
+/// Prefix of the jobs whose end is still to be told.
+pub fn outbox_prefix(partition: u32) -> String {
+    format!("outbox/{partition}/")
+}
+
+/// Prefix of what is still to be told of the end of a job.
+pub fn outbox_of(partition: u32, job: &JobId) -> String {
+    format!("outbox/{partition}/{job}/")
+}
+
+/// There while the end of a job is still to be told: an [`crate::ended::Ended`].
+pub fn outbox(partition: u32, job: &JobId) -> String {
+    format!("outbox/{partition}/{job}/end")
+}
+
+/// There while it is to be told once more, because somebody asked.
+pub fn outbox_again(partition: u32, job: &JobId, token: &Token) -> String {
+    format!("outbox/{partition}/{job}/{token}")
+}
+
+/// Prefix of the jobs after which is still to be cleaned up.
+pub fn sweep_prefix(partition: u32) -> String {
+    format!("sweep/{partition}/")
+}
+
+/// There while it is still to be cleaned up after a job that has ended.
+pub fn sweep(partition: u32, job: &JobId) -> String {
+    format!("sweep/{partition}/{job}")
+}
+
+/// There when the end of a job was told, or telling it was given up.
+pub fn notified(job: &JobId) -> String {
+    format!("jobs/{job}/notified")
+}
+
+/// There while a failed job is being taken up again.
+pub fn retrying(job: &JobId) -> String {
+    format!("jobs/{job}/retrying")
+}
+
+/// There when the media of a failed job may be gone, so that it cannot be taken up again.
+pub fn given_up(job: &JobId) -> String {
+    format!("jobs/{job}/given-up")
+}
+
+/// Prefix of all jobs that have ended.
+pub fn ended_prefix(partition: u32) -> String {
+    format!("ended/{partition}/")
+}
+
+/// Prefix of the jobs of a tenant that have ended. Tenants may have any name, so a hash of it stands here.
+pub fn ended_of_tenant(partition: u32, tenant: &str) -> String {
+    let digest = Sha256::digest(tenant.as_bytes());
+    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("ended/{partition}/{hash}/")
+}
+
+/// There when a job has ended: an [`crate::ended::Ended`].
+pub fn ended(partition: u32, tenant: &str, job: &JobId) -> String {
+    format!("{}{job}", ended_of_tenant(partition, tenant))
+}
+
+/// The term of the scheduler that acts.
+pub fn term(partition: u32) -> String {
+    format!("term/{partition}")
 }
 
 /// The multivariant playlist: written last.

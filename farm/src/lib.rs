@@ -1,13 +1,16 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`failure`], [`keys`], [`rate`]) or a port
-//! ([`storage`], [`broker`]). Nothing here knows GStreamer.
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`ended`], [`failure`], [`keys`], [`rate`]) or a port
+//! ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]). Nothing here knows GStreamer.
 
+pub mod admin;
 pub mod broker;
+pub mod ended;
 pub mod failure;
 pub mod job;
 pub mod keys;
 pub mod media;
+pub mod metrics;
 pub mod plan;
 pub mod rate;
 pub mod storage;

@@ -6,21 +6,30 @@
 //! - keys are relative, of the form `a/b/c`; a key that would leave the prefix is refused;
 //! - nothing here decides correctness by a conditional write.
 
+mod check;
 mod folder;
+mod s3;
+mod stores;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use url::Url;
 
 use crate::{Code, Failure};
 
+pub use check::{Conformance, CreateOnly};
+pub use s3::{Checksums, PinError, PinnedObject, S3Settings};
+pub use stores::{Observed, Observer, Stores};
+
 /// A place for objects: a folder, or a prefix of a bucket.
 #[derive(Clone)]
 pub struct Storage {
     backend: Arc<dyn Backend>,
     shown: Arc<str>,
+    stores: Stores,
 }
 
 /// What an object is, for those who fetch it over HTTP.
@@ -107,7 +116,7 @@ pub enum StorageError {
         why: String,
     },
     /// A URL that names no kind of storage.
-    #[error("{0} is not a storage: use file:///folder")]
+    #[error("{0} is not a storage: use s3://bucket/prefix/ or file:///folder/")]
     BadUrl(String),
 }
 
@@ -124,6 +133,20 @@ impl From<StorageError> for Failure {
     }
 }
 
+impl StorageError {
+    /// Which error, as one word.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not_found",
+            Self::BadKey(_) => "bad_key",
+            Self::Denied(_) => "denied",
+            Self::Full(_) => "full",
+            Self::Unavailable { .. } => "unavailable",
+            Self::BadUrl(_) => "bad_url",
+        }
+    }
+}
+
 /// What a backend does. Keys are checked before they get here.
 #[async_trait::async_trait]
 trait Backend: Send + Sync {
@@ -134,24 +157,42 @@ trait Backend: Send + Sync {
     async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError>;
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError>;
     async fn delete(&self, keys: &[String]) -> Result<(), StorageError>;
+
+    async fn presigned_get(&self, _: &str, _: Duration) -> Result<Option<Url>, StorageError> {
+        Ok(None)
+    }
+
+    async fn abort_stale_uploads(&self, _: Duration) -> Result<u64, StorageError> {
+        Ok(0)
+    }
 }
 
 impl Storage {
-    /// The storage that a URL names.
+    /// The storage that a URL names, with S3 as the environment has it. Others that are to share its connections are opened
+    /// with [`Storage::open_beside`].
     ///
     /// # Errors
-    /// [`StorageError::BadUrl`] for a scheme without a backend.
+    /// As [`Stores::open`].
     pub fn open(url: &Url) -> Result<Self, StorageError> {
-        let bad = || StorageError::BadUrl(crate::job::shown_url(url));
-        match url.scheme() {
-            "file" => Ok(Self::folder(&url.to_file_path().map_err(|()| bad())?)),
-            _ => Err(bad()),
-        }
+        Stores::default().open(url)
     }
 
     /// Objects as files below a folder, which is made when something is first written.
     pub fn folder(path: &std::path::Path) -> Self {
-        Self { backend: Arc::new(folder::Folder::new(path)), shown: path.display().to_string().into() }
+        Stores::default().folder(path)
+    }
+
+    /// Another storage, with the settings and connections of this one: the outputs of jobs are opened beside the state.
+    ///
+    /// # Errors
+    /// As [`Stores::open`].
+    pub fn open_beside(&self, url: &Url) -> Result<Self, StorageError> {
+        self.stores.open(url)
+    }
+
+    /// What it was opened with.
+    pub fn stores(&self) -> &Stores {
+        &self.stores
     }
 
     /// Where it is, for messages.
@@ -164,7 +205,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError::NotFound`] when there is none.
     pub async fn get(&self, key: &str) -> Result<Bytes, StorageError> {
-        self.backend.get(check_key(key)?).await
+        self.observed("get", self.backend.get(check_key(key)?)).await
     }
 
     /// Bytes `range` of an object; fewer when it ends before.
@@ -172,7 +213,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError::NotFound`] when there is none.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
-        self.backend.get_range(check_key(key)?, range).await
+        self.observed("get_range", self.backend.get_range(check_key(key)?, range)).await
     }
 
     /// Stores an object, replacing one that is there.
@@ -180,7 +221,7 @@ impl Storage {
     /// # Errors
     /// Any but [`StorageError::NotFound`].
     pub async fn put(&self, key: &str, content: Bytes, kind: Kind) -> Result<(), StorageError> {
-        self.backend.put(check_key(key)?, content, kind).await
+        self.observed("put", self.backend.put(check_key(key)?, content, kind)).await
     }
 
     /// Stores an object unless one is there. An optimisation: some backends replace and answer [`Creation::Created`].
@@ -188,7 +229,7 @@ impl Storage {
     /// # Errors
     /// Any but [`StorageError::NotFound`].
     pub async fn put_new(&self, key: &str, content: Bytes, kind: Kind) -> Result<Creation, StorageError> {
-        self.backend.put_new(check_key(key)?, content, kind).await
+        self.observed("put_new", self.backend.put_new(check_key(key)?, content, kind)).await
     }
 
     /// Stores the contents of `parts`, one after another, as one object; its size in bytes.
@@ -199,7 +240,7 @@ impl Storage {
         for part in parts {
             check_key(part)?;
         }
-        self.backend.join(check_key(key)?, parts, kind).await
+        self.observed("join", self.backend.join(check_key(key)?, parts, kind)).await
     }
 
     /// Every object whose key starts with `prefix`, in the order of keys. `prefix` is empty or ends with `/`.
@@ -211,7 +252,7 @@ impl Storage {
             let folder = prefix.strip_suffix('/').ok_or_else(|| StorageError::BadKey(prefix.to_owned()))?;
             check_key(folder)?;
         }
-        self.backend.list(prefix).await
+        self.observed("list", self.backend.list(prefix)).await
     }
 
     /// Deletes objects; those that are not there are no error.
@@ -222,7 +263,39 @@ impl Storage {
         for key in keys {
             check_key(key)?;
         }
-        self.backend.delete(keys).await
+        self.observed("delete", self.backend.delete(keys)).await
+    }
+
+    /// A URL at which anyone can GET an object for as long as `valid`, at most 7 days. It holds a signature: as good as a
+    /// password while it is valid. `None` where objects have no URL.
+    ///
+    /// # Errors
+    /// [`StorageError::Unavailable`] when it cannot be signed. No server is asked.
+    pub async fn presigned_get(&self, key: &str, valid: Duration) -> Result<Option<Url>, StorageError> {
+        self.backend.presigned_get(check_key(key)?, valid).await
+    }
+
+    /// Aborts multipart uploads that were begun longer ago and never ended, by writers that died; how many. 0 where there
+    /// are none such, or where the server does not list them.
+    ///
+    /// # Errors
+    /// Any but [`StorageError::NotFound`].
+    pub async fn abort_stale_uploads(&self, older_than: Duration) -> Result<u64, StorageError> {
+        self.backend.abort_stale_uploads(older_than).await
+    }
+
+    /// Tells the observer, if there is one, how an operation ended.
+    async fn observed<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let Some(observer) = self.stores.observer() else { return work.await };
+        let began = Instant::now();
+        let done = work.await;
+        let outcome = done.as_ref().map_or_else(StorageError::word, |_| "ok");
+        observer(&Observed { operation, outcome, took: began.elapsed() });
+        done
     }
 }
 

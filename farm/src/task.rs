@@ -129,6 +129,9 @@ pub struct TaskMessage {
     pub attempt: u32,
     /// Epoch of the plan it belongs to.
     pub epoch: u64,
+    /// Term of the scheduler that sent it. What an earlier term left on the queue is not worked on: see [`Event::Stale`].
+    #[serde(default)]
+    pub term: u64,
 }
 
 /// What the scheduler is told. It only says where to look: the truth is in storage.
@@ -158,6 +161,15 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
+    /// A message of an earlier term was dropped by a worker: if nobody else is at this task, it has to be sent again.
+    Stale {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+    },
+    /// A message that circulates: the scheduler that receives it is the one that acts.
+    Tick,
 }
 
 /// How far a running execution is. Sent often, lost without harm.

@@ -1,9 +1,10 @@
 //! Whose turn it is: the next task among those of all jobs.
 //!
-//! Every tenant is owed the same amount of work. Priority and age count only between jobs of one tenant.
+//! Every tenant is owed the same amount of work, times its weight. Priority and age count only between jobs of one tenant.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use farm::job::JobId;
 use farm::task::TaskId;
@@ -25,15 +26,22 @@ pub struct Candidate<'a> {
     pub cost_ns: u64,
 }
 
-/// How much work each tenant was given so far, in ns of media. Only differences between tenants mean anything.
+/// How much work each tenant was given so far, in ns of media over its weight. Only differences between tenants mean anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
     given_ns: BTreeMap<String, u64>,
     /// Tenants that have a job.
     present: BTreeSet<String>,
+    /// What a tenant is owed against others: 1 where nothing is said.
+    weights: Arc<BTreeMap<String, u32>>,
 }
 
 impl Shares {
+    /// Nothing given yet, with these weights; a tenant of weight 2 is owed twice the work of one of weight 1.
+    pub fn weighted(weights: Arc<BTreeMap<String, u32>>) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
     /// Says which tenants have a job. One that comes (again) starts with what the least of the others was given, if that is
     /// more than it had: being away saves nothing up.
     pub fn set_present(&mut self, tenants: BTreeSet<String>) {
@@ -51,12 +59,39 @@ impl Shares {
 
     /// Notes work that was handed out. Anything counts as some work.
     pub fn charge(&mut self, tenant: &str, cost_ns: u64) {
-        let given_ns = self.given(tenant).saturating_add(cost_ns.max(1));
+        let weight = self.weights.get(tenant).copied().unwrap_or(1).max(1);
+        let given_ns = self.given(tenant).saturating_add((cost_ns / u64::from(weight)).max(1));
         self.given_ns.insert(tenant.to_owned(), given_ns);
     }
 
     fn given(&self, tenant: &str) -> u64 {
         self.given_ns.get(tenant).copied().unwrap_or(0)
+    }
+}
+
+/// How many tasks may be on the broker's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// So many with workers and on the queue together, where the number of slots is known: twice that.
+    Fixed(usize),
+    /// As many on the queue as workers are known to take: those that run, and those that were done within the last second.
+    Following {
+        /// At least so many, so that the first worker finds something.
+        least: usize,
+        /// At most so many.
+        most: usize,
+    },
+}
+
+/// How many more tasks to hand out, when `outstanding` are on the queue or with workers, of which `running` are known to be with
+/// workers, and `finished` were done within the last second.
+pub fn room(window: Window, outstanding: usize, running: usize, finished: usize) -> usize {
+    match window {
+        Window::Fixed(most) => most.saturating_sub(outstanding),
+        Window::Following { least, most } => {
+            let queued = outstanding.saturating_sub(running);
+            (running + finished).clamp(least, most.max(least)).saturating_sub(queued)
+        }
     }
 }
 

@@ -7,14 +7,22 @@
 //!          step says what is next; dispatch says whose turn it is; the scheduler does it
 //! ```
 
+pub mod admit;
+pub mod api;
 pub mod dispatch;
+pub mod intake;
+pub mod janitor;
 pub mod ladder;
+pub mod notify;
 pub mod plan;
 pub mod playlist;
 pub mod report;
 pub mod scheduler;
 pub mod seal;
+pub mod service;
+pub mod status;
 pub mod step;
+pub mod tenants;
 
 pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};
 pub use step::{JobResult, Summary};

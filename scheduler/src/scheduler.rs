@@ -3,10 +3,16 @@
 //! Nothing here is remembered that storage does not have. What is on the task queue is only a guess: after a restart,
 //! every task without a marker is handed out again, and workers drop those that turn out to be done.
 
+mod again;
 mod engine;
+mod entry;
+mod issue;
 mod job;
+mod lead;
+mod ticks;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,21 +24,24 @@ use farm::{Code, Failure, keys};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-pub use view::{JobView, Phase};
+pub use again::retry;
+pub(crate) use again::{claim_media, is_there, tell_again};
+pub(crate) use job::{delete_all, fetch, fetch_if_there};
+pub use view::{JobView, Phase, Watch};
 
+use crate::dispatch::Window;
 use crate::step::JobResult;
 use engine::Engine;
-use job::{fetch, fetch_if_there};
 use view::Board;
 
 /// Part of the farm's jobs that this scheduler looks after; there is one so far.
-const PARTITION: u32 = 0;
+pub(crate) const PARTITION: u32 = 0;
 
 /// What can be set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// Most tasks on the broker's queue or with workers at a time: twice the slots keeps them busy. At least 1.
-    pub window: usize,
+    /// How many tasks are handed out ahead of workers.
+    pub window: Window,
     /// A task of which nothing was heard for so long is looked at again, and handed out again when it has no marker. Longer
     /// than an attempt's deadline.
     pub lease: Duration,
@@ -42,21 +51,50 @@ pub struct Settings {
     pub retry_first: Duration,
     /// Longest wait of that kind, and the wait until a halted job is tried again.
     pub retry_longest: Duration,
+    /// How often the tick comes round that says which scheduler acts.
+    pub tick: Duration,
+    /// How long a scheduler that begins to act listens for running tasks before it hands any out. Workers are heard of every
+    /// second.
+    pub settle: Duration,
+    /// Shares of the farm by tenant, for those whose is not 1.
+    pub weights: Arc<BTreeMap<String, u32>>,
+    /// Who cleans up after a job.
+    pub aftercare: Aftercare,
     /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
     pub troubles_max: u32,
 }
 
+/// Who cleans up after a job that has ended, and whether its end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aftercare {
+    /// All is deleted at once that does not belong to the result, and nobody is told: a farm for one job.
+    AtOnce,
+    /// The end is put in the outbox and on the list of ended jobs; the janitor deletes later, so that late workers and readers
+    /// come to no harm, and a failed job can be taken up again.
+    Later,
+}
+
 impl Settings {
-    /// The usual settings for so many slots.
+    /// The usual settings of a farm in one process, with so many slots.
     pub fn for_slots(slots: usize) -> Self {
         Self {
-            window: slots.saturating_mul(2).max(1),
+            window: Window::Fixed(slots.saturating_mul(2).max(1)),
             lease: Duration::from_secs(25 * 60),
             reconcile: Duration::from_secs(30),
             retry_first: Duration::from_millis(250),
             retry_longest: Duration::from_secs(30),
+            tick: Duration::from_secs(10),
+            settle: Duration::ZERO,
+            weights: Arc::default(),
+            aftercare: Aftercare::AtOnce,
             troubles_max: 8,
         }
+    }
+
+    /// The usual settings of a farm with any number of workers, which come and go.
+    pub fn for_farm() -> Self {
+        let window = Window::Following { least: 2, most: 10_000 };
+        Self { window, settle: Duration::from_secs(3), aftercare: Aftercare::Later, ..Self::for_slots(1) }
     }
 }
 
@@ -90,6 +128,16 @@ impl Handle {
     /// How far a job is, if this scheduler knows it: it is active, or ended a short while ago.
     pub fn view(&self, job: &JobId) -> Option<JobView> {
         self.board.get(job)
+    }
+
+    /// What others may wait for.
+    pub fn watch(&self) -> Watch {
+        self.board.watch()
+    }
+
+    /// Jobs of a tenant that have not ended, as far as this scheduler knows.
+    pub fn active_of(&self, tenant: &str) -> usize {
+        self.board.active_of(tenant)
     }
 
     /// Follows a job: the view at once, and then every change. The channel closes when the scheduler stops.
@@ -137,6 +185,16 @@ impl Handle {
         cancel(&self.state, &self.broker, job).await
     }
 
+    /// As [`retry`].
+    ///
+    /// # Errors
+    /// As [`retry`].
+    pub async fn retry(&self, job: &JobId) -> Result<(), Failure> {
+        retry(&self.state, &self.broker, job).await?;
+        self.board.forget(job);
+        Ok(())
+    }
+
     /// Stops: hands out nothing more. What workers are doing goes on, and counts when a scheduler is started again.
     pub async fn shutdown(mut self) {
         if let Some(stop) = self.stop.take() {
@@ -160,38 +218,65 @@ impl Drop for Handle {
     }
 }
 
+/// What submitting a job came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Accepted {
+    /// It is new.
+    New,
+    /// The same was submitted before, and is on its way.
+    Known,
+    /// The same was submitted before, and has ended.
+    Ended(JobResult),
+    /// Something else was submitted before under this id: nothing was done.
+    Other,
+}
+
 /// Takes a job in. When this returns, the job is stored, and any scheduler on this state will take it to its end.
 /// The same id with the same spec is the same job.
 ///
 /// # Errors
 /// [`Code::InvalidRequest`] for a spec that cannot be done or an id that stands for another job; storage's errors.
-pub async fn submit(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<JobId, Failure> {
+pub async fn submit(state: &Storage, broker: &Broker, spec: JobSpec) -> Result<JobId, Failure> {
+    match accept(state, broker, spec).await? {
+        (id, Accepted::New | Accepted::Known | Accepted::Ended(_)) => Ok(id),
+        (id, Accepted::Other) => {
+            Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")))
+        }
+    }
+}
+
+/// As [`submit`]; tells also whether the job is new, and whether the id stands for another.
+///
+/// # Errors
+/// [`Code::InvalidRequest`] for a spec that cannot be done; storage's errors.
+pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Result<(JobId, Accepted), Failure> {
     spec.check()?;
-    Storage::open(&spec.output.url)?;
+    state.open_beside(&spec.output.url)?;
     let id = match spec.id.clone() {
         Some(id) => id,
         None => JobId::try_from(Token::random().to_string())?,
     };
     spec.id = Some(id.clone());
     let key = keys::spec(&id);
-    let stored: JobSpec = match fetch_if_there(state, &key).await? {
-        Some(stored) => stored,
+    let (stored, is_new): (JobSpec, bool) = match fetch_if_there(state, &key).await? {
+        Some(stored) => (stored, false),
         None => {
             let content = serde_json::to_vec(&spec).map_err(|error| Failure::new(Code::Internal, format!("{key}: {error}")))?;
             match state.put_new(&key, content.into(), Kind::Json).await? {
-                Creation::Created => spec.clone(),
-                Creation::Existed => fetch(state, &key).await?,
+                Creation::Created => (spec.clone(), true),
+                Creation::Existed => (fetch(state, &key).await?, false),
             }
         }
     };
     if stored != spec {
-        return Err(Failure::new(Code::InvalidRequest, format!("id: job {id} was submitted before with another message")));
+        return Ok((id, Accepted::Other));
     }
-    if fetch_if_there::<JobResult>(state, &keys::result(&id)).await?.is_none() {
-        state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
-        ring(broker, &id).await;
+    if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id)).await? {
+        return Ok((id, Accepted::Ended(result)));
     }
-    Ok(id)
+    state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
+    ring(broker, &id).await;
+    Ok((id, if is_new { Accepted::New } else { Accepted::Known }))
 }
 
 /// Asks for a job to be stopped. It may still end as done when it is at its very end.
@@ -217,4 +302,4 @@ async fn ring(broker: &Broker, job: &JobId) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use farm::job::{JobId, JobSpec, Layout};
+use farm::ended::{Ended, JobOutcome};
+use farm::job::{JobId, JobSpec, Layout, shown_url};
 use farm::media::MediaInfo;
 use farm::plan::{Plan, RenditionId};
 use farm::storage::Kind;
@@ -96,6 +97,32 @@ pub enum JobResult {
     },
     /// It was cancelled; there is no output.
     Cancelled,
+}
+
+impl JobResult {
+    /// In a word.
+    pub fn outcome(&self) -> JobOutcome {
+        match self {
+            Self::Done(_) => JobOutcome::Done,
+            Self::Failed { .. } => JobOutcome::Failed,
+            Self::Cancelled => JobOutcome::Cancelled,
+        }
+    }
+
+    /// As everybody outside is told of it.
+    pub fn ended(&self, job: &JobId, spec: &JobSpec) -> Ended {
+        let (code, message) = match self {
+            Self::Done(_) => (None, None),
+            Self::Failed { failure } => (Some(failure.code), Some(failure.message.clone())),
+            Self::Cancelled => (Some(Code::Cancelled), Some("the job was cancelled".to_owned())),
+        };
+        let master = match self {
+            Self::Done(summary) => Some(summary.master.clone()),
+            Self::Failed { .. } | Self::Cancelled => None,
+        };
+        let output = shown_url(&spec.output.url);
+        Ended { job: job.clone(), tenant: spec.tenant.clone(), outcome: self.outcome(), code, message, output, master }
+    }
 }
 
 /// A finished job in short; the report has the rest.
@@ -234,7 +261,7 @@ enum Verdict {
 
 fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
     let Some((last, failure)) = failures.and_then(BTreeMap::last_key_value) else { return Verdict::Try(1) };
-    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.code.may_pass_next_time());
+    let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.may_pass_next_time());
     match hopeless.or((*last >= ATTEMPTS_MAX).then_some(failure)) {
         Some(failure) if is_environment(failure.code) => Verdict::Halt(failure.clone()),
         Some(failure) => Verdict::Fail(failure.clone()),

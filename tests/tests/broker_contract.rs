@@ -7,9 +7,17 @@ use farm::broker::{Broker, BrokerError, Queue};
 use tests::contract::broker::Fresh;
 
 tests::broker_contract!(local, crate::local);
+tests::broker_contract!(rabbit, crate::rabbit);
 
 async fn local() -> Result<Fresh> {
     Ok(Fresh { broker: Broker::local(), delay_excess_max: Duration::from_millis(500), keep: Box::new(()) })
+}
+
+/// Delays are in whole seconds there, rounded up.
+async fn rabbit() -> Result<Fresh> {
+    let vhost = tests::rabbit::shared()?;
+    let broker = Broker::connect(&vhost.url().parse()?).await?;
+    Ok(Fresh { broker, delay_excess_max: Duration::from_millis(1500), keep: Box::new(vhost) })
 }
 
 #[tokio::test]

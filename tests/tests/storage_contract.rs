@@ -10,14 +10,23 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail, ensure};
 use farm::storage::{Creation, Kind, Storage, StorageError};
 use tests::contract::storage::Fresh;
+use tests::s3::S3Server;
 
 tests::storage_contract!(folder, crate::folder);
+tests::storage_contract!(s3, crate::s3);
 
 async fn folder() -> Result<Fresh> {
     let keep = tempfile::tempdir()?;
     // Not there yet: it is made when something is first written.
     let storage = Storage::folder(&keep.path().join("not/yet/there"));
-    Ok(Fresh { storage, one_creator: true, flat_keys: false, keep: Box::new(keep) })
+    Ok(Fresh { storage, one_creator: true, flat_keys: false, key_bytes_max: 900, keep: Box::new(keep) })
+}
+
+async fn s3() -> Result<Fresh> {
+    let server = S3Server::start()?;
+    let storage = server.storage("a prefix/of two parts/")?;
+    // The server keeps objects as files.
+    Ok(Fresh { storage, one_creator: true, flat_keys: false, key_bytes_max: 100, keep: Box::new(server) })
 }
 
 /// Names the folder to the child process that is killed while it writes there.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use farm::job::{JobSpec, Layout};
-use farm::storage::Storage;
+use farm::storage::{Storage, Stores};
 use farm::task::Token;
 use tempfile::TempDir;
 use url::Url;
@@ -112,7 +112,8 @@ impl Bench {
         let path = folder.path().join("source.bin");
         std::fs::write(&path, pattern(0..Self::SOURCE_BYTES)).expect("written");
         let url = |path: &Path| Url::from_file_path(path).expect("absolute");
-        let source = Source::open(&JobSpec::new(url(&path), url(folder.path())).source).await.expect("readable");
+        let source =
+            Source::open(&JobSpec::new(url(&path), url(folder.path())).source, &Stores::default()).await.expect("readable");
         Self { folder, source }
     }
 

@@ -134,7 +134,7 @@ fn a_child_may_not_claim_what_it_cannot_know() {
         (Code::StorageFull, Code::ChildCrashed),
         (Code::NotMedia, Code::NotMedia),
     ] {
-        let told = Failure { code: claimed, message: "a\nb".repeat(1000), stream: Some("\u{1b}".repeat(5000)) };
+        let told = Failure { code: claimed, message: "a\nb".repeat(1000), stream: Some("\u{1b}".repeat(5000)), lasting: false };
         let believed_failure = believable(&told);
         assert_eq!(believed_failure.code, believed);
         assert!(believed_failure.message.len() <= Failure::MESSAGE_BYTES_MAX && !believed_failure.message.contains('\n'));

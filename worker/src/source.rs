@@ -3,12 +3,17 @@
 //! A source is pinned when it is opened: its size, and a time stamp or an ETag. One that changes while it is read fails
 //! with [`Code::SourceChanged`], so no result is ever made of two versions.
 
+mod blocks;
 mod file;
 mod http;
+mod s3;
 
 use bytes::Bytes;
 use farm::job::{SourceSpec, shown_url};
+use farm::storage::Stores;
 use farm::{Code, Failure};
+
+use self::blocks::Blocks;
 
 /// An open source.
 pub(crate) struct Source {
@@ -17,21 +22,27 @@ pub(crate) struct Source {
 
 enum Place {
     File(file::FileSource),
-    Http(http::HttpSource),
+    Http(Blocks<http::HttpRemote>),
+    S3(Blocks<s3::S3Remote>),
 }
 
 impl Source {
-    /// Opens a source and finds out its size.
+    /// Opens a source and finds out its size. Those in S3 are reached as `stores` are.
+    ///
+    /// What cannot be reached at all is not tried again here: nothing is lost yet, and whoever ordered the attempt makes
+    /// another.
     ///
     /// # Errors
     /// [`Code::SourceUnreadable`] when it is not there, not allowed, or in a place that cannot be read at an offset;
     /// [`Code::InvalidRequest`] for a kind of URL that is not known.
-    pub(crate) async fn open(spec: &SourceSpec) -> Result<Self, Failure> {
+    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores) -> Result<Self, Failure> {
         let place = match spec.url.scheme() {
             "file" => Place::File(file::FileSource::open(&spec.url).await?),
-            "http" | "https" => Place::Http(http::HttpSource::open(spec).await?),
+            "http" | "https" => Place::Http(Blocks::new(http::HttpRemote::open(spec).await?)),
+            "s3" => Place::S3(Blocks::new(s3::S3Remote::open(spec, stores).await?)),
             scheme => {
-                let message = format!("{}: '{scheme}:' is no kind of source: use file:, http: or https:", shown_url(&spec.url));
+                let message =
+                    format!("{}: '{scheme}:' is no kind of source: use file:, http:, https: or s3:", shown_url(&spec.url));
                 return Err(Failure::new(Code::InvalidRequest, message));
             }
         };
@@ -43,6 +54,7 @@ impl Source {
         match &self.place {
             Place::File(file) => file.bytes(),
             Place::Http(http) => http.bytes(),
+            Place::S3(s3) => s3.bytes(),
         }
     }
 
@@ -54,6 +66,7 @@ impl Source {
         match &self.place {
             Place::File(file) => file.read_at(offset, len).await,
             Place::Http(http) => http.read_at(offset, len).await,
+            Place::S3(s3) => s3.read_at(offset, len).await,
         }
     }
 }

@@ -3,18 +3,22 @@
 //! The order is the point: objects, then the marker, then the event, then the acknowledgement. Whatever breaks in between,
 //! the delivery comes again, and finds the marker or does the work anew under another token.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use farm::broker::{Broker, Delivery, Queue};
+use farm::broker::{Broker, BrokerError, Delivery, Queue};
 use farm::job::{JobId, JobSpec};
 use farm::plan::Plan;
+use farm::rate::SECOND_NS;
 use farm::storage::{Creation, Kind, Storage, StorageError};
 use farm::task::{Cost, Event, Marker, Outcome, Progress, TaskId, TaskMessage, Token};
-use farm::{Code, Failure, keys};
+use farm::{Code, Failure, keys, metrics};
 use pipelines::{Done, Order};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::Attempt;
 use crate::guard::{Guard, is_cancelled};
@@ -26,8 +30,15 @@ use crate::upload::{Uploads, discard};
 use crate::work;
 use crate::worker::Settings;
 
-/// Shortest time between two words on how far a task is.
+/// Shortest time between two words on how far a task is that has come further.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
+
+/// Time between two words on a task whether or not it has come further: a scheduler that begins to act learns from them what
+/// is running.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Part of the farm's jobs that is worked on; there is one so far.
+const PARTITION: u32 = 0;
 
 /// What a worker's slots share.
 pub(crate) struct Farm {
@@ -56,6 +67,8 @@ enum Verdict {
     Failed(Failure, Token),
     /// Nothing is to be done, nor told.
     Moot,
+    /// It is of an earlier term: whoever acts now has sent it again, or is to know.
+    Stale,
     /// It names what is not there.
     Senseless(String),
     /// Not now, or not here.
@@ -76,9 +89,11 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
     };
     let TaskMessage { job, task, attempt, .. } = &message;
     tracing::info!(%job, %task, attempt, "task taken");
+    let began = Instant::now();
     let verdict = match execute(farm, &message).await {
         Ok(verdict) | Err(verdict) => verdict,
     };
+    measure(task, &verdict, began.elapsed());
     match verdict {
         Verdict::Done => {
             tracing::info!(%job, %task, attempt, "task done");
@@ -97,6 +112,10 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
             tracing::info!(%job, %task, attempt, "the job was cancelled");
             acknowledge(farm, delivery, None).await
         }
+        Verdict::Stale => {
+            tracing::info!(%job, %task, attempt, "a message of an earlier term");
+            acknowledge(farm, delivery, Some(Event::Stale { job: job.clone(), task: task.clone() })).await
+        }
         Verdict::Senseless(reason) => reject(delivery, &reason).await,
         Verdict::GiveBack(failure) => give_back(delivery, &failure),
     }
@@ -111,6 +130,7 @@ async fn acknowledge(farm: &Farm, delivery: Delivery, event: Option<Event>) -> S
         return give_back(delivery, &error.into());
     }
     if let Err(error) = delivery.ack().await {
+        note_lost(&error);
         tracing::warn!(%error, "a finished delivery could not be acknowledged and will come again");
     }
     Settled::Settled
@@ -121,9 +141,33 @@ async fn reject(delivery: Delivery, reason: &str) -> Settled {
     match delivery.reject(reason).await {
         Ok(()) => Settled::Settled,
         Err(error) => {
+            note_lost(&error);
             tracing::warn!(%error, "a delivery could not be rejected and will come again");
             Settled::GivenBack
         }
+    }
+}
+
+fn note_lost(error: &BrokerError) {
+    if matches!(error, BrokerError::LostLease) {
+        metrics::worker().lost_leases.inc();
+    }
+}
+
+/// Counts what became of a delivery.
+fn measure(task: &TaskId, verdict: &Verdict, took: Duration) {
+    let (series, kind) = (metrics::worker(), metrics::kind(task));
+    let outcome = match verdict {
+        Verdict::Done => "done",
+        Verdict::Failed(..) => "failed",
+        Verdict::Moot => "moot",
+        Verdict::Stale => "stale",
+        Verdict::Senseless(_) => "rejected",
+        Verdict::GiveBack(_) => "given_back",
+    };
+    series.tasks.with_label_values(&[kind, outcome]).inc();
+    if let Verdict::Done = verdict {
+        series.task_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
     }
 }
 
@@ -145,11 +189,19 @@ async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict>
     if is_cancelled(&farm.state, job).await? {
         return Ok(Verdict::Moot);
     }
+    if is_stale(farm, message).await? {
+        return Ok(Verdict::Stale);
+    }
     let spec: JobSpec = load(&farm.state, &keys::spec(job)).await?;
-    let output = Storage::open(&spec.output.url).map_err(|error| Verdict::Senseless(error.to_string()))?;
+    let output = farm.state.open_beside(&spec.output.url).map_err(|error| match error {
+        StorageError::BadUrl(_) => Verdict::Senseless(error.to_string()),
+        error => error.into(),
+    })?;
     let token = Token::random();
     let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone());
-    let execution = Execution { farm, message, spec: &spec, output: &output, token: &token, guard: &guard };
+    let media_ns = Arc::default();
+    let execution = Execution { farm, message, spec: &spec, output: &output, token: token.clone(), guard: &guard, media_ns };
+    let _beat = execution.beat();
     let began = Instant::now();
     let made = match task {
         TaskId::Probe => execution.probe().await,
@@ -173,6 +225,7 @@ async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict>
         Ok((outcome, cost)) => {
             let marker = Marker { task: task.clone(), token, outcome, cost };
             commit(farm, job, &output, &marker).await?;
+            execution.count(&marker.outcome, began.elapsed());
             Ok(Verdict::Done)
         }
         Err(failure) => Err(match failure.code {
@@ -180,6 +233,19 @@ async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict>
             Code::Cancelled => Verdict::Moot,
             _ => Verdict::Failed(failure, token),
         }),
+    }
+}
+
+/// Whether a message is of an earlier term than the one that is stored.
+async fn is_stale(farm: &Farm, message: &TaskMessage) -> Result<bool, StorageError> {
+    let key = keys::term(PARTITION);
+    match patiently(storage_may_pass, || farm.state.get(&key)).await {
+        Ok(term) => {
+            let term = std::str::from_utf8(&term).ok().and_then(|term| term.trim().parse::<u64>().ok());
+            Ok(term.is_some_and(|term| message.term < term))
+        }
+        Err(StorageError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -241,14 +307,40 @@ struct Execution<'a> {
     message: &'a TaskMessage,
     spec: &'a JobSpec,
     output: &'a Storage,
-    token: &'a Token,
+    token: Token,
     guard: &'a Guard,
+    /// How much of the source this execution has gone through, in ns of media.
+    media_ns: Arc<AtomicU64>,
 }
 
 impl Execution<'_> {
+    /// Says how far it is, at once and then once a second, until what is returned is dropped.
+    fn beat(&self) -> AbortOnDropHandle<()> {
+        let (broker, media_ns, token) = (self.farm.broker.clone(), Arc::clone(&self.media_ns), self.token.clone());
+        let TaskMessage { job, task, .. } = self.message.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let media_ns = media_ns.load(Ordering::Relaxed);
+                broker.tell(Progress { job: job.clone(), task: task.clone(), token: token.clone(), media_ns });
+                tokio::time::sleep(BEAT).await;
+            }
+        }))
+    }
+
+    /// Counts what was made.
+    fn count(&self, outcome: &Outcome, took: Duration) {
+        let Outcome::Encoded { renditions, .. } = outcome else { return };
+        let series = metrics::worker();
+        let bytes = renditions.iter().map(|made| made.segments.iter().map(|segment| segment.bytes).sum::<u64>()).sum();
+        series.output_bytes.inc_by(bytes);
+        let seconds = self.media_ns.load(Ordering::Relaxed) as f64 / SECOND_NS as f64;
+        series.media_encoded.inc_by(seconds as u64);
+        series.encode_speed.observe(seconds / took.as_secs_f64().max(f64::MIN_POSITIVE));
+    }
+
     async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
-            let source = Source::open(&self.spec.source).await?;
+            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
             self.attempt(&Order::Probe, &source, None).await
         };
         match self.guard.hold(attempt).await? {
@@ -260,7 +352,7 @@ impl Execution<'_> {
     async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
         let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
         let attempt = async {
-            let source = Source::open(&self.spec.source).await?;
+            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
             let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
             let renditions = uploads.finish().await?;
             match done {
@@ -276,13 +368,15 @@ impl Execution<'_> {
     }
 
     async fn attempt(&self, order: &Order, source: &Source, uploads: Option<&mut Uploads>) -> Result<(Done, Cost), Failure> {
-        let Farm { settings, spawner, broker, .. } = self.farm;
+        let Farm { settings, spawner, .. } = self.farm;
         let mut told: Option<Instant> = None;
         let mut progress = |media_ns| {
+            self.media_ns.store(media_ns, Ordering::Relaxed);
+            metrics::worker().last_progress.set(metrics::now_seconds());
             if told.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
                 told = Some(Instant::now());
                 let TaskMessage { job, task, .. } = self.message.clone();
-                broker.tell(Progress { job, task, token: self.token.clone(), media_ns });
+                self.farm.broker.tell(Progress { job, task, token: self.token.clone(), media_ns });
             }
         };
         let stall = settings.stall;

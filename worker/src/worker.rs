@@ -7,8 +7,8 @@ use std::time::Duration;
 use farm::broker::{Broker, Queue};
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
-use farm::storage::Storage;
-use farm::{Code, Failure};
+use farm::storage::{Storage, Stores};
+use farm::{Code, Failure, metrics};
 use pipelines::{Done, Order};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,7 @@ impl Worker {
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let drain_budget = settings.drain_budget;
         let farm = Arc::new(Farm { spawner: spawner()?, settings, state, broker, kill: kill.clone() });
+        metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
         let mut slots = JoinSet::new();
         for _ in 0..farm.settings.slots {
             slots.spawn(slot(farm.clone(), stop.clone()));
@@ -113,6 +114,7 @@ impl Handle {
     /// Drains: takes no more, waits up to the drain budget for what runs, then kills it and gives it back. Ends within the
     /// budget and half a minute. Dropping the future ends everything at once.
     pub async fn shutdown(mut self) -> Drain {
+        metrics::worker().draining.set(1);
         self.stop.cancel();
         let drained = tokio::time::timeout(self.drain_budget, ended(&mut self.slots)).await;
         if drained.is_ok() {
@@ -155,6 +157,7 @@ async fn slot(farm: Arc<Farm>, stop: CancellationToken) {
                     Some(Err(error)) => break error,
                     Some(Ok(delivery)) => delivery,
                 };
+                let _busy = Busy::new();
                 let handling = farm.clone();
                 // A task of its own, so that a panic costs one delivery and not the slot.
                 let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
@@ -173,6 +176,22 @@ async fn slot(farm: Arc<Farm>, stop: CancellationToken) {
     }
 }
 
+/// A slot that has a task.
+struct Busy;
+
+impl Busy {
+    fn new() -> Self {
+        metrics::worker().slots_busy.inc();
+        Self
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        metrics::worker().slots_busy.dec();
+    }
+}
+
 /// Waits a while, the next time twice as long.
 async fn rest(stop: &CancellationToken, pause: &mut Duration) {
     let _ = stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
@@ -187,7 +206,7 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let spawner = spawner()?;
     let guard = Guard::new(CancellationToken::new(), settings.deadline);
     let attempt = async {
-        let source = Source::open(source).await?;
+        let source = Source::open(source, &Stores::default()).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
         Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }
             .run()

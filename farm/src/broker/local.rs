@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-use super::{Backend, BrokerError, DeadLetter, Queue, Settle, Source};
+use super::{Backend, BrokerError, BrokerInfo, BrokerStats, DeadLetter, Queue, Settle, Source};
 use crate::task::Progress;
 
 /// Most messages that wait in a queue, delayed ones among them.
 const QUEUE_MESSAGES_MAX: usize = 100_000;
+
+/// Most results kept that nobody fetches.
+const RESULTS_MAX: usize = 1000;
 
 /// Most progress reports kept for a listener that does not fetch them.
 const PROGRESS_REPORTS_MAX: usize = 1024;
@@ -21,13 +24,15 @@ pub(super) struct Local {
     tasks: Arc<Line>,
     events: Arc<Line>,
     dead: Arc<Line>,
+    results: Arc<Line>,
     progress: broadcast::Sender<Progress>,
 }
 
 impl Default for Local {
     fn default() -> Self {
         let progress = broadcast::Sender::new(PROGRESS_REPORTS_MAX);
-        Self { jobs: Arc::default(), tasks: Arc::default(), events: Arc::default(), dead: Arc::default(), progress }
+        let line = Arc::<Line>::default;
+        Self { jobs: line(), tasks: line(), events: line(), dead: line(), results: line(), progress }
     }
 }
 
@@ -38,6 +43,7 @@ impl Local {
             Queue::Tasks => &self.tasks,
             Queue::Events => &self.events,
             Queue::Dead => &self.dead,
+            Queue::Results => &self.results,
         }
     }
 }
@@ -46,6 +52,10 @@ impl Local {
 impl Backend for Local {
     async fn publish(&self, queue: Queue, body: Vec<u8>, delay: Duration) -> Result<(), BrokerError> {
         let line = self.line(queue);
+        if queue == Queue::Results {
+            line.change(|waiting| waiting.push_newest(body, RESULTS_MAX));
+            return Ok(());
+        }
         if delay.is_zero() {
             return line.change(|waiting| waiting.push(body));
         }
@@ -73,6 +83,15 @@ impl Backend for Local {
 
     fn listen(&self) -> broadcast::Receiver<Progress> {
         self.progress.subscribe()
+    }
+
+    fn stats(&self) -> BrokerStats {
+        BrokerStats::LOCAL
+    }
+
+    async fn check(&self) -> Result<BrokerInfo, BrokerError> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(BrokerInfo { product: "in-process".to_owned(), version, queues: Vec::new() })
     }
 }
 
@@ -138,9 +157,9 @@ impl Waiting {
         self.ready.push_back(body);
     }
 
-    /// Adds a message at the cost of the oldest when there is no room.
-    fn push_newest(&mut self, body: Vec<u8>) {
-        if self.room().is_err() {
+    /// Adds a message at the cost of the oldest when so many are there.
+    fn push_newest(&mut self, body: Vec<u8>, messages_max: usize) {
+        if self.ready.len() >= messages_max {
             self.ready.pop_front();
         }
         self.ready.push_back(body);
@@ -197,7 +216,7 @@ impl Settle for Held {
     async fn reject(mut self: Box<Self>, reason: &str) -> Result<(), BrokerError> {
         let letter = DeadLetter::new(reason, &self.body);
         let letter = serde_json::to_vec(&letter).map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        self.dead.change(|waiting| waiting.push_newest(letter));
+        self.dead.change(|waiting| waiting.push_newest(letter, QUEUE_MESSAGES_MAX));
         self.settled = true;
         Ok(())
     }

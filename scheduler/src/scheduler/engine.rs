@@ -1,117 +1,103 @@
 //! The loop: hears events, drives jobs whose state may have changed, and keeps the task queue filled but short.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use farm::broker::{Broker, BrokerError, Consumer, Delivery, Queue};
 use farm::job::JobId;
 use farm::storage::{Entry as Listed, Storage, StorageError};
-use farm::task::{Event, Progress, TaskId, TaskMessage};
-use farm::{Code, Failure, keys};
+use farm::task::{Event, Progress, TaskId};
+use farm::{Code, Failure, keys, metrics};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::job::{Driven, Job, News, Stand, drive};
+use super::entry::{Entry, since_ms};
+use super::job::{Driven, News, Stand, drive};
+use super::lead::Lead;
 use super::view::{Board, Phase, Tally};
 use super::{PARTITION, Settings};
-use crate::dispatch::{Candidate, Shares, pick_next};
-use crate::step::Due;
+use crate::dispatch::Shares;
 
 /// Jobs driven at a time.
 const DRIVES_MAX: usize = 16;
 
 /// The scheduler at work.
 pub(super) struct Engine {
-    settings: Settings,
-    state: Storage,
-    broker: Broker,
-    board: Arc<Board>,
-    jobs: BTreeMap<JobId, Entry>,
+    pub(super) settings: Settings,
+    pub(super) state: Storage,
+    pub(super) broker: Broker,
+    pub(super) board: Arc<Board>,
+    pub(super) jobs: BTreeMap<JobId, Entry>,
     /// Jobs with news.
-    dirty: BTreeSet<JobId>,
-    shares: Shares,
+    pub(super) dirty: BTreeSet<JobId>,
+    pub(super) shares: Shares,
     /// Whether tenants may have come or gone since `shares` was told.
-    tenants_changed: bool,
-    work: JoinSet<Work>,
-    /// Which job a running drive is for, in case it panics; a scan is for none.
-    working: HashMap<task::Id, Option<JobId>>,
-    scan: Scan,
-    consumer: Option<Consumer>,
+    pub(super) tenants_changed: bool,
+    pub(super) work: JoinSet<Work>,
+    pub(super) working: HashMap<task::Id, Working>,
+    pub(super) scan: Scan,
+    pub(super) consumer: Option<Consumer>,
+    pub(super) lead: Lead,
+    /// Failures to learn the term in a row, and when to try again.
+    pub(super) term_troubles: u32,
+    pub(super) term_at: Option<Instant>,
+    /// Tasks that were heard of since the term began and are not taken into account yet.
+    pub(super) heard: BTreeSet<(JobId, TaskId)>,
+    /// When tasks were done, those of the last second.
+    pub(super) finished: VecDeque<Instant>,
     /// Failures of the broker in a row, and when to hand out tasks again.
-    broker_troubles: u32,
-    issue_at: Option<Instant>,
-}
-
-/// A job as the loop knows it.
-#[derive(Default)]
-struct Entry {
-    submitted_ms: u64,
-    /// Not here while it is driven, or when it could not be loaded yet.
-    job: Option<Job>,
-    is_driven: bool,
-    epoch: u64,
-    tally: Tally,
-    phase: Option<Phase>,
-    /// Tasks without a marker; those on their way are among them.
-    due: Vec<Due>,
-    /// Tasks on the queue or with workers, as far as is known.
-    outstanding: BTreeMap<TaskId, Outstanding>,
-    /// How far running tasks are, in ns of media.
-    running: BTreeMap<TaskId, u64>,
-    news: News,
-    /// Failures of storage in a row.
-    troubles: u32,
-    /// Not to be driven before.
-    retry_at: Option<Instant>,
-}
-
-struct Outstanding {
-    attempt: u32,
-    lease_until: Instant,
+    pub(super) broker_troubles: u32,
+    pub(super) issue_at: Option<Instant>,
 }
 
 /// Listing the active jobs.
 #[derive(Default)]
-struct Scan {
-    is_wanted: bool,
-    is_running: bool,
-    troubles: u32,
-    retry_at: Option<Instant>,
+pub(super) struct Scan {
+    pub(super) is_wanted: bool,
+    pub(super) is_running: bool,
+    pub(super) troubles: u32,
+    pub(super) retry_at: Option<Instant>,
 }
 
 /// What came of something that ran beside the loop.
-enum Work {
+pub(super) enum Work {
     Driven(JobId, Box<Driven>),
     Scanned(Result<Vec<Listed>, StorageError>),
+    Termed(Result<u64, Failure>),
 }
 
-/// A task chosen to be handed out.
-struct Chosen {
-    message: TaskMessage,
-    wait_ms: u64,
-    tenant: String,
-    cost_ns: u64,
+/// What runs beside the loop, in case it panics.
+pub(super) enum Working {
+    Drive(JobId),
+    Scan,
+    Term,
 }
 
 impl Engine {
     pub(super) fn new(settings: Settings, state: Storage, broker: Broker, board: Arc<Board>) -> Self {
+        let lead = Lead::new(settings.tick, settings.settle);
         Self {
-            settings,
+            lead,
             state,
             broker,
             board,
             jobs: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            shares: Shares::default(),
+            shares: Shares::weighted(Arc::clone(&settings.weights)),
             tenants_changed: false,
             work: JoinSet::new(),
             working: HashMap::new(),
             scan: Scan::default(),
             consumer: None,
+            term_troubles: 0,
+            term_at: None,
+            heard: BTreeSet::new(),
+            finished: VecDeque::new(),
             broker_troubles: 0,
             issue_at: None,
+            settings,
         }
     }
 
@@ -131,7 +117,7 @@ impl Engine {
                 delivery = next_delivery(&mut self.consumer) => self.hear(delivery).await,
                 said = next_progress(&mut progress) => self.note_progress(&said),
                 Some(done) = self.work.join_next_with_id() => self.settle(done),
-                () = sleep_until(wake_at) => self.expire(),
+                () = sleep_until(wake_at) => self.expire().await,
             }
         }
         self.work.shutdown().await;
@@ -140,12 +126,15 @@ impl Engine {
 
     /// Starts what is to be done beside the loop.
     fn pump(&mut self) {
+        if self.lead.term().is_none() {
+            return;
+        }
         let now = Instant::now();
         if self.scan.is_wanted && !self.scan.is_running && self.scan.retry_at.is_none_or(|at| at <= now) {
             self.scan = Scan { is_running: true, troubles: self.scan.troubles, ..Scan::default() };
             let state = self.state.clone();
             let started = self.work.spawn(async move { Work::Scanned(state.list(&keys::active_prefix(PARTITION)).await) });
-            self.working.insert(started.id(), None);
+            self.working.insert(started.id(), Working::Scan);
         }
         let mut ready = Vec::new();
         for id in &self.dirty {
@@ -160,83 +149,13 @@ impl Engine {
             entry.is_driven = true;
             entry.retry_at = None;
             let (job, news) = (entry.job.take(), std::mem::take(&mut entry.news));
-            let (state, driven_id) = (self.state.clone(), id.clone());
+            let (state, driven_id, aftercare) = (self.state.clone(), id.clone(), self.settings.aftercare);
             let started = self.work.spawn(async move {
-                let driven = drive(state, driven_id.clone(), job, news).await;
+                let driven = drive(state, driven_id.clone(), job, news, aftercare).await;
                 Work::Driven(driven_id, Box::new(driven))
             });
-            self.working.insert(started.id(), Some(id));
+            self.working.insert(started.id(), Working::Drive(id));
         }
-    }
-
-    /// Hands out tasks until the window is full.
-    async fn issue(&mut self) {
-        if self.issue_at.is_some_and(|at| at > Instant::now()) {
-            return;
-        }
-        self.issue_at = None;
-        for Chosen { message, wait_ms, tenant, cost_ns } in self.choose() {
-            let wait = Duration::from_millis(wait_ms);
-            if let Err(error) = self.broker.publish_later(Queue::Tasks, &message, wait).await {
-                self.broker_troubles = self.broker_troubles.saturating_add(1);
-                self.issue_at = Some(Instant::now() + self.settings.backoff(self.broker_troubles));
-                tracing::warn!(%error, "tasks cannot be handed out now");
-                return;
-            }
-            self.broker_troubles = 0;
-            tracing::debug!(job = %message.job, task = %message.task, attempt = message.attempt, "handed out");
-            self.shares.charge(&tenant, cost_ns);
-            if let Some(entry) = self.jobs.get_mut(&message.job) {
-                let lease_until = Instant::now() + wait + self.settings.lease;
-                entry.outstanding.insert(message.task, Outstanding { attempt: message.attempt, lease_until });
-            }
-        }
-    }
-
-    /// The tasks whose turn it is, as many as the window has room for.
-    fn choose(&mut self) -> Vec<Chosen> {
-        let outstanding: usize = self.jobs.values().map(|entry| entry.outstanding.len()).sum();
-        let room = self.settings.window.saturating_sub(outstanding);
-        if room == 0 {
-            return Vec::new();
-        }
-        if std::mem::take(&mut self.tenants_changed) {
-            let known = self.jobs.values().filter(|entry| entry.phase.is_some());
-            self.shares.set_present(known.map(|entry| entry.tally.tenant.clone()).collect());
-        }
-        let mut candidates = Vec::new();
-        let mut dues = Vec::new();
-        for (id, entry) in &self.jobs {
-            let free = entry.due.iter().filter(|due| !entry.outstanding.contains_key(&due.task));
-            // The most pressing come first, and no job can have more than all of the window.
-            for due in free.take(room) {
-                candidates.push(Candidate {
-                    tenant: &entry.tally.tenant,
-                    priority: entry.tally.priority,
-                    submitted: entry.submitted_ms,
-                    job: id,
-                    task: &due.task,
-                    cost_ns: entry.tally.cost_ns(&due.task),
-                });
-                dues.push((due, entry.epoch));
-            }
-        }
-        let mut shares = self.shares.clone();
-        let mut chosen = Vec::new();
-        while chosen.len() < room
-            && let Some(place) = pick_next(&candidates, &shares)
-        {
-            let (candidate, (due, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
-            shares.charge(candidate.tenant, candidate.cost_ns);
-            let message = TaskMessage { job: candidate.job.clone(), task: due.task.clone(), attempt: due.attempt, epoch };
-            chosen.push(Chosen {
-                message,
-                wait_ms: due.wait_ms,
-                tenant: candidate.tenant.to_owned(),
-                cost_ns: candidate.cost_ns,
-            });
-        }
-        chosen
     }
 
     /// Looks at everything again: what no message told is found now.
@@ -252,6 +171,7 @@ impl Engine {
                 Err(error) => tracing::warn!(%error, "events cannot be heard now"),
             }
         }
+        self.beat().await;
     }
 
     async fn hear(&mut self, delivery: Result<Delivery, BrokerError>) {
@@ -264,6 +184,10 @@ impl Engine {
             }
         };
         let settled = match delivery.read::<Event>() {
+            Ok(Event::Tick) => {
+                self.tick().await;
+                delivery.ack().await
+            }
             Ok(event) => {
                 self.note(event);
                 // Before anything is done about it: the event only says where to look, and after a crash all is looked at.
@@ -281,9 +205,20 @@ impl Engine {
 
     fn note(&mut self, event: Event) {
         let (job, task) = match &event {
+            Event::Tick => return,
             Event::Submitted { job } => (job.clone(), None),
-            Event::TaskDone { job, task } | Event::TaskFailed { job, task, .. } => (job.clone(), Some(task.clone())),
+            Event::TaskDone { job, task } | Event::TaskFailed { job, task, .. } | Event::Stale { job, task } => {
+                (job.clone(), Some(task.clone()))
+            }
         };
+        if let (Event::Stale { .. }, Some(task)) = (&event, &task) {
+            // It was running when this term began, and its worker is gone. If it is ours, a message of this term is on its way.
+            self.heard.remove(&(job.clone(), task.clone()));
+            let is_ours = |entry: &Entry| entry.outstanding.get(task).is_none_or(|outstanding| outstanding.is_ours);
+            if self.jobs.get(&job).is_none_or(is_ours) {
+                return;
+            }
+        }
         let Some(entry) = self.jobs.get_mut(&job) else {
             // An event of a job that has ended needs nothing; one that is new is in the list of active ones.
             self.scan.is_wanted |= task.is_none();
@@ -291,20 +226,29 @@ impl Engine {
         };
         match task {
             None => entry.news.everything = true,
-            Some(task) => entry.look_at(&task),
+            Some(task) => {
+                entry.note_start();
+                entry.look_at(&task);
+                self.finished.push_back(Instant::now());
+            }
         }
         if let Event::TaskFailed { task, attempt, failure, .. } = event {
             tracing::warn!(%job, %task, attempt, %failure, "an attempt failed");
+            metrics::scheduler().note_failure(&task, &failure);
             entry.news.failed.push((task, attempt, failure));
         }
         self.dirty.insert(job);
     }
 
     fn note_progress(&mut self, progress: &Progress) {
+        if self.lead.issue_at().is_some_and(|at| at > Instant::now()) {
+            self.heard.insert((progress.job.clone(), progress.task.clone()));
+        }
         let Some(entry) = self.jobs.get_mut(&progress.job) else { return };
         // What was heard of a task that is not on its way comes from an execution that no longer matters.
         let Some(outstanding) = entry.outstanding.get_mut(&progress.task) else { return };
         outstanding.lease_until = Instant::now() + self.settings.lease;
+        entry.note_start();
         let so_far = entry.running.entry(progress.task.clone()).or_default();
         *so_far = progress.media_ns.max(*so_far);
         entry.show(&progress.job, &self.board);
@@ -321,15 +265,20 @@ impl Engine {
                 self.working.remove(&id);
                 self.settle_scan(listed);
             }
+            Ok((id, Work::Termed(taken))) => {
+                self.working.remove(&id);
+                self.settle_term(taken);
+            }
             Err(error) => {
                 tracing::error!(%error, "a part of the scheduler ended badly");
                 let why = error.to_string();
                 match self.working.remove(&error.id()) {
-                    Some(Some(job)) => {
+                    Some(Working::Drive(job)) => {
                         let stand = Stand::Trouble(Failure::new(Code::Internal, why));
                         self.settle_driven(job, Driven { job: None, stand, tally: Tally::default() });
                     }
-                    Some(None) => self.settle_scan(Err(StorageError::Unavailable { key: String::new(), why })),
+                    Some(Working::Scan) => self.settle_scan(Err(StorageError::Unavailable { key: String::new(), why })),
+                    Some(Working::Term) => self.settle_term(Err(Failure::new(Code::Internal, why))),
                     None => {}
                 }
             }
@@ -387,8 +336,12 @@ impl Engine {
             Stand::Ended(result) => {
                 tracing::info!(job = %id, "ended");
                 self.tenants_changed = true;
+                let series = metrics::scheduler();
+                series.jobs_finished.with_label_values(&[result.outcome().word()]).inc();
+                series.job_duration.observe(since_ms(entry.submitted_ms));
                 entry.phase = Some(Phase::Ended(result));
                 entry.show(&id, &self.board);
+                self.board.note_end();
                 self.jobs.remove(&id);
                 self.dirty.remove(&id);
                 return;
@@ -412,13 +365,21 @@ impl Engine {
         let leases = self.jobs.values().flat_map(|entry| entry.outstanding.values()).map(|outstanding| outstanding.lease_until);
         let retries = self.jobs.values().filter(|entry| !entry.is_driven).filter_map(|entry| entry.retry_at);
         let others = [self.scan.retry_at.filter(|_| !self.scan.is_running), self.issue_at].into_iter().flatten();
-        leases.chain(retries).chain(others).min().unwrap_or_else(|| Instant::now() + self.settings.reconcile)
+        let settled = self.lead.issue_at().filter(|at| *at > Instant::now());
+        let mine = [Some(self.lead.wake_at()).filter(|_| self.consumer.is_some()), self.term_at, settled].into_iter().flatten();
+        let first = leases.chain(retries).chain(others).chain(mine).min();
+        first.unwrap_or_else(|| Instant::now() + self.settings.reconcile)
     }
 
     /// Lets waits end that are over, and has tasks looked at of which nothing was heard for too long.
-    fn expire(&mut self) {
+    async fn expire(&mut self) {
         let now = Instant::now();
+        self.beat().await;
+        if self.term_at.is_some_and(|at| at <= now) {
+            self.ask_term(self.lead.term());
+        }
         self.scan.retry_at.take_if(|at| *at <= now);
+        self.issue_at.take_if(|at| *at <= now);
         for (id, entry) in &mut self.jobs {
             entry.retry_at.take_if(|at| *at <= now);
             let expired = entry.outstanding.iter().filter(|(_, outstanding)| outstanding.lease_until <= now);
@@ -431,54 +392,9 @@ impl Engine {
     }
 }
 
-impl Entry {
-    /// A task may be done, failed or lost: storage has to say before it is handed out again.
-    fn look_at(&mut self, task: &TaskId) {
-        self.outstanding.remove(task);
-        self.running.remove(task);
-        self.due.retain(|due| due.task != *task);
-        self.news.tasks.insert(task.clone());
-    }
-
-    /// Takes in what is missing by what storage says.
-    fn set_due(&mut self, due: Vec<Due>) {
-        self.troubles = 0;
-        // What is due again after a failure nobody told of, or not any more, is on its way no longer.
-        self.outstanding
-            .retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
-        self.running.retain(|task, _| self.outstanding.contains_key(task));
-        let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::Audio(_));
-        self.phase = Some(match due.iter().any(|due| due.task == TaskId::Probe) {
-            true => Phase::Probing,
-            false if due.iter().any(is_media) => Phase::Encoding,
-            false => Phase::Packing,
-        });
-        self.due = due;
-        // News that came meanwhile is about tasks that were not looked at yet.
-        self.due.retain(|due| !self.news.tasks.contains(&due.task));
-    }
-
-    fn halt(&mut self, failure: Failure) {
-        self.due.clear();
-        self.phase = Some(Phase::Halted(failure));
-    }
-
-    fn retry(&mut self, news: News, wait: Duration) {
-        self.news.everything |= news.everything;
-        self.news.forgive |= news.forgive;
-        self.retry_at = Some(Instant::now() + wait);
-    }
-
-    fn show(&self, id: &JobId, board: &Board) {
-        if let Some(phase) = &self.phase {
-            board.put(id, self.tally.view(phase.clone(), &self.running));
-        }
-    }
-}
-
 impl Settings {
     /// The wait after so many failures in a row, from 1.
-    fn backoff(&self, failures: u32) -> Duration {
+    pub(super) fn backoff(&self, failures: u32) -> Duration {
         let doubled = 1_u32.checked_shl(failures.saturating_sub(1).min(30)).unwrap_or(u32::MAX);
         self.retry_first.saturating_mul(doubled).min(self.retry_longest)
     }

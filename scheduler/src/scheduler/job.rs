@@ -12,8 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::PARTITION;
 use super::view::Tally;
+use super::{Aftercare, PARTITION};
 use crate::seal::Seal;
 use crate::step::{Document, Due, JobResult, JobState, Next, is_environment, step};
 
@@ -83,9 +83,9 @@ pub(super) struct Driven {
 }
 
 /// Drives a job as far as it goes without workers.
-pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: News) -> Driven {
+pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: News, aftercare: Aftercare) -> Driven {
     let mut job = job;
-    let stand = match drive_on(&state, &id, &mut job, news).await {
+    let stand = match drive_on(&state, &id, &mut job, news, aftercare).await {
         Ok(stand) => stand,
         Err(failure) if failure.code.may_pass_next_time() => Stand::Trouble(failure),
         Err(failure) => Stand::Halted(failure),
@@ -94,7 +94,13 @@ pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: New
     Driven { job, stand, tally }
 }
 
-async fn drive_on(state: &Storage, id: &JobId, slot: &mut Option<Job>, news: News) -> Result<Stand, Failure> {
+async fn drive_on(
+    state: &Storage,
+    id: &JobId,
+    slot: &mut Option<Job>,
+    news: News,
+    aftercare: Aftercare,
+) -> Result<Stand, Failure> {
     let news = if slot.is_none() { News { everything: true, ..news } } else { news };
     if slot.is_none() {
         let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else {
@@ -107,7 +113,7 @@ async fn drive_on(state: &Storage, id: &JobId, slot: &mut Option<Job>, news: New
     }
     let Some(job) = slot.as_mut() else { return Ok(Stand::Gone) };
     job.refresh(state, news).await?;
-    let output = Storage::open(&job.state.spec.output.url)?;
+    let output = state.open_beside(&job.state.spec.output.url)?;
     loop {
         match step(&job.state) {
             Next::Run(due) => return Ok(Stand::Due(due)),
@@ -124,7 +130,7 @@ async fn drive_on(state: &Storage, id: &JobId, slot: &mut Option<Job>, news: New
             }
             Next::Finish(result) => job.state.result = Some(store_once(state, &keys::result(id), result).await?),
             Next::Close(result) => {
-                close(state, &output, &job.state, &result).await?;
+                close(state, &output, &job.state, &result, aftercare).await?;
                 return Ok(Stand::Ended(result));
             }
         }
@@ -228,21 +234,50 @@ async fn publish(output: &Storage, documents: Vec<Document>) -> Result<(), Failu
     Ok(())
 }
 
-/// Takes away what does not belong to the result, and the job's place among the active ones.
-async fn close(state: &Storage, output: &Storage, job: &JobState, result: &JobResult) -> Result<(), Failure> {
+/// Takes away what does not belong to the result, has the end told, and takes the job from the active ones.
+async fn close(
+    state: &Storage,
+    output: &Storage,
+    job: &JobState,
+    result: &JobResult,
+    aftercare: Aftercare,
+) -> Result<(), Failure> {
+    let at_once = aftercare == Aftercare::AtOnce;
     match result {
-        JobResult::Done(_) => keep_only_sealed(state, output, job).await?,
+        JobResult::Done(_) if at_once => keep_only_sealed(state, output, job).await?,
+        JobResult::Done(_) => {}
         JobResult::Failed { .. } | JobResult::Cancelled => {
             // Tells workers that are still at it to stop. The result is stored, so it cannot turn it into a cancelled job.
             state.put(&keys::cancel(&job.job), Bytes::new(), Kind::Json).await?;
-            // Without a plan nothing of this job was ever written.
+            // Without a plan nothing of this job was ever written. A failed job keeps its media to be taken up again.
             if job.plan.is_some() {
+                let media_goes = at_once || *result == JobResult::Cancelled;
                 output.delete(&[keys::MASTER.to_owned()]).await?;
-                delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await?;
+                delete_where(output, |key| is_document(key) || (media_goes && keys::token_in(key).is_some())).await?;
             }
         }
     }
+    if !at_once {
+        announce(state, &job.job, &job.spec, result).await?;
+    }
     Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
+}
+
+/// What is told of the end of a job.
+pub(crate) fn told(id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<Bytes, Failure> {
+    let content = serde_json::to_vec(&result.ended(id, spec)).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
+    Ok(content.into())
+}
+
+/// Puts an ended job on the list of those, and has its end told unless that was done already.
+async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<(), Failure> {
+    let content = told(id, spec, result)?;
+    state.put_new(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
+    match state.get(&keys::notified(id)).await {
+        Ok(_) => Ok(()),
+        Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Deletes media that the seal does not name: of attempts that failed or came too late, of earlier jobs, parts that were
@@ -262,8 +297,13 @@ async fn keep_only_sealed(state: &Storage, output: &Storage, job: &JobState) -> 
 async fn delete_where(output: &Storage, is_unwanted: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let unwanted: Vec<String> =
         output.list("").await?.into_iter().map(|entry| entry.key).filter(|key| is_unwanted(key)).collect();
-    for some in unwanted.chunks(DELETES_MAX) {
-        output.delete(some).await?;
+    delete_all(output, unwanted).await
+}
+
+/// Deletes these, some at a time.
+pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(), Failure> {
+    for some in keys.chunks(DELETES_MAX) {
+        storage.delete(some).await?;
     }
     Ok(())
 }
@@ -285,13 +325,13 @@ async fn store_once<T: Serialize + DeserializeOwned>(state: &Storage, key: &str,
 }
 
 /// A JSON object of the state.
-pub(super) async fn fetch<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Failure> {
+pub(crate) async fn fetch<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Failure> {
     let content = state.get(key).await?;
     serde_json::from_slice(&content).map_err(|error| Failure::new(Code::Internal, format!("{key} cannot be understood: {error}")))
 }
 
 /// As [`fetch`], or `None` when it is not there.
-pub(super) async fn fetch_if_there<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<Option<T>, Failure> {
+pub(crate) async fn fetch_if_there<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<Option<T>, Failure> {
     match state.get(key).await {
         Err(StorageError::NotFound(_)) => Ok(None),
         Err(error) => Err(error.into()),

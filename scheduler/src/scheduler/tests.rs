@@ -22,11 +22,11 @@ use crate::step::JobResult;
 use crate::testing::{marker, picture, sound, source, spec};
 
 /// Longer than anything here takes, on the runtime's clock.
-const LONG: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// What a worker does with a task.
 #[derive(Clone, Debug)]
-enum Act {
+pub(crate) enum Act {
     /// Does it.
     Do,
     /// Fails.
@@ -35,27 +35,29 @@ enum Act {
     Vanish,
     /// Says how far it is, and never ends.
     Hold,
+    /// Says every second that it is at it, and never ends.
+    Beat,
 }
 
 /// A farm in folders: state, output, broker, and workers that behave as told.
-struct Farm {
-    folder: TempDir,
-    state: Storage,
-    output: Storage,
-    broker: Broker,
-    workers: JoinSet<()>,
-    taken: Arc<Mutex<Vec<(String, u32)>>>,
+pub(crate) struct Farm {
+    pub(crate) folder: TempDir,
+    pub(crate) state: Storage,
+    pub(crate) output: Storage,
+    pub(crate) broker: Broker,
+    pub(crate) workers: JoinSet<()>,
+    pub(crate) taken: Arc<Mutex<Vec<(String, u32)>>>,
 }
 
 impl Farm {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let state = Storage::folder(&folder.path().join("state"));
         let output = Storage::folder(&folder.path().join("out"));
         Self { folder, state, output, broker: Broker::local(), workers: JoinSet::new(), taken: Arc::default() }
     }
 
-    fn spec(&self, layout: Layout) -> JobSpec {
+    pub(crate) fn spec(&self, layout: Layout) -> JobSpec {
         let mut spec = spec();
         spec.output.url = Url::from_directory_path(self.folder.path().join("out")).expect("a URL");
         spec.output.layout = layout;
@@ -66,26 +68,37 @@ impl Farm {
     }
 
     /// Adds a worker.
-    fn add_worker(&mut self, act: impl Fn(&TaskMessage) -> Act + Send + 'static) {
-        let (state, output, broker, taken) =
-            (self.state.clone(), self.output.clone(), self.broker.clone(), Arc::clone(&self.taken));
+    pub(crate) fn add_worker(&mut self, act: impl Fn(&TaskMessage) -> Act + Send + 'static) {
+        let (state, broker, taken) = (self.state.clone(), self.broker.clone(), Arc::clone(&self.taken));
         self.workers.spawn(async move {
             let mut tasks = broker.consume(Queue::Tasks).await.expect("a consumer");
             loop {
                 let delivery = tasks.next().await.expect("a delivery");
                 let message: TaskMessage = delivery.read().expect("a message");
+                let term = fetch_if_there::<u64>(&state, &keys::term(PARTITION)).await.expect("storage");
+                if message.term < term.unwrap_or(0) {
+                    let stale = Event::Stale { job: message.job, task: message.task };
+                    broker.publish(Queue::Events, &stale).await.expect("published");
+                    delivery.ack().await.expect("acked");
+                    continue;
+                }
                 taken.lock().expect("not poisoned").push((message.task.to_string(), message.attempt));
                 let is_done =
                     fetch_if_there::<Marker>(&state, &keys::done(&message.job, &message.task)).await.expect("storage").is_some();
                 match act(&message) {
                     _ if is_done => {}
                     Act::Do => {
-                        work(&state, &output, &message.job, &message.task).await;
+                        work(&state, &message.job, &message.task).await;
                         let done = Event::TaskDone { job: message.job, task: message.task };
                         broker.publish(Queue::Events, &done).await.expect("published");
                     }
                     Act::Fail(code) => fail(&state, &broker, message, Failure::new(code, "as told")).await,
                     Act::Vanish => {}
+                    Act::Beat => loop {
+                        let (job, task) = (message.job.clone(), message.task.clone());
+                        broker.tell(Progress { job, task, token: Token::random(), media_ns: 1 });
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    },
                     Act::Hold => {
                         let (job, task) = (message.job, message.task);
                         broker.tell(Progress { job, task, token: Token::random(), media_ns: 1_000_000_000 });
@@ -102,20 +115,20 @@ impl Farm {
     }
 
     /// How often a task was taken, by attempt.
-    fn attempts(&self, task: &str) -> Vec<u32> {
+    pub(crate) fn attempts(&self, task: &str) -> Vec<u32> {
         let taken = self.taken.lock().expect("not poisoned");
         taken.iter().filter(|(name, _)| name == task).map(|(_, attempt)| *attempt).collect()
     }
 
-    async fn put(&self, key: &str) {
+    pub(crate) async fn put(&self, key: &str) {
         self.output.put(key, bytes::Bytes::from_static(b"old"), Kind::Playlist).await.expect("stored");
     }
 
-    async fn outputs(&self) -> BTreeSet<String> {
+    pub(crate) async fn outputs(&self) -> BTreeSet<String> {
         self.output.list("").await.expect("a listing").into_iter().map(|entry| entry.key).collect()
     }
 
-    async fn active(&self) -> usize {
+    pub(crate) async fn active(&self) -> usize {
         self.state.list(&keys::active_prefix(PARTITION)).await.expect("a listing").len()
     }
 }
@@ -125,9 +138,10 @@ fn info() -> MediaInfo {
 }
 
 /// Does a task as far as others can see: objects of the right size, then the marker.
-async fn work(state: &Storage, output: &Storage, job: &JobId, task: &TaskId) {
+pub(crate) async fn work(state: &Storage, job: &JobId, task: &TaskId) {
     let info = info();
     let spec: JobSpec = fetch(state, &keys::spec(job)).await.expect("a spec");
+    let output = Storage::open(&spec.output.url).expect("a storage");
     let plan = fetch_if_there::<Plan>(state, &keys::plan(job, 1)).await.expect("storage");
     let plan = plan.unwrap_or_else(|| crate::plan::plan(&spec, &info).expect("a plan"));
     let mut markers = std::collections::BTreeMap::new();
@@ -162,7 +176,7 @@ async fn end(scheduler: &Handle, job: &JobId) -> Result<JobResult, Failure> {
 }
 
 /// The output is complete: playlists name objects that are there, and nothing else of any execution is.
-async fn check_complete(farm: &Farm) {
+pub(crate) async fn check_complete(farm: &Farm) {
     let outputs = farm.outputs().await;
     let text =
         |key: String| async move { String::from_utf8(farm.output.get(&key).await.expect("it is there").to_vec()).expect("text") };
@@ -263,13 +277,14 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
         let mut waits_left = Some(cuts);
         let mut done = Vec::new();
         loop {
-            let driven = cut(drive(farm.state.clone(), job.clone(), None, News::fresh_start()), &mut waits_left).await;
+            let driven =
+                cut(drive(farm.state.clone(), job.clone(), None, News::fresh_start(), Aftercare::AtOnce), &mut waits_left).await;
             match driven.map(|driven| driven.stand) {
                 None => {}
                 Some(Stand::Due(due)) => {
                     let task = due.first().expect("a task").task.clone();
                     assert!(!done.contains(&task), "{task} is done twice");
-                    work(&farm.state, &farm.output, &job, &task).await;
+                    work(&farm.state, &job, &task).await;
                     done.push(task);
                 }
                 Some(Stand::Ended(JobResult::Done(_))) => break,
@@ -432,7 +447,7 @@ async fn what_no_event_told_is_found() {
     let mut tasks = farm.broker.consume(Queue::Tasks).await.expect("a consumer");
     let delivery = timeout(LONG, tasks.next()).await.expect("in time").expect("a delivery");
     assert_eq!(delivery.read::<TaskMessage>().expect("a message").task, TaskId::Probe);
-    work(&farm.state, &farm.output, &job, &TaskId::Probe).await;
+    work(&farm.state, &job, &TaskId::Probe).await;
     delivery.ack().await.expect("acked");
     drop(tasks);
     farm.add_worker(|_| Act::Do);
@@ -447,7 +462,11 @@ async fn the_queue_is_kept_short() {
     for _ in 0..10 {
         farm.add_worker(|message| if message.task == TaskId::Probe { Act::Do } else { Act::Hold });
     }
-    let scheduler = Scheduler::start(Settings { window: 3, ..Settings::for_slots(1) }, farm.state.clone(), farm.broker.clone());
+    let scheduler = Scheduler::start(
+        Settings { window: Window::Fixed(3), ..Settings::for_slots(1) },
+        farm.state.clone(),
+        farm.broker.clone(),
+    );
     let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
     let mut views = scheduler.follow(&job).await.expect("a view");
     // Two chunks and the sound are held, and each has said that it is one second in.
@@ -455,4 +474,95 @@ async fn the_queue_is_kept_short() {
     timeout(LONG, views.wait_for(is_held)).await.expect("they are held").expect("it runs");
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(farm.taken.lock().expect("not poisoned").len(), 1 + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scheduler_that_takes_over_hands_out_nothing_that_is_running() {
+    let mut farm = Farm::new();
+    for _ in 0..3 {
+        farm.add_worker(|message| if message.task == TaskId::Probe { Act::Do } else { Act::Beat });
+    }
+    let settings = || Settings { aftercare: Aftercare::AtOnce, ..Settings::for_farm() };
+    let start = || Scheduler::start(settings(), farm.state.clone(), farm.broker.clone());
+    let first = start();
+    let job = first.submit(farm.spec(Layout::Segments)).await.expect("a job");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let running = farm.taken.lock().expect("not poisoned").clone();
+    assert_eq!(running.len(), 1 + 3, "the probe, and a task on each worker: {running:?}");
+    assert_eq!(fetch::<u64>(&farm.state, &keys::term(PARTITION)).await, Ok(1));
+    drop(first);
+    let second = start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(fetch::<u64>(&farm.state, &keys::term(PARTITION)).await, Ok(2));
+    assert_eq!(*farm.taken.lock().expect("not poisoned"), running, "nothing is done a second time");
+    // What waited on the queue is of an earlier term; it was sent again.
+    farm.add_worker(|_| Act::Do);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let taken = farm.taken.lock().expect("not poisoned").clone();
+    let distinct: BTreeSet<_> = taken.iter().collect();
+    assert!(taken.len() > running.len() && distinct.len() == taken.len(), "{taken:?}");
+    // A worker that vanishes leaves its message to another, who finds it stale: then it is handed out again.
+    farm.workers.abort_all();
+    farm.add_worker(|_| Act::Do);
+    assert!(matches!(end(&second, &job).await, Ok(JobResult::Done(_))));
+    check_complete(&farm).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_schedulers_at_once_do_no_harm() {
+    let mut farm = Farm::new();
+    for _ in 0..3 {
+        farm.add_worker(|_| Act::Do);
+    }
+    let settings = Settings { settle: Duration::from_secs(1), ..Settings::for_slots(3) };
+    let one = Scheduler::start(settings.clone(), farm.state.clone(), farm.broker.clone());
+    let two = Scheduler::start(settings, farm.state.clone(), farm.broker.clone());
+    for round in 0..5 {
+        let mut spec = farm.spec(Layout::Segments);
+        spec.id = Some(JobId::try_from(format!("job-{round}")).expect("an id"));
+        let folder = farm.folder.path().join(format!("out-{round}"));
+        spec.output.url = Url::from_directory_path(&folder).expect("a URL");
+        farm.output = Storage::folder(&folder);
+        // The simulated workers write where the spec says; this looks there.
+        let job = submit(&farm.state, &farm.broker, spec).await.expect("a job");
+        let result = tokio::select! { ended = end(&one, &job) => ended, ended = end(&two, &job) => ended };
+        assert!(matches!(result, Ok(JobResult::Done(_))), "{result:?}");
+        check_complete(&farm).await;
+    }
+    let seals = farm.state.list("jobs/").await.expect("a listing").into_iter().filter(|entry| entry.key.ends_with("seal.json"));
+    assert_eq!(seals.count(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_job_taken_up_again_keeps_what_is_done() {
+    let mut farm = Farm::new();
+    let is_broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let broken = Arc::clone(&is_broken);
+    farm.add_worker(move |message| {
+        let fails = message.task == TaskId::Video(2) && broken.load(std::sync::atomic::Ordering::Relaxed);
+        if fails { Act::Fail(Code::Undecodable) } else { Act::Do }
+    });
+    let scheduler = Scheduler::start(Settings::for_farm(), farm.state.clone(), farm.broker.clone());
+    let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
+    assert!(matches!(end(&scheduler, &job).await, Ok(JobResult::Failed { .. })));
+    let before = farm.taken.lock().expect("not poisoned").len();
+    is_broken.store(false, std::sync::atomic::Ordering::Relaxed);
+    scheduler.retry(&job).await.expect("taken up again");
+    assert!(matches!(end(&scheduler, &job).await, Ok(JobResult::Done(_))));
+    let taken = farm.taken.lock().expect("not poisoned").clone();
+    let distinct: BTreeSet<_> = taken.iter().map(|(task, _)| task).collect();
+    assert_eq!(taken.len(), distinct.len() + 1, "only what failed is done again: {taken:?}");
+    assert!(taken.len() > before);
+    // What the result does not name is the janitor's.
+    farm.put("v240/0123456789abcdef/00000.m4s").await;
+    farm.state.put(&keys::sweep(PARTITION, &job), bytes::Bytes::new(), Kind::Json).await.expect("stored");
+    let at_once = crate::janitor::Settings { grace: Duration::ZERO, ..crate::janitor::Settings::default() };
+    crate::janitor::round(&at_once, &farm.state).await.expect("a round");
+    check_complete(&farm).await;
+    assert!(farm.state.list(&keys::sweep_prefix(PARTITION)).await.expect("a listing").is_empty());
+    for (id, said) in [("job", "is done"), ("nobody", "no job")] {
+        let id = JobId::try_from(id.to_owned()).expect("an id");
+        let refused = scheduler.retry(&id).await.expect_err("refused");
+        assert!(refused.code == Code::InvalidRequest && refused.message.contains(said), "{refused}");
+    }
 }

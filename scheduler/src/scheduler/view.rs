@@ -1,14 +1,15 @@
 //! How far jobs are, for those who watch or wait.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farm::Failure;
 use farm::job::{JobId, Layout};
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
 use farm::task::TaskId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::step::{JobResult, JobState};
 
@@ -21,6 +22,8 @@ pub(super) const SMALL_TASK_NS: u64 = SECOND_NS;
 /// How far a job is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobView {
+    /// Who it is for; empty while it is not known.
+    pub tenant: String,
     /// What is going on.
     pub phase: Phase,
     /// Tasks that are done.
@@ -54,7 +57,15 @@ pub enum Phase {
 
 impl Default for JobView {
     fn default() -> Self {
-        Self { phase: Phase::Waiting, tasks_done: 0, tasks_total: 1, media_done_ns: 0, media_total_ns: 0, duration_ns: 0 }
+        Self {
+            tenant: String::new(),
+            phase: Phase::Waiting,
+            tasks_done: 0,
+            tasks_total: 1,
+            media_done_ns: 0,
+            media_total_ns: 0,
+            duration_ns: 0,
+        }
     }
 }
 
@@ -101,6 +112,7 @@ impl Tally {
     pub(super) fn view(&self, phase: Phase, running: &BTreeMap<TaskId, u64>) -> JobView {
         let under_way = self.open.iter().filter_map(|(task, whole)| running.get(task).map(|so_far| (*so_far).min(*whole)));
         JobView {
+            tenant: self.tenant.clone(),
             phase,
             tasks_done: self.tasks_done,
             tasks_total: self.tasks_total.max(1),
@@ -131,6 +143,36 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
 #[derive(Default)]
 pub(super) struct Board {
     views: Mutex<Views>,
+    signals: Arc<Signals>,
+}
+
+#[derive(Default)]
+struct Signals {
+    is_acting: AtomicBool,
+    ended: Notify,
+}
+
+/// What other parts of a scheduler go by.
+#[derive(Clone, Default)]
+pub struct Watch {
+    signals: Arc<Signals>,
+}
+
+impl Watch {
+    /// Whether this scheduler is the one that acts.
+    pub fn is_acting(&self) -> bool {
+        self.signals.is_acting.load(Ordering::Relaxed)
+    }
+
+    /// Has what waits in [`Watch::ended`] look again.
+    pub fn wake(&self) {
+        self.signals.ended.notify_one();
+    }
+
+    /// Waits until a job ends, or this scheduler begins to act; returns at once when that was since the last call.
+    pub async fn ended(&self) {
+        self.signals.ended.notified().await;
+    }
 }
 
 #[derive(Default)]
@@ -166,6 +208,28 @@ impl Board {
         }
     }
 
+    /// What others may wait for.
+    pub(super) fn watch(&self) -> Watch {
+        Watch { signals: Arc::clone(&self.signals) }
+    }
+
+    /// Says whether this scheduler acts.
+    pub(super) fn set_acting(&self, is_acting: bool) {
+        self.signals.is_acting.store(is_acting, Ordering::Relaxed);
+        self.watch().wake();
+    }
+
+    /// Says that a job has ended.
+    pub(super) fn note_end(&self) {
+        self.watch().wake();
+    }
+
+    /// Jobs of a tenant that have not ended.
+    pub(super) fn active_of(&self, tenant: &str) -> usize {
+        let is_active = |view: &JobView| !matches!(view.phase, Phase::Ended(_)) && view.tenant == tenant;
+        self.lock().by_job.values().filter(|place| is_active(&place.borrow())).count()
+    }
+
     /// The view of a job, if it is known.
     pub(super) fn get(&self, job: &JobId) -> Option<JobView> {
         self.lock().by_job.get(job).map(|sender| sender.borrow().clone())
@@ -179,6 +243,15 @@ impl Board {
         }
         let place = views.by_job.entry(job.clone()).or_insert_with(|| watch::Sender::new(JobView::default()));
         Some(place.subscribe())
+    }
+
+    /// Forgets that a job has ended: it goes on.
+    pub(super) fn forget(&self, job: &JobId) {
+        let mut views = self.lock();
+        views.ended.retain(|ended| ended != job);
+        if let Some(place) = views.by_job.get(job) {
+            place.send_replace(JobView::default());
+        }
     }
 
     /// Takes a job off the board that does not exist; those who follow it are told.

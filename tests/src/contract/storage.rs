@@ -17,6 +17,8 @@ pub struct Fresh {
     pub one_creator: bool,
     /// Whether a key may be the beginning of another (`a` beside `a/b`), as it may in a bucket.
     pub flat_keys: bool,
+    /// Longest key that it is asked to hold, in bytes: 900 for all but a server that keeps a key in one file name.
+    pub key_bytes_max: usize,
     /// What must live as long as the storage is used: a temporary folder, a server.
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -50,6 +52,8 @@ macro_rules! storage_contract {
                 keys_may_be_long,
                 parts_are_joined_in_order,
                 many_small_and_some_big_parts_are_joined,
+                what_is_too_large_for_one_request_is_stored_and_joined,
+                a_presigned_url_reads_one_object,
                 a_join_without_a_part_stores_nothing,
                 a_delete_takes_what_it_names_and_nothing_else,
                 puts_and_deletes_side_by_side_all_work,
@@ -420,10 +424,11 @@ pub async fn keys_may_hold_any_letters(fresh: &Fresh) -> Result<()> {
     Ok(())
 }
 
-/// 900 bytes in all.
+/// Up to 900 bytes in all, in names of up to 225.
 pub async fn keys_may_be_long(fresh: &Fresh) -> Result<()> {
-    let key = ["x".repeat(224), "y".repeat(224), "z".repeat(224), "w".repeat(225)].join("/");
-    ensure!(key.len() == 900);
+    let mut key = ["x".repeat(224), "y".repeat(224), "z".repeat(224), "w".repeat(225)].join("/");
+    key.truncate(fresh.key_bytes_max);
+    ensure!(key.len() == fresh.key_bytes_max.min(900));
     put(&fresh.storage, &key, "x").await?;
     ensure!(fresh.storage.get(&key).await? == "x");
     ensure!(keys(&fresh.storage, "").await? == [key]);
@@ -463,6 +468,50 @@ pub async fn many_small_and_some_big_parts_are_joined(fresh: &Fresh) -> Result<(
     ensure!(storage.join("v720/whole.mp4", &parts, Kind::VideoMp4).await? == whole.len() as u64);
     ensure!(storage.get("v720/whole.mp4").await? == whole, "changed");
     Ok(())
+}
+
+/// 40 MB in one piece, and joined with others: uploads in parts, and copies on the server's side.
+pub async fn what_is_too_large_for_one_request_is_stored_and_joined(fresh: &Fresh) -> Result<()> {
+    let storage = &fresh.storage;
+    let (large, small) = (pattern(3, 40_000_000), pattern(4, 1000));
+    put(storage, "parts/large", large.clone()).await?;
+    put(storage, "parts/small", small.clone()).await?;
+    ensure!(storage.get_range("parts/large", 33_554_430..33_554_440).await? == large.slice(33_554_430..33_554_440));
+    let parts = ["parts/small", "parts/large", "parts/small"].map(str::to_owned);
+    ensure!(storage.join("whole", &parts, Kind::VideoMp4).await? == 40_002_000);
+    let whole = storage.get("whole").await?;
+    ensure!(whole.len() == 40_002_000 && whole.starts_with(&small) && whole.ends_with(&small), "{} bytes", whole.len());
+    ensure!(whole.slice(1000..40_001_000) == large, "changed");
+    let sizes: Vec<u64> = storage.list("").await?.iter().map(|entry| entry.bytes).collect();
+    ensure!(sizes == [40_000_000, 1000, 40_002_000], "{sizes:?}");
+    Ok(())
+}
+
+/// Without credentials, with the media type it was stored with.
+pub async fn a_presigned_url_reads_one_object(fresh: &Fresh) -> Result<()> {
+    let storage = &fresh.storage;
+    put(storage, "other", "secret").await?;
+    storage.put("a b/ü.m3u8", "#EXTM3U".into(), Kind::Playlist).await?;
+    let Some(url) = storage.presigned_get("a b/ü.m3u8", Duration::from_secs(60)).await? else { return Ok(()) };
+    let answer = fetch(&url).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200") && body == "#EXTM3U", "{answer}");
+    ensure!(head.to_lowercase().contains("content-type: application/vnd.apple.mpegurl"), "{head}");
+    ensure!(head.to_lowercase().contains("cache-control: public, max-age=60"), "{head}");
+    Ok(())
+}
+
+/// GETs a URL over plain HTTP; the answer as text.
+async fn fetch(url: &url::Url) -> Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let address = (url.host_str().context("a host")?, url.port_or_known_default().context("a port")?);
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let (path, query) = (url.path(), url.query().unwrap_or_default());
+    let request = format!("GET {path}?{query} HTTP/1.1\r\nHost: {}:{}\r\nConnection: close\r\n\r\n", address.0, address.1);
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 /// It says which, and what was there under the key stays.

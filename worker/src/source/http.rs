@@ -1,31 +1,26 @@
-//! A source behind HTTP: ranged GETs, pinned to one version, in blocks that are read ahead and kept.
+//! A source behind HTTP: ranged GETs, pinned to one version.
+//!
+//! The headers of a job may hold credentials: they go to the server that the job names, and to no other that it redirects to.
 
 use std::error::Error as _;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use farm::job::{SourceSpec, shown_url};
 use farm::{Code, Failure};
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
-use lru::LruCache;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LAST_MODIFIED, RANGE};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LAST_MODIFIED, LOCATION, RANGE,
+    RETRY_AFTER,
+};
 use reqwest::{Client, Response, StatusCode, redirect};
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::retry::patiently;
+use super::blocks::Remote;
+use crate::retry::{Hope, hopefully};
 
-/// Unit of fetching. Large enough that a request's latency does not count, small enough for a source of a few seconds.
-const BLOCK_BYTES: u64 = 2 << 20;
-/// Blocks kept per source, those being fetched among them.
-const BLOCKS_KEPT: NonZeroUsize = NonZeroUsize::new(12).expect("not zero");
-/// Blocks fetched ahead of a reader that goes forward.
-const BLOCKS_AHEAD: u64 = 2;
 /// Longest wait for a connection.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait for the next bytes of an answer.
 const READ_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait for a whole block.
@@ -33,20 +28,21 @@ const BLOCK_WAIT: Duration = Duration::from_secs(180);
 /// Most redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
 
-/// A source behind HTTP.
-pub(crate) struct HttpSource {
-    remote: Arc<Remote>,
+/// A source behind HTTP, in the version there was when it was opened.
+pub(crate) struct HttpRemote {
+    server: Server,
     pin: Pin,
-    blocks: Mutex<Blocks>,
 }
 
-struct Remote {
+/// Whom to ask, and what to send along.
+struct Server {
     client: Client,
     url: Url,
+    /// What the job wants sent.
     headers: HeaderMap,
 }
 
-/// The version of the source that is read: the one there was when it was opened.
+/// The version of the source that is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pin {
     bytes: u64,
@@ -69,20 +65,20 @@ impl Pin {
     }
 }
 
-type Fetch = Shared<BoxFuture<'static, Result<Bytes, Failure>>>;
-
-struct Blocks {
-    kept: LruCache<u64, Fetch>,
-    last: Option<u64>,
-}
-
 /// Why bytes did not come.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
+    /// No connection, or no answer in time.
     #[error("{0}")]
-    Network(String),
+    Unreachable(String),
+    /// The connection broke.
+    #[error("{0}")]
+    Broken(String),
+    /// The server says no; and when to ask again, where it says that.
     #[error("the server answers {0}")]
-    Status(StatusCode),
+    Status(StatusCode, Option<Duration>),
+    #[error("its server redirects {0}")]
+    Redirect(&'static str),
     #[error("the server does not serve byte ranges, without which a source cannot be read")]
     NoRanges,
     #[error("the server's answer does not fit the question: {0}")]
@@ -92,23 +88,35 @@ enum FetchError {
 }
 
 impl FetchError {
-    fn may_pass(&self) -> bool {
+    /// What to hope for when a source is opened: as when it is read, but one that cannot be reached is given up at once.
+    fn hope_opening(&self) -> Hope {
+        if matches!(self, Self::Unreachable(_)) { Hope::None } else { self.hope() }
+    }
+
+    fn hope(&self) -> Hope {
         match self {
-            Self::Network(_) => true,
-            Self::Status(status) => {
-                status.is_server_error() || matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
-            }
-            Self::NoRanges | Self::Unfit(_) | Self::Changed => false,
+            Self::Unreachable(_) | Self::Broken(_) => Hope::Soon,
+            Self::Status(status, after) if is_passing(*status) => after.map_or(Hope::Soon, Hope::After),
+            Self::Status(..) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) | Self::Changed => Hope::None,
         }
     }
 
     fn into_failure(self, url: &Url) -> Failure {
-        let code = match self {
-            Self::Changed => Code::SourceChanged,
-            Self::Network(_) | Self::Status(_) | Self::NoRanges | Self::Unfit(_) => Code::SourceUnreadable,
-        };
-        Failure::new(code, format!("{}: {self}", shown_url(url)))
+        let message = format!("{}: {self}", shown_url(url));
+        let unreadable = |message| Failure::new(Code::SourceUnreadable, message);
+        match self {
+            Self::Changed => Failure::new(Code::SourceChanged, message),
+            Self::Unreachable(_) | Self::Broken(_) => unreadable(message),
+            Self::Status(status, _) if is_passing(status) => unreadable(message),
+            Self::Status(..) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) => unreadable(message).lasting(),
+        }
     }
+}
+
+/// Whether a server that answers so may answer otherwise a while later.
+fn is_passing(status: StatusCode) -> bool {
+    let asks_to_wait = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED || asks_to_wait
 }
 
 impl From<reqwest::Error> for FetchError {
@@ -116,94 +124,48 @@ impl From<reqwest::Error> for FetchError {
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
         if error.is_timeout() {
-            return Self::Network("the server does not answer in time".to_owned());
+            return Self::Unreachable("the server does not answer in time".to_owned());
         }
         let mut cause = error.source();
         while let Some(inner) = cause.and_then(std::error::Error::source) {
             cause = Some(inner);
         }
-        Self::Network(cause.map_or_else(|| error.to_string(), ToString::to_string))
+        let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
+        if error.is_connect() { Self::Unreachable(why) } else { Self::Broken(why) }
     }
 }
 
-impl HttpSource {
+impl HttpRemote {
     /// Asks for the first byte, and learns size and version.
     ///
     /// # Errors
     /// As [`super::Source::open`].
     pub(crate) async fn open(spec: &SourceSpec) -> Result<Self, Failure> {
-        let remote = Remote::new(spec)?;
-        let opened = patiently(FetchError::may_pass, || remote.open()).await;
-        let pin = opened.map_err(|error| error.into_failure(&remote.url))?;
-        let blocks = Mutex::new(Blocks { kept: LruCache::new(BLOCKS_KEPT), last: None });
-        Ok(Self { remote: Arc::new(remote), pin, blocks })
-    }
-
-    /// Size in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.pin.bytes
-    }
-
-    /// As [`super::Source::read_at`].
-    pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Failure> {
-        let mut gathered = BytesMut::new();
-        let mut wanted = len;
-        let mut at = offset;
-        while wanted > 0 {
-            let index = at / BLOCK_BYTES;
-            let block = self.block(index).await?;
-            let from = (at - index * BLOCK_BYTES) as usize;
-            let part = block.slice(from.min(block.len())..(from + wanted).min(block.len()).max(from.min(block.len())));
-            if part.is_empty() {
-                return Err(Failure::new(Code::Internal, "a read beyond the end of the source"));
-            }
-            if part.len() == len {
-                return Ok(part);
-            }
-            at += part.len() as u64;
-            wanted -= part.len();
-            gathered.extend_from_slice(&part);
-        }
-        Ok(gathered.freeze())
-    }
-
-    /// A block, and the next ones set going when the reader goes forward.
-    fn block(&self, index: u64) -> Fetch {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let forward = blocks.last.is_some_and(|last| last == index || last + 1 == index);
-        blocks.last = Some(index);
-        let wanted = blocks.kept.get_or_insert(index, || self.fetch(index)).clone();
-        let end = self.pin.bytes.div_ceil(BLOCK_BYTES);
-        let ahead = if forward { BLOCKS_AHEAD } else { 0 };
-        for next in (index + 1..end).take(ahead as usize) {
-            blocks.kept.get_or_insert(next, || self.fetch(next));
-        }
-        wanted
-    }
-
-    /// Sets a block going. It stops when nobody holds it any more.
-    fn fetch(&self, index: u64) -> Fetch {
-        let (remote, pin) = (self.remote.clone(), self.pin.clone());
-        let first = index * BLOCK_BYTES;
-        let end = (first + BLOCK_BYTES).min(pin.bytes);
-        let fetching = tokio::spawn(async move {
-            let fetched = patiently(FetchError::may_pass, || remote.fetch(first, end, &pin)).await;
-            fetched.map_err(|error| error.into_failure(&remote.url))
-        });
-        let fetching = AbortOnDropHandle::new(fetching);
-        async move { fetching.await.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "a fetch came to nothing"))) }
-            .boxed()
-            .shared()
+        let server = Server::new(spec)?;
+        let opened = hopefully(FetchError::hope_opening, || server.open()).await;
+        let pin = opened.map_err(|error| error.into_failure(&server.url))?;
+        Ok(Self { server, pin })
     }
 }
 
-impl Remote {
+impl Remote for HttpRemote {
+    fn bytes(&self) -> u64 {
+        self.pin.bytes
+    }
+
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {
+        let fetched = hopefully(FetchError::hope, || self.server.fetch(range.start, range.end, &self.pin)).await;
+        fetched.map_err(|error| error.into_failure(&self.server.url))
+    }
+}
+
+impl Server {
     fn new(spec: &SourceSpec) -> Result<Self, Failure> {
         let client = Client::builder()
             .connect_timeout(CONNECT_WAIT)
             .read_timeout(READ_WAIT)
             .timeout(BLOCK_WAIT)
-            .redirect(redirect::Policy::limited(REDIRECTS_MAX))
+            .redirect(redirect::Policy::none())
             .referer(false)
             .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -215,12 +177,33 @@ impl Remote {
             value.set_sensitive(true);
             headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
         }
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Ok(Self { client, url: spec.url.clone(), headers })
     }
 
+    /// Asks for a range of one version, where the server sends us.
+    async fn ask(&self, range: &str, version: Option<&HeaderValue>) -> Result<Response, FetchError> {
+        let mut url = self.url.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut headers = if url.origin() == self.url.origin() { self.headers.clone() } else { HeaderMap::new() };
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            let request = self.client.get(url.clone()).headers(headers).header(RANGE, range);
+            let request = version.iter().fold(request, |request, version| request.header(IF_MATCH, *version));
+            let answer = request.send().await?;
+            if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(answer);
+            }
+            let location = answer.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+            let next = location.and_then(|location| url.join(location).ok()).ok_or(FetchError::Redirect("to nowhere"))?;
+            if !matches!(next.scheme(), "http" | "https") {
+                return Err(FetchError::Redirect("to what is not HTTP"));
+            }
+            url = next;
+        }
+        Err(FetchError::Redirect("too often"))
+    }
+
     async fn open(&self) -> Result<Pin, FetchError> {
-        let answer = self.client.get(self.url.clone()).headers(self.headers.clone()).header(RANGE, "bytes=0-0").send().await?;
+        let answer = self.ask("bytes=0-0", None).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
                 Some((0, 1, bytes)) => Ok(Pin::new(bytes, &answer)),
@@ -234,23 +217,19 @@ impl Remote {
                 Ok(Pin::new(0, &answer))
             }
             StatusCode::OK => Err(FetchError::NoRanges),
-            status => Err(FetchError::Status(status)),
+            status => Err(FetchError::Status(status, retry_after(&answer))),
         }
     }
 
     async fn fetch(&self, first: u64, end: u64, pin: &Pin) -> Result<Bytes, FetchError> {
-        let mut request = self.client.get(self.url.clone()).headers(self.headers.clone());
-        request = request.header(RANGE, format!("bytes={first}-{}", end - 1));
         // A weak tag never matches; it is compared below.
-        if let Some(etag) = pin.etag.as_ref().filter(|etag| !etag.as_bytes().starts_with(b"W/")) {
-            request = request.header(IF_MATCH, etag);
-        }
-        let mut answer = request.send().await?;
+        let etag = pin.etag.as_ref().filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        let mut answer = self.ask(&format!("bytes={first}-{}", end - 1), etag).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => return Err(FetchError::Changed),
             StatusCode::OK => return Err(FetchError::NoRanges),
-            status => return Err(FetchError::Status(status)),
+            status => return Err(FetchError::Status(status, retry_after(&answer))),
         }
         let (from, to, bytes) = content_range(&answer).ok_or(FetchError::Unfit("it does not tell which bytes it holds"))?;
         if !pin.fits(&Pin::new(bytes, &answer)) {
@@ -269,9 +248,18 @@ impl Remote {
         }
         match body.len() == wanted {
             true => Ok(body.freeze()),
-            false => Err(FetchError::Network("the answer ended early".to_owned())),
+            false => Err(FetchError::Broken("the answer ended early".to_owned())),
         }
     }
+}
+
+/// How long the server asks us to wait, as seconds or as a date.
+fn retry_after(answer: &Response) -> Option<Duration> {
+    let text = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
 }
 
 /// First byte, one past the last, and size of the whole, as a `Content-Range: bytes 0-0/1234` says.

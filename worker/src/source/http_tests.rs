@@ -3,11 +3,14 @@
 use super::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::source::blocks::{BLOCK_BYTES, Blocks};
 use crate::testing::pattern;
+use tokio_util::task::AbortOnDropHandle;
 
 const BYTES: u64 = 5 * BLOCK_BYTES + 77;
 
@@ -25,6 +28,10 @@ enum Manner {
     ChangesUnasked(u32),
     /// As [`Manner::ChangesUnasked`], and tells versions apart by their date alone.
     ChangesDate(u32),
+    /// Answers 429 once and asks for a pause of a second.
+    AsksToWait,
+    /// Sends elsewhere.
+    Elsewhere(&'static str),
     /// Sends to itself for ever.
     Circles,
     /// Cuts every other answer short.
@@ -32,14 +39,14 @@ enum Manner {
     Empty,
 }
 
-struct Server {
+struct Host {
     url: Url,
     requests: Arc<AtomicU32>,
     heads: Arc<Mutex<Vec<String>>>,
     _running: AbortOnDropHandle<()>,
 }
 
-impl Server {
+impl Host {
     async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = listener.local_addr().expect("known").port();
@@ -58,8 +65,8 @@ impl Server {
         SourceSpec { url: self.url.clone(), headers: BTreeMap::from([("X-Key".to_owned(), "secret".to_owned())]) }
     }
 
-    async fn open(&self) -> Result<HttpSource, Failure> {
-        HttpSource::open(&self.spec()).await
+    async fn open(&self) -> Result<Blocks<HttpRemote>, Failure> {
+        HttpRemote::open(&self.spec()).await.map(Blocks::new)
     }
 
     fn requests(&self) -> u32 {
@@ -98,6 +105,8 @@ fn answer(manner: Manner, request: u32, head: &str) -> (Vec<u8>, bool) {
         Manner::Status(status) => return plain(&format!("{status} No")),
         Manner::NoRanges => return plain("200 OK"),
         Manner::Empty => return plain("416 Range Not Satisfiable\r\nContent-Range: bytes */0"),
+        Manner::AsksToWait if request == 0 => return plain("429 Too Many Requests\r\nRetry-After: 1"),
+        Manner::Elsewhere(location) => return plain(&format!("302 Found\r\nLocation: {location}")),
         Manner::Circles => return plain("302 Found\r\nLocation: /film.mp4"),
         Manner::ChangesAt(_) if header("if-match").is_some_and(|tag| tag != etag) => return plain("412 Precondition Failed"),
         _ => {}
@@ -116,7 +125,7 @@ fn answer(manner: Manner, request: u32, head: &str) -> (Vec<u8>, bool) {
 }
 
 /// Reads all, forward, in steps that do not fall on blocks.
-async fn read_all(source: &HttpSource) -> Result<(), Failure> {
+async fn read_all(source: &Blocks<HttpRemote>) -> Result<(), Failure> {
     let mut at = 0;
     while at < source.bytes() {
         let len = 1_000_003.min(source.bytes() - at);
@@ -128,7 +137,7 @@ async fn read_all(source: &HttpSource) -> Result<(), Failure> {
 
 #[tokio::test]
 async fn every_byte_comes_once_and_the_version_is_pinned() {
-    let server = Server::start(Manner::Good).await;
+    let server = Host::start(Manner::Good).await;
     let source = server.open().await.expect("readable");
     assert_eq!(source.bytes(), BYTES);
     read_all(&source).await.expect("read");
@@ -140,7 +149,7 @@ async fn every_byte_comes_once_and_the_version_is_pinned() {
 
 #[tokio::test]
 async fn jumping_about_does_not_fetch_ahead() {
-    let server = Server::start(Manner::Good).await;
+    let server = Host::start(Manner::Good).await;
     let source = server.open().await.expect("readable");
     for index in [4, 0, 2, 4] {
         let at = index * BLOCK_BYTES;
@@ -151,13 +160,13 @@ async fn jumping_about_does_not_fetch_ahead() {
 
 #[tokio::test]
 async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
-    let server = Server::start(Manner::BusyFor(3)).await;
+    let server = Host::start(Manner::BusyFor(3)).await;
     read_all(&server.open().await.expect("readable")).await.expect("read");
 }
 
 #[tokio::test]
 async fn an_answer_that_ends_early_is_asked_for_again() {
-    let server = Server::start(Manner::CutsShort).await;
+    let server = Host::start(Manner::CutsShort).await;
     read_all(&server.open().await.expect("readable")).await.expect("read");
 }
 
@@ -168,17 +177,45 @@ async fn a_source_that_cannot_be_read_says_why_and_tells_no_secret() {
         (Manner::Status(404), Code::SourceUnreadable, "404"),
         (Manner::Status(403), Code::SourceUnreadable, "403"),
         (Manner::NoRanges, Code::SourceUnreadable, "does not serve byte ranges"),
+        (Manner::Elsewhere("ftp://127.0.0.1/film.mp4"), Code::SourceUnreadable, "redirects to what is not HTTP"),
         (Manner::Circles, Code::SourceUnreadable, "redirect"),
     ] {
-        let server = Server::start(manner).await;
+        let server = Host::start(manner).await;
         let failure = server.open().await.err().expect(words);
         assert_eq!(failure.code, code, "{failure}");
         assert!(failure.message.contains(words) && failure.message.contains("/film.mp4"), "{failure}");
         assert!(!failure.message.contains("secret"), "{failure}");
     }
-    let server = Server::start(Manner::Status(404)).await;
-    server.open().await.err().expect("not there");
-    assert_eq!(server.requests(), 1, "what will not pass is not tried again");
+    for (status, requests, lasting) in [(404, 1, true), (403, 1, true), (410, 1, true), (401, 1, true), (500, 4, false)] {
+        let server = Host::start(Manner::Status(status)).await;
+        let failure = server.open().await.err().expect("not there");
+        assert_eq!((server.requests(), failure.lasting), (requests, lasting), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_to_wait_is_waited_for() {
+    let server = Host::start(Manner::AsksToWait).await;
+    let began = std::time::Instant::now();
+    read_all(&server.open().await.expect("readable")).await.expect("read");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn headers_of_the_job_go_to_no_other_server() {
+    let other = Host::start(Manner::Good).await;
+    let mut there = other.url.clone();
+    there.set_username("").and_then(|()| there.set_password(None)).expect("set");
+    // Leaked: a test's server wants its manner for as long as the program runs.
+    let first = Host::start(Manner::Elsewhere(String::leak(there.into()))).await;
+    read_all(&first.open().await.expect("readable")).await.expect("read");
+    let heads = other.heads.lock().expect("unpoisoned").clone();
+    assert_eq!(heads.len(), 1 + 6);
+    for head in heads {
+        assert!(!head.to_lowercase().contains("x-key") && !head.to_lowercase().contains("authorization"), "{head}");
+    }
+    let heads = first.heads.lock().expect("unpoisoned").clone();
+    assert!(heads.iter().all(|head| head.to_lowercase().contains("x-key: secret")), "{heads:?}");
 }
 
 #[tokio::test]
@@ -187,15 +224,17 @@ async fn a_server_that_is_not_there_is_said_to_be() {
     let port = listener.local_addr().expect("known").port();
     drop(listener);
     let url = format!("http://127.0.0.1:{port}/film.mp4?token=secret").parse().expect("a URL");
-    let failure = HttpSource::open(&SourceSpec { url, headers: BTreeMap::new() }).await.err().expect("not there");
+    let began = std::time::Instant::now();
+    let failure = HttpRemote::open(&SourceSpec { url, headers: BTreeMap::new() }).await.err().expect("not there");
     assert_eq!(failure.code, Code::SourceUnreadable);
     assert!(failure.message.contains("refused") && !failure.message.contains("secret"), "{failure}");
+    assert!(!failure.lasting && began.elapsed() < Duration::from_secs(2), "it is left to the next attempt");
 }
 
 #[tokio::test]
 async fn a_source_that_changes_while_it_is_read_is_given_up() {
     for manner in [Manner::ChangesAt(2), Manner::ChangesUnasked(2), Manner::ChangesDate(2)] {
-        let server = Server::start(manner).await;
+        let server = Host::start(manner).await;
         let source = server.open().await.expect("readable");
         let failure = read_all(&source).await.expect_err("changed");
         assert_eq!(failure.code, Code::SourceChanged, "{failure}");
@@ -204,6 +243,6 @@ async fn a_source_that_changes_while_it_is_read_is_given_up() {
 
 #[tokio::test]
 async fn an_empty_source_is_a_source_of_no_bytes() {
-    let server = Server::start(Manner::Empty).await;
+    let server = Host::start(Manner::Empty).await;
     assert_eq!(server.open().await.expect("readable").bytes(), 0);
 }

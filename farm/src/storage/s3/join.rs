@@ -1,0 +1,255 @@
+//! Several objects joined into one. What is large enough is copied by the server; the rest passes through here, a bounded
+//! number of bytes at a time.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::multipart::{PART_BYTES, PARTS_MAX, Upload, gather, part_bytes};
+use super::{Bucket, Kind, StorageError};
+
+/// Smallest part that S3 takes, the last one excepted, in bytes.
+const PART_BYTES_MIN: u64 = 5 << 20;
+/// Largest part that is copied with one request, in bytes. S3 takes 5 GiB; this keeps a request short.
+const COPY_BYTES_MAX: u64 = 512 << 20;
+/// Sizes asked for at a time.
+const SIZES_AT_ONCE: usize = 8;
+
+/// A range of one of the objects that are joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Piece {
+    /// Which, by its place in the list.
+    source: usize,
+    /// Which of its bytes.
+    range: Range<u64>,
+}
+
+/// A part of the new object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// Copied by the server.
+    Copied(Piece),
+    /// Fetched from these one after another, and uploaded.
+    Carried(Vec<Piece>),
+}
+
+impl Part {
+    #[cfg(test)]
+    fn pieces(&self) -> &[Piece] {
+        match self {
+            Self::Copied(piece) => std::slice::from_ref(piece),
+            Self::Carried(pieces) => pieces,
+        }
+    }
+}
+
+fn bytes_of(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.range.end - piece.range.start).sum()
+}
+
+/// Parts such that as much as possible is copied: whatever of an object is at least a part's smallest size. Objects too
+/// small for that, and as much of the next as is needed to fill a part, are carried.
+fn with_copies(sizes: &[u64]) -> Vec<Part> {
+    let least = sizes.iter().sum::<u64>().div_ceil(PARTS_MAX).max(PART_BYTES_MIN);
+    let most = COPY_BYTES_MAX.max(least);
+    let mut parts = Vec::new();
+    let mut carried: Vec<Piece> = Vec::new();
+    for (source, bytes) in sizes.iter().enumerate() {
+        let mut at = 0;
+        while at < *bytes {
+            let (left, missing) = (bytes - at, least.saturating_sub(bytes_of(&carried)));
+            let end = if carried.is_empty() && left >= least {
+                // The rest must not be too small to be copied.
+                if left > most { at + most.min(left - least) } else { *bytes }
+            } else if missing == 0 || left < missing + least {
+                *bytes
+            } else {
+                at + missing
+            };
+            let piece = Piece { source, range: at..end };
+            match carried.is_empty() && left >= least {
+                true => parts.push(Part::Copied(piece)),
+                false => carried.push(piece),
+            }
+            at = end;
+            if bytes_of(&carried) >= least {
+                parts.push(Part::Carried(std::mem::take(&mut carried)));
+            }
+        }
+    }
+    if !carried.is_empty() {
+        parts.push(Part::Carried(carried));
+    }
+    parts
+}
+
+/// Parts of equal size, all carried.
+fn carried(sizes: &[u64]) -> Vec<Part> {
+    let size = part_bytes(sizes.iter().sum());
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    for (source, bytes) in sizes.iter().enumerate() {
+        let mut at = 0;
+        while at < *bytes {
+            let end = (at + size - bytes_of(&part)).min(*bytes);
+            part.push(Piece { source, range: at..end });
+            at = end;
+            if bytes_of(&part) == size {
+                parts.push(Part::Carried(std::mem::take(&mut part)));
+            }
+        }
+    }
+    if !part.is_empty() {
+        parts.push(Part::Carried(part));
+    }
+    parts
+}
+
+impl Bucket {
+    /// Joins objects, given by their paths; the size of the new one.
+    pub(super) async fn join_objects(&self, path: &str, sources: &[String], kind: Kind) -> Result<u64, StorageError> {
+        let sizes = stream::iter(sources.to_vec()).map(|source| async move { self.size(&source).await });
+        let sizes: Vec<u64> = sizes.buffered(SIZES_AT_ONCE).try_collect().await?;
+        let bytes = sizes.iter().sum();
+        if bytes < PART_BYTES {
+            let all: Vec<Piece> = sizes.iter().enumerate().map(|(source, bytes)| Piece { source, range: 0..*bytes }).collect();
+            let content = self.carry(sources, &all).await?;
+            self.put_whole(path, content, kind).await?;
+            return Ok(bytes);
+        }
+        if self.copies() {
+            match self.join_parts(path, sources, with_copies(&sizes), kind, bytes).await? {
+                true => return Ok(bytes),
+                false => self.s3.unsupported.copies.store(true, Ordering::Relaxed),
+            }
+        }
+        match self.join_parts(path, sources, carried(&sizes), kind, bytes).await? {
+            true => Ok(bytes),
+            false => Err(self.unfit(path, "an upload is refused")),
+        }
+    }
+
+    /// Stores the parts as one object; false when the server will not copy, or not take parts of different sizes.
+    async fn join_parts(
+        &self,
+        path: &str,
+        sources: &[String],
+        parts: Vec<Part>,
+        kind: Kind,
+        bytes: u64,
+    ) -> Result<bool, StorageError> {
+        let upload = Upload::begin(self, path, kind).await?;
+        let storing = (1..).zip(parts).map(|(number, part)| self.store_part(&upload, number, part, sources));
+        let done = gather(stream::iter(storing)).await;
+        match done.map(|parts| parts.into_iter().collect::<Option<Vec<_>>>()) {
+            Ok(None) => {
+                upload.abort().await;
+                Ok(false)
+            }
+            Ok(Some(parts)) => self.end(upload, Ok(parts), bytes).await.map(|()| true),
+            Err(error) => self.end(upload, Err(error), bytes).await.map(|()| true),
+        }
+    }
+
+    async fn store_part(
+        &self,
+        upload: &Upload,
+        number: i32,
+        part: Part,
+        sources: &[String],
+    ) -> Result<Option<aws_sdk_s3::types::CompletedPart>, StorageError> {
+        match part {
+            Part::Copied(Piece { source, range }) => {
+                let from = sources.get(source).map_or("", String::as_str);
+                upload.copy(number, from, range).await
+            }
+            Part::Carried(pieces) => upload.put(number, self.carry(sources, &pieces).await?).await.map(Some),
+        }
+    }
+
+    /// The bytes of pieces, one after another.
+    async fn carry(&self, sources: &[String], pieces: &[Piece]) -> Result<Bytes, StorageError> {
+        let mut content = BytesMut::new();
+        for Piece { source, range } in pieces {
+            let path = sources.get(*source).map_or("", String::as_str);
+            let wanted = range.end - range.start;
+            if wanted == 0 {
+                continue;
+            }
+            let piece = self.read(path, Some(range.clone())).await?;
+            if piece.len() as u64 != wanted {
+                return Err(self.unfit(path, "an object is shorter than it was"));
+            }
+            content.extend_from_slice(&piece);
+        }
+        Ok(content.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every byte once, in order.
+    fn check_whole(sizes: &[u64], parts: &[Part]) -> Result<(), TestCaseError> {
+        let mut next = (0, 0);
+        for Piece { source, range } in parts.iter().flat_map(Part::pieces) {
+            while next.1 == sizes[next.0] {
+                next = (next.0 + 1, 0);
+            }
+            prop_assert_eq!(next, (*source, range.start));
+            prop_assert!(range.start < range.end && range.end <= sizes[*source]);
+            next = (*source, range.end);
+        }
+        prop_assert_eq!(parts.iter().map(|part| bytes_of(part.pieces())).sum::<u64>(), sizes.iter().sum::<u64>());
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_is_there_once_and_every_part_is_allowed(
+            sizes in prop::collection::vec(prop_oneof![0..2_000_u64, 0..12_000_000_u64, 0..3_000_000_000_u64], 1..40)
+        ) {
+            for parts in [with_copies(&sizes), carried(&sizes)] {
+                check_whole(&sizes, &parts)?;
+                prop_assert!(parts.len() <= 10_000);
+                let (_, all_but_last) = parts.split_last().map_or((None, &[][..]), |(last, rest)| (Some(last), rest));
+                prop_assert!(all_but_last.iter().all(|part| bytes_of(part.pieces()) >= PART_BYTES_MIN));
+                for part in &parts {
+                    let is_bounded = match part {
+                        Part::Copied(_) => bytes_of(part.pieces()) <= 2 * COPY_BYTES_MAX,
+                        Part::Carried(pieces) => bytes_of(pieces) <= 2 * PART_BYTES,
+                    };
+                    prop_assert!(is_bounded, "{:?}", part);
+                }
+            }
+            let equal = carried(&sizes);
+            let sizes_of: Vec<u64> = equal.iter().map(|part| bytes_of(part.pieces())).collect();
+            prop_assert!(sizes_of.windows(2).all(|pair| pair[1] <= pair[0] && (pair[0] == sizes_of[0])));
+        }
+    }
+
+    #[test]
+    fn a_small_beginning_takes_what_it_lacks_from_the_next() {
+        let parts = with_copies(&[1000, 20_000_000, 6_000_000]);
+        let piece = |source, range| Piece { source, range };
+        let cut = PART_BYTES_MIN - 1000;
+        assert_eq!(
+            parts,
+            [
+                Part::Carried(vec![piece(0, 0..1000), piece(1, 0..cut)]),
+                Part::Copied(piece(1, cut..20_000_000)),
+                Part::Copied(piece(2, 0..6_000_000)),
+            ]
+        );
+    }
+
+    #[test]
+    fn many_small_objects_make_few_parts() {
+        let parts = with_copies(&vec![100_000; 50_000]);
+        assert!(parts.len() <= 1000, "{}", parts.len());
+    }
+}

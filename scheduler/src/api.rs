@@ -1,0 +1,241 @@
+//! The HTTP API: jobs are submitted, looked at, cancelled and retried. A bearer token says whose they are.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /v1/jobs` | 201 or, when it was there before, 200: `{"id"}` |
+//! | `GET /v1/jobs?state=active\|ended&limit=&after=` | 200: `{"jobs": [..], "next"}` |
+//! | `GET /v1/jobs/{id}` | 200: state, progress, result, error |
+//! | `POST /v1/jobs/{id}/cancel`, `POST /v1/jobs/{id}/retry` | 202: `{"id"}` |
+//!
+//! Errors are `{"error": {"code", "message"}}`. A job of another tenant does not exist. There is no TLS here: outside of a
+//! trusted network this stands behind a proxy that has it.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use farm::broker::Broker;
+use farm::job::{JobId, JobSpec};
+use farm::storage::Storage;
+use farm::{Failure, metrics};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use self::answer::Refusal;
+use crate::admit::{Policy, admit};
+use crate::scheduler::{Accepted, Handle, accept, fetch_if_there};
+use crate::status::{self, Filter};
+use crate::tenants::{Tenant, Tenants};
+
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 256 << 10;
+/// Requests at a time; more are refused.
+const REQUESTS_MAX: usize = 256;
+/// Longest a request may take.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// Jobs of a page: at most, and when nothing is said.
+const PAGE_MAX: usize = 1000;
+const PAGE_USUAL: usize = 100;
+
+/// What the API works on.
+pub struct Api {
+    /// The scheduler of this process.
+    pub scheduler: Arc<Handle>,
+    /// The farm's state.
+    pub state: Storage,
+    /// The farm's broker.
+    pub broker: Broker,
+    /// Who may use it.
+    pub tenants: Tenants,
+    /// What they may ask for.
+    pub policy: Policy,
+}
+
+struct Shared {
+    api: Api,
+    requests: Semaphore,
+}
+
+/// Serves the API until the future is dropped, or the listener fails.
+///
+/// # Errors
+/// When nothing can be accepted any more.
+pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    axum::serve(listener, router(api)).await
+}
+
+fn router(api: Api) -> Router {
+    let shared = Arc::new(Shared { api, requests: Semaphore::new(REQUESTS_MAX) });
+    Router::new()
+        .route("/v1/jobs", post(submit).get(list))
+        .route("/v1/jobs/{id}", get(show))
+        .route("/v1/jobs/{id}/cancel", post(cancel))
+        .route("/v1/jobs/{id}/retry", post(retry))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such page") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page knows no such method")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(Arc::clone(&shared), limited))
+        .with_state(shared)
+}
+
+/// Keeps requests few and short, and counts them.
+async fn limited(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let answer = match shared.requests.try_acquire() {
+        Err(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again").into_response(),
+        Ok(_permit) => match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "storage does not answer in time").into_response(),
+        },
+    };
+    metrics::scheduler().http_requests.with_label_values(&[route.as_str(), answer.status().as_str()]).inc();
+    answer
+}
+
+/// Who sends a request.
+struct Caller(Tenant);
+
+impl FromRequestParts<Arc<Shared>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
+        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let token = given.and_then(|given| given.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let tenant = token.and_then(|(_, token)| shared.api.tenants.of_token(token.trim()));
+        tenant.cloned().map(Self).ok_or_else(Refusal::unauthorized)
+    }
+}
+
+impl Caller {
+    fn may_see(&self, tenant: &str) -> bool {
+        self.0.is_admin || self.0.name == tenant
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+
+async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, body: Result<Bytes, BytesRejection>) -> Answer {
+    let api = &shared.api;
+    let body = body.map_err(|refused| Refusal::of_body(refused.status()))?;
+    let mut reader = serde_json::Deserializer::from_slice(&body);
+    let read = serde_path_to_error::deserialize::<_, JobSpec>(&mut reader).map_err(|error| error.to_string());
+    let mut spec = read.and_then(|spec| reader.end().map(|()| spec).map_err(|e| e.to_string())).map_err(Refusal::invalid)?;
+    if !tenant.is_admin {
+        spec.tenant.clone_from(&tenant.name);
+    }
+    let count = |result| metrics::scheduler().intake.with_label_values(&["http", result]).inc();
+    let accepted = async {
+        admit(&spec, api.policy)?;
+        if tenant.jobs_max.is_some_and(|most| api.scheduler.active_of(&spec.tenant) >= most) {
+            let why = "this tenant has as many jobs under way as it may: wait until one has ended";
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", why));
+        }
+        Ok(accept(&api.state, &api.broker, spec).await?)
+    };
+    match accepted.await {
+        Ok((id, Accepted::New)) => {
+            count("accepted");
+            tracing::info!(job = %id, tenant = tenant.name, "submitted");
+            Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
+        }
+        Ok((id, Accepted::Known | Accepted::Ended(_))) => Ok(Json(json!({ "id": id })).into_response()),
+        Ok((id, Accepted::Other)) => {
+            count("rejected");
+            let why = format!("id: job {id} was submitted before with another message");
+            Err(Refusal::new(StatusCode::CONFLICT, "conflict", why))
+        }
+        Err(refusal) => {
+            count("rejected");
+            Err(refusal)
+        }
+    }
+}
+
+/// The query of a list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    state: Option<String>,
+    limit: Option<usize>,
+    after: Option<JobId>,
+    tenant: Option<String>,
+}
+
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    Caller(tenant): Caller,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Answer {
+    let Query(wanted) = wanted.map_err(|refused| Refusal::invalid(refused.body_text()))?;
+    let ended = match wanted.state.as_deref() {
+        None => None,
+        Some("active") => Some(false),
+        Some("ended") => Some(true),
+        Some(other) => return Err(Refusal::invalid(format!("state: '{other}' is neither active nor ended"))),
+    };
+    let limit = wanted.limit.unwrap_or(PAGE_USUAL);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Refusal::invalid(format!("limit: {limit} is not from 1 to {PAGE_MAX}")));
+    }
+    let of = if tenant.is_admin { wanted.tenant } else { Some(tenant.name) };
+    let filter = Filter { tenant: of, ended, after: wanted.after, limit };
+    let scheduler = &shared.api.scheduler;
+    let tenant_of = |id: &JobId| scheduler.view(id).map(|view| view.tenant).filter(|tenant| !tenant.is_empty());
+    let jobs = status::list(&shared.api.state, &filter, tenant_of).await?;
+    let next = (jobs.len() == limit).then(|| jobs.last().map(|job| job.id.clone())).flatten();
+    Ok(Json(json!({ "jobs": jobs, "next": next })).into_response())
+}
+
+/// The name of a job in a path. What is no name is the name of no job.
+fn job_id(text: String) -> Result<JobId, Refusal> {
+    JobId::try_from(text).map_err(|_| Refusal::no_job())
+}
+
+async fn show(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let id = job_id(id)?;
+    let status = status::status(&shared.api.state, &id, shared.api.scheduler.view(&id)).await?;
+    match status.filter(|status| caller.may_see(&status.tenant)) {
+        Some(status) => Ok(Json(status).into_response()),
+        None => Err(Refusal::no_job()),
+    }
+}
+
+async fn cancel(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let id = visible(&shared, &caller, id).await?;
+    shared.api.scheduler.cancel(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+}
+
+async fn retry(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let id = visible(&shared, &caller, id).await?;
+    let not_now = |failure: Failure| match failure.code.fault() {
+        farm::Fault::Request => Refusal::new(StatusCode::CONFLICT, "conflict", failure.message),
+        _ => Refusal::from(failure),
+    };
+    shared.api.scheduler.retry(&id).await.map_err(not_now)?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
+}
+
+/// A job that the caller may see.
+async fn visible(shared: &Shared, caller: &Caller, id: String) -> Result<JobId, Refusal> {
+    let id = job_id(id)?;
+    let spec = fetch_if_there::<JobSpec>(&shared.api.state, &farm::keys::spec(&id)).await?;
+    spec.filter(|spec| caller.may_see(&spec.tenant)).map(|_| id).ok_or_else(Refusal::no_job)
+}
+
+#[cfg(test)]
+mod tests;

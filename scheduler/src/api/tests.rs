@@ -1,0 +1,356 @@
+//! The service as outsiders see it: over real sockets, with a local broker, a folder, and workers that encode nothing.
+
+use std::sync::Mutex;
+
+use axum::http::HeaderMap;
+use farm::broker::{DeadLetter, Queue};
+use farm::ended::{Ended, JobOutcome};
+use farm::job::{Layout, NotifySpec};
+use farm::keys;
+use farm::storage::Kind;
+use farm::task::TaskId;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::scheduler::PARTITION;
+use crate::scheduler::tests::{Act, Farm, check_complete};
+use crate::service::{self, Config};
+use crate::{janitor, notify, scheduler};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ONE: &str = "the token of tenant one";
+const TWO: &str = "the token of tenant two";
+const ADMIN: &str = "the token of the admin";
+
+/// A service that runs.
+struct Running {
+    base: String,
+    client: reqwest::Client,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Failure>>,
+}
+
+impl Running {
+    async fn start(farm: &Farm, policy: Policy) -> Self {
+        let tenants = format!(
+            "[[tenants]]\nname = 'one'\ntoken = '{ONE}'\nmax_jobs = 2\n[[tenants]]\nname = 'two'\ntoken = '{TWO}'\n\
+             [[tenants]]\nname = 'boss'\ntoken = '{ADMIN}'\nadmin = true\n"
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("an address"));
+        let short = Duration::from_millis(20);
+        let config = Config {
+            settings: scheduler::Settings { settle: short, ..scheduler::Settings::for_farm() },
+            policy,
+            notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
+            janitor: janitor::Settings::default(),
+            api: Some((listener, Tenants::read(&tenants).expect("tenants"))),
+            admin: None,
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(service::run(config, farm.state.clone(), farm.broker.clone(), stop.clone()));
+        Self { base, client: reqwest::Client::new(), stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        timeout(LIMIT, self.task).await.expect("in time").expect("no panic").expect("a good end");
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let answer = timeout(LIMIT, request.send()).await.expect("in time").expect("an answer");
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.expect("a body");
+        (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status}: {}", String::from_utf8_lossy(&body))))
+    }
+
+    async fn get(&self, path: &str, token: &str) -> (u16, Value) {
+        self.send(self.client.get(format!("{}{path}", self.base)).bearer_auth(token)).await
+    }
+
+    async fn post(&self, path: &str, token: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        self.send(self.client.post(format!("{}{path}", self.base)).bearer_auth(token).body(body)).await
+    }
+
+    /// Waits until a job is in this state.
+    async fn reach(&self, id: &str, token: &str, state: &str) -> Value {
+        let reached = async {
+            loop {
+                let (status, job) = self.get(&format!("/v1/jobs/{id}"), token).await;
+                assert_eq!(status, 200, "{job}");
+                if job["state"] == state {
+                    return job;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LIMIT, reached).await.unwrap_or_else(|_| panic!("{id} never is {state}"))
+    }
+}
+
+fn message(farm: &Farm, id: &str) -> JobSpec {
+    let mut spec = farm.spec(Layout::Segments);
+    spec.id = Some(JobId::try_from(id.to_owned()).expect("an id"));
+    spec
+}
+
+fn text(spec: &JobSpec) -> String {
+    serde_json::to_string(spec).expect("JSON")
+}
+
+const OPEN: Policy = Policy { allow_file_urls: true };
+
+#[tokio::test]
+async fn a_job_is_submitted_followed_and_seen_by_its_tenant_only() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let running = Running::start(&farm, OPEN).await;
+    let spec = text(&message(&farm, "film"));
+    assert_eq!(running.post("/v1/jobs", ONE, spec.clone()).await, (201, json!({ "id": "film" })));
+    assert_eq!(running.post("/v1/jobs", ONE, spec.clone()).await, (200, json!({ "id": "film" })));
+    let job = running.reach("film", ONE, "done").await;
+    assert_eq!((&job["tenant"], &job["result"]["master"]), (&json!("one"), &json!("master.m3u8")));
+    assert_eq!(job["progress"]["tasks_done"], job["progress"]["tasks_total"]);
+    check_sealed_only_after_sweep(&farm).await;
+    let other = JobSpec { segment_seconds: 6, ..message(&farm, "film") };
+    let (status, refused) = running.post("/v1/jobs", ONE, text(&other)).await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")));
+    assert_eq!(running.get("/v1/jobs/film", ADMIN).await.0, 200);
+    for path in ["/v1/jobs/film/cancel", "/v1/jobs/film/retry"] {
+        assert_eq!(running.post(path, TWO, "").await.0, 404, "{path}");
+    }
+    for (path, token) in [("/v1/jobs/film", TWO), ("/v1/jobs/none", ONE), ("/v1/jobs/..%2Fterm", ADMIN)] {
+        let (status, refused) = running.get(path, token).await;
+        assert_eq!((status, &refused["error"]["code"]), (404, &json!("not_found")), "{path}");
+    }
+    let (status, refused) = running.post("/v1/jobs/film/retry", ONE, "").await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")));
+    running.stop().await;
+}
+
+async fn check_sealed_only_after_sweep(farm: &Farm) {
+    let swept = async {
+        while farm.state.list(&keys::sweep_prefix(PARTITION)).await.expect("a listing").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, swept).await.expect("told, and then left to the janitor");
+    janitor::round(&janitor::Settings { grace: Duration::ZERO, ..janitor::Settings::default() }, &farm.state)
+        .await
+        .expect("a round");
+    check_complete(farm).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_with_the_right_status() {
+    let farm = Farm::new();
+    let running = Running::start(&farm, Policy::default()).await;
+    let files = text(&message(&farm, "files"));
+    let big = vec![b' '; BODY_BYTES_MAX + 1];
+    let unknown = r#"{"version":1,"source":{"url":"https://x/","urll":"a"},"output":{"url":"s3://b/"}}"#.to_owned();
+    for (body, status, code, said) in [
+        ("{".to_owned().into_bytes(), 400, "invalid_request", "EOF"),
+        (unknown.into_bytes(), 400, "invalid_request", "source.urll"),
+        (files.into_bytes(), 400, "invalid_request", "source.url: file:"),
+        (big, 413, "too_large", "256 KiB"),
+    ] {
+        let (got, refused) = running.post("/v1/jobs", ONE, body).await;
+        assert_eq!((got, &refused["error"]["code"]), (status, &json!(code)), "{refused}");
+        assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains(said)), "{said}: {refused}");
+    }
+    for token in ["", "no token of anybody"] {
+        let (status, refused) = running.get("/v1/jobs", token).await;
+        assert_eq!((status, &refused["error"]["code"]), (401, &json!("unauthorized")));
+    }
+    for (path, status) in
+        [("/v1/jobs?limit=0", 400), ("/v1/jobs?state=odd", 400), ("/v1/jobs?no=1", 400), ("/v2", 404), ("/v1/jobs", 200)]
+    {
+        assert_eq!(running.get(path, ONE).await.0, status, "{path}");
+    }
+    assert_eq!(running.post("/v1/jobs/a", ONE, "").await.0, 405);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_jobs_and_lists_its_own() {
+    let mut farm = Farm::new();
+    // A place for every task of three jobs, and one for a probe.
+    for _ in 0..16 {
+        farm.add_worker(|message| if message.task == TaskId::Probe { Act::Do } else { Act::Beat });
+    }
+    let running = Running::start(&farm, OPEN).await;
+    for (id, token) in [("one-a", ONE), ("one-b", ONE), ("two-a", TWO)] {
+        assert_eq!(running.post("/v1/jobs", token, text(&message(&farm, id))).await.0, 201);
+        running.reach(id, token, "encoding").await;
+    }
+    let (status, refused) = running.post("/v1/jobs", ONE, text(&message(&farm, "one-c"))).await;
+    assert_eq!((status, &refused["error"]["code"]), (429, &json!("too_many_jobs")));
+    assert_eq!(running.post("/v1/jobs/one-a/cancel", ONE, "").await.0, 202);
+    running.reach("one-a", ONE, "cancelled").await;
+    let closed = async {
+        while farm.active().await > 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, closed).await.expect("closed");
+    let ids = |list: &Value| {
+        let line = |job: &Value| format!("{} {}", job["id"].as_str().unwrap_or(""), job["state"].as_str().unwrap_or(""));
+        list["jobs"].as_array().expect("a list").iter().map(line).collect::<Vec<_>>()
+    };
+    let (_, mine) = running.get("/v1/jobs", ONE).await;
+    assert_eq!(ids(&mine), ["one-b active", "one-a cancelled"]);
+    let (_, all) = running.get("/v1/jobs?state=active", ADMIN).await;
+    assert_eq!(ids(&all), ["one-b active", "two-a active"]);
+    let (_, first) = running.get("/v1/jobs?limit=1", ONE).await;
+    assert_eq!((ids(&first), &first["next"]), (vec!["one-b active".to_owned()], &json!("one-b")));
+    let (_, second) = running.get("/v1/jobs?limit=1&after=one-b", ONE).await;
+    assert_eq!(ids(&second), ["one-a cancelled"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_come_from_the_queue_and_what_is_refused_does_not_stop_the_others() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let mut results = farm.broker.consume(Queue::Results).await.expect("a consumer");
+    let mut dead = farm.broker.consume(Queue::Dead).await.expect("a consumer");
+    let running = Running::start(&farm, OPEN).await;
+    let mut unnamed = message(&farm, "unnamed");
+    unnamed.id = None;
+    let odd = serde_json::json!({ "version": 1, "sauce": {} });
+    farm.broker.publish(Queue::Jobs, &odd).await.expect("published");
+    // Twice the same message is one job.
+    farm.broker.publish(Queue::Jobs, &unnamed).await.expect("published");
+    farm.broker.publish(Queue::Jobs, &unnamed).await.expect("published");
+    let letter = timeout(LIMIT, dead.next()).await.expect("in time").expect("a letter");
+    assert!(letter.read::<DeadLetter>().expect("a letter").reason.contains("sauce"));
+    let told = timeout(LIMIT, results.next()).await.expect("in time").expect("a result");
+    let ended: Ended = told.read().expect("an end");
+    assert_eq!((ended.outcome, ended.master.as_deref()), (JobOutcome::Done, Some("master.m3u8")));
+    told.ack().await.expect("acked");
+    assert_eq!(farm.attempts("probe"), [1]);
+    // Sent once more when it has ended, the end is told once more.
+    farm.broker.publish(Queue::Jobs, &unnamed).await.expect("published");
+    let again = timeout(LIMIT, results.next()).await.expect("in time").expect("a result");
+    assert_eq!(again.read::<Ended>().expect("an end"), ended);
+    running.stop().await;
+}
+
+type Heard = Arc<Mutex<Vec<(HeaderMap, Bytes)>>>;
+
+/// Takes calls; refuses as many as told.
+async fn receiver(refusals: usize) -> (String, Heard, JoinHandle<()>) {
+    let heard: Heard = Arc::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hook?key=hidden", listener.local_addr().expect("an address"));
+    let note = Arc::clone(&heard);
+    let take = move |headers: HeaderMap, body: Bytes| async move {
+        let mut heard = note.lock().expect("not poisoned");
+        heard.push((headers, body));
+        if heard.len() <= refusals { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::NO_CONTENT }
+    };
+    let app = Router::new().route("/hook", post(take));
+    (url, heard, tokio::spawn(async move { axum::serve(listener, app).await.expect("served") }))
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_told_by_a_signed_call_until_it_is_taken() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let (url, heard, _receiver) = receiver(2).await;
+    let mut spec = message(&farm, "called");
+    spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
+    let running = Running::start(&farm, OPEN).await;
+    assert_eq!(running.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
+    running.reach("called", ONE, "done").await;
+    let told = async {
+        while farm.state.get(&keys::notified(&JobId::try_from("called".to_owned()).expect("an id"))).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.expect("told");
+    running.stop().await;
+    let calls = heard.lock().expect("not poisoned").clone();
+    assert_eq!(calls.len(), 3);
+    for (headers, body) in calls {
+        assert_eq!(headers["x-shoal-signature"], notify::signature(b"a secret of two", &body));
+        let said: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!((&said["job"], &said["outcome"]), (&json!("called"), &json!("done")));
+        assert_eq!(headers["x-shoal-timestamp"].to_str().ok(), Some(said["sent_at"].to_string().as_str()));
+        assert!(!String::from_utf8_lossy(&body).contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn what_one_scheduler_could_not_tell_the_next_one_tells() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let mut spec = message(&farm, "late");
+    let url = format!("http://{address}/hook");
+    spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
+    let first = Running::start(&farm, OPEN).await;
+    assert_eq!(first.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
+    first.reach("late", ONE, "done").await;
+    first.stop().await;
+    let heard: Heard = Arc::default();
+    let note = Arc::clone(&heard);
+    let app = Router::new().route(
+        "/hook",
+        post(move |headers: HeaderMap, body: Bytes| async move { note.lock().expect("not poisoned").push((headers, body)) }),
+    );
+    let listener = TcpListener::bind(address).await.expect("the same port");
+    let _receiver = tokio::spawn(async move { axum::serve(listener, app).await });
+    let second = Running::start(&farm, OPEN).await;
+    let told = async {
+        while !farm.state.list(&keys::outbox_prefix(PARTITION)).await.expect("a listing").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.expect("told");
+    second.stop().await;
+    assert_eq!(heard.lock().expect("not poisoned").len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_job_is_given_up_by_the_janitor_and_then_cannot_be_retried() {
+    let mut farm = Farm::new();
+    farm.add_worker(|message| match message.task {
+        TaskId::Video(1) => Act::Fail(farm::Code::Undecodable),
+        _ => Act::Do,
+    });
+    let running = Running::start(&farm, OPEN).await;
+    assert_eq!(running.post("/v1/jobs", ONE, text(&message(&farm, "bad"))).await.0, 201);
+    let job = running.reach("bad", ONE, "failed").await;
+    assert_eq!(job["error"]["code"], "undecodable");
+    let id = JobId::try_from("bad".to_owned()).expect("an id");
+    let closed = async {
+        while farm.active().await > 0 || farm.state.list(&keys::sweep_prefix(PARTITION)).await.expect("a listing").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, closed).await.expect("closed");
+    assert!(!farm.outputs().await.is_empty(), "its media is kept for a while");
+    let at_once = janitor::Settings { grace: Duration::ZERO, ..janitor::Settings::default() };
+    // While somebody takes it up again, the janitor keeps away.
+    farm.state.put(&keys::retrying(&id), Bytes::new(), Kind::Json).await.expect("stored");
+    janitor::round(&at_once, &farm.state).await.expect("a round");
+    assert!(!farm.outputs().await.is_empty());
+    farm.state.delete(&[keys::retrying(&id)]).await.expect("deleted");
+    farm.state.put(&keys::sweep(PARTITION, &id), Bytes::new(), Kind::Json).await.expect("stored");
+    janitor::round(&at_once, &farm.state).await.expect("a round");
+    assert_eq!(farm.outputs().await, std::collections::BTreeSet::new());
+    let (status, refused) = running.post("/v1/jobs/bad/retry", ONE, "").await;
+    assert_eq!(status, 409, "{refused}");
+    assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains("media is gone")), "{refused}");
+    let forgetful = janitor::Settings { retention: Some(Duration::ZERO), ..at_once };
+    janitor::round(&forgetful, &farm.state).await.expect("a round");
+    assert!(farm.state.list(&keys::job_prefix(&id)).await.expect("a listing").is_empty());
+    assert_eq!(running.get("/v1/jobs/bad", ONE).await.0, 404);
+    running.stop().await;
+}

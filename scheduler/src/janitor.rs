@@ -1,0 +1,154 @@
+//! Cleans up after jobs, a while after they have ended, and forgets them when they are old.
+//!
+//! It deletes nothing that a result names. Whatever else may be under the same output prefix, of a job that came later, is
+//! left to that job's own clean-up.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use farm::job::{JobId, JobSpec};
+use farm::storage::{Entry, Storage, StorageError};
+use farm::task::Marker;
+use farm::{Failure, keys, metrics};
+
+use crate::playlist;
+use crate::scheduler::{PARTITION, Watch, claim_media, delete_all, fetch, fetch_if_there, is_there};
+use crate::seal::Seal;
+use crate::step::JobResult;
+
+/// What the janitor waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// From the end of a job until what does not belong to its result is deleted, and a failed one cannot be retried any more.
+    pub grace: Duration,
+    /// From the end of a job until its state is deleted; never, when there is none. The result is kept.
+    pub retention: Option<Duration>,
+    /// Uploads that were begun so long ago and not finished are aborted.
+    pub upload_age_max: Duration,
+    /// Pause between two rounds.
+    pub pause: Duration,
+}
+
+impl Default for Settings {
+    /// A day of grace, states are kept, uploads may take two days, a round every 10 minutes.
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { grace: day, retention: None, upload_age_max: 2 * day, pause: Duration::from_secs(600) }
+    }
+}
+
+/// Cleans up, while this scheduler acts, until the future is dropped.
+pub async fn run(settings: Settings, state: Storage, watch: Watch) {
+    loop {
+        if watch.is_acting()
+            && let Err(failure) = round(&settings, &state).await
+        {
+            tracing::warn!(%failure, "the janitor will come again");
+        }
+        tokio::time::sleep(settings.pause).await;
+    }
+}
+
+/// Cleans up after every job whose grace is over. One that cannot be cleaned up after now is left to the next round.
+///
+/// # Errors
+/// When jobs cannot be listed.
+pub async fn round(settings: &Settings, state: &Storage) -> Result<(), Failure> {
+    let prefix = keys::sweep_prefix(PARTITION);
+    for entry in state.list(&prefix).await? {
+        let id = entry.key.strip_prefix(&prefix).and_then(|id| JobId::try_from(id.to_owned()).ok());
+        let Some(id) = id.filter(|_| age(entry.modified_ms) >= settings.grace) else { continue };
+        match sweep(settings, state, &id).await {
+            Ok(()) => state.delete(&[entry.key]).await?,
+            Err(failure) => tracing::warn!(job = %id, %failure, "cannot be cleaned up after now"),
+        }
+    }
+    match settings.retention {
+        Some(retention) => forget(state, retention).await,
+        None => Ok(()),
+    }
+}
+
+fn age(modified_ms: u64) -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(modified_ms)).unwrap_or_default()
+}
+
+/// Deletes what a job that has ended left behind.
+async fn sweep(settings: &Settings, state: &Storage, id: &JobId) -> Result<(), Failure> {
+    let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(()) };
+    // None: it was taken up again, and will end again.
+    let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(id)).await? else { return Ok(()) };
+    let output = state.open_beside(&spec.output.url)?;
+    let unwanted = match result {
+        JobResult::Done(_) => beside_the_result(state, &output, id).await?,
+        JobResult::Failed { .. } if !claim_media(state, id).await? => return Ok(()),
+        JobResult::Failed { .. } | JobResult::Cancelled => of_no_result(state, &output, id).await?,
+    };
+    if !unwanted.is_empty() {
+        tracing::info!(job = %id, objects = unwanted.len(), "left-over media is deleted");
+        metrics::scheduler().janitor_deleted.inc_by(unwanted.len() as u64);
+    }
+    delete_all(&output, unwanted).await?;
+    let aborted = output.abort_stale_uploads(settings.upload_age_max).await?;
+    if aborted > 0 {
+        tracing::info!(job = %id, aborted, "uploads that nobody finished are aborted");
+    }
+    Ok(())
+}
+
+/// Media that the seal does not name, if the result there is this job's. The listing comes first: a later job takes the
+/// multivariant playlist away before it writes any media, so what is listed here is not of a later job.
+async fn beside_the_result(state: &Storage, output: &Storage, id: &JobId) -> Result<Vec<String>, Failure> {
+    let listed = output.list("").await?;
+    let seal: Seal = fetch(state, &keys::seal(id)).await?;
+    let is_ours = match output.get(keys::MASTER).await {
+        Ok(there) => there == playlist::multivariant(&seal).as_bytes(),
+        Err(StorageError::NotFound(_)) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if !is_ours {
+        tracing::info!(job = %id, "another result is in its place: nothing is deleted");
+        return Ok(Vec::new());
+    }
+    let sealed: BTreeSet<&str> = seal.keys().collect();
+    let keys = listed.into_iter().map(|entry| entry.key);
+    Ok(keys.filter(|key| keys::token_in(key).is_some() && !sealed.contains(key.as_str())).collect())
+}
+
+/// Media of a job that ended without a result: what its markers name, and what was there when it ended; if no other job has
+/// put a result in its place.
+async fn of_no_result(state: &Storage, output: &Storage, id: &JobId) -> Result<Vec<String>, Failure> {
+    let listed = output.list("").await?;
+    if is_there(output, keys::MASTER).await? {
+        return Ok(Vec::new());
+    }
+    let result = keys::result(id);
+    let about = state.list(&keys::job_prefix(id)).await?.into_iter().find(|entry| entry.key == result);
+    let Some(ended_ms) = about.map(|entry| entry.modified_ms) else { return Ok(Vec::new()) };
+    let mut tokens = BTreeSet::new();
+    for entry in state.list(&keys::done_prefix(id)).await? {
+        tokens.extend(fetch_if_there::<Marker>(state, &entry.key).await?.map(|marker| marker.token.to_string()));
+    }
+    let is_left =
+        |entry: &Entry| keys::token_in(&entry.key).is_some_and(|token| entry.modified_ms <= ended_ms || tokens.contains(token));
+    Ok(listed.into_iter().filter(is_left).map(|entry| entry.key).collect())
+}
+
+/// Deletes the state of jobs that ended long ago.
+async fn forget(state: &Storage, retention: Duration) -> Result<(), Failure> {
+    for entry in state.list(&keys::ended_prefix(PARTITION)).await? {
+        let id = entry.key.rsplit('/').next().and_then(|id| JobId::try_from(id.to_owned()).ok());
+        let Some(id) = id.filter(|_| age(entry.modified_ms) >= retention) else { continue };
+        let untold = state.list(&keys::outbox_of(PARTITION, &id)).await?;
+        let is_open = is_there(state, &keys::active(PARTITION, &id)).await? || !untold.is_empty();
+        if is_open || is_there(state, &keys::sweep(PARTITION, &id)).await? {
+            continue;
+        }
+        // From then on it is in no list; what a crash leaves of it takes room and does no harm.
+        state.delete(&[entry.key]).await?;
+        let keys = state.list(&keys::job_prefix(&id)).await?.into_iter().map(|entry| entry.key).collect();
+        delete_all(state, keys).await?;
+        tracing::info!(job = %id, "forgotten");
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! How jobs stand, as outsiders are told: from storage, and from the scheduler where it knows more.
+
+use std::collections::HashSet;
+
+use farm::ended::Ended;
+use farm::job::{JobId, JobSpec, Layout, shown_url};
+use farm::plan::Plan;
+use farm::storage::Storage;
+use farm::task::TaskId;
+use farm::{Failure, keys};
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use crate::scheduler::{JobView, PARTITION, Phase, fetch, fetch_if_there};
+use crate::step::{JobResult, Summary};
+
+/// Objects fetched at a time.
+const FETCHES_MAX: usize = 16;
+
+/// How a job stands, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has looked at it yet.
+    Waiting,
+    /// The source is being looked at.
+    Probing,
+    /// Picture and sound are being made.
+    Encoding,
+    /// Parts are being joined.
+    Packing,
+    /// It is kept until the environment is mended.
+    Halted,
+    /// It is to stop.
+    Cancelling,
+    /// The output is complete.
+    Done,
+    /// There is no output.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl State {
+    /// Whether nothing will change any more, unless somebody asks for it.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Its name.
+    pub id: JobId,
+    /// Who it is for.
+    pub tenant: String,
+    /// How it stands.
+    pub state: State,
+    /// The source, without anything that may be secret.
+    pub source: String,
+    /// The output prefix, without anything that may be secret.
+    pub output: String,
+    /// How far it is.
+    pub progress: Progress,
+    /// What was made, when it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Summary>,
+    /// Why it failed or is halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Tasks that are done.
+    pub tasks_done: usize,
+    /// Tasks that are known; more than the probe once there is a plan.
+    pub tasks_total: usize,
+    /// Media gone through, in ns, by the picture and every sound; 0 where it is not known.
+    pub media_done_ns: u64,
+    /// Media to go through, in ns; 0 where it is not known.
+    pub media_total_ns: u64,
+}
+
+/// A job in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub id: JobId,
+    /// Who it is for.
+    pub tenant: String,
+    /// `active`, `done`, `failed` or `cancelled`.
+    pub state: String,
+    /// When it was submitted or retried, or when it ended; in ms since 1970, by storage's clock.
+    pub since_ms: u64,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those of this tenant.
+    pub tenant: Option<String>,
+    /// Only those that have ended, or that have not.
+    pub ended: Option<bool>,
+    /// Only after this job, in the order of the list.
+    pub after: Option<JobId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How a job stands; `None` when there is no such job. `view` is what the scheduler knows of it.
+///
+/// # Errors
+/// Storage's.
+pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Result<Option<JobStatus>, Failure> {
+    let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(None) };
+    let listed: Vec<String> = state.list(&keys::job_prefix(id)).await?.into_iter().map(|entry| entry.key).collect();
+    let is_there = |key: String| listed.contains(&key);
+    let result = match is_there(keys::result(id)) {
+        true => fetch_if_there::<JobResult>(state, &keys::result(id)).await?,
+        false => None,
+    };
+    // A view of a job that was taken up again since says that it has ended.
+    let view = view.filter(|view| !matches!(view.phase, Phase::Ended(_)));
+    let progress = match (&result, &view) {
+        (None, Some(view)) if !matches!(view.phase, Phase::Waiting) => Progress {
+            tasks_done: view.tasks_done,
+            tasks_total: view.tasks_total,
+            media_done_ns: view.media_done_ns,
+            media_total_ns: view.media_total_ns,
+        },
+        _ => counted(state, id, &listed).await?,
+    };
+    let (word, result, error) = match (result, view.map(|view| view.phase)) {
+        (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary), None),
+        (Some(JobResult::Failed { failure }), _) => (State::Failed, None, Some(failure)),
+        (Some(JobResult::Cancelled), _) => (State::Cancelled, None, None),
+        (None, _) if is_there(keys::cancel(id)) => (State::Cancelling, None, None),
+        (None, Some(Phase::Halted(failure))) => (State::Halted, None, Some(failure)),
+        (None, Some(Phase::Probing)) => (State::Probing, None, None),
+        (None, Some(Phase::Encoding)) => (State::Encoding, None, None),
+        (None, Some(Phase::Packing)) => (State::Packing, None, None),
+        (None, None | Some(Phase::Waiting | Phase::Ended(_))) if progress.tasks_done > 0 => (State::Encoding, None, None),
+        (None, None | Some(Phase::Waiting | Phase::Ended(_))) => (State::Waiting, None, None),
+    };
+    let (source, output) = (shown_url(&spec.source.url), shown_url(&spec.output.url));
+    Ok(Some(JobStatus { id: id.clone(), tenant: spec.tenant, state: word, source, output, progress, result, error }))
+}
+
+/// How far a job is by its markers.
+async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progress, Failure> {
+    let done = keys::done_prefix(id);
+    let tasks_done = listed.iter().filter(|key| key.starts_with(&done)).count();
+    let prefix = format!("{}plan-", keys::job_prefix(id));
+    let Some(plan) = listed.iter().rfind(|key| key.starts_with(&prefix)) else {
+        return Ok(Progress { tasks_done, tasks_total: 1, ..Progress::default() });
+    };
+    let plan: Plan = fetch(state, plan).await?;
+    let packs = match plan.layout {
+        Layout::Segments => 0,
+        Layout::SingleFile => plan.video.as_ref().map_or(0, |video| video.rungs.len()) + plan.audio.len(),
+    };
+    // The probe is a task too.
+    Ok(Progress { tasks_done, tasks_total: 1 + packs + TaskId::encodes_of(&plan).count(), ..Progress::default() })
+}
+
+/// Where a job of a list was found.
+struct Found {
+    id: JobId,
+    since_ms: u64,
+    place: Place,
+}
+
+enum Place {
+    /// Among the active ones.
+    Active {
+        /// Who it is for.
+        tenant: String,
+    },
+    /// Among the ended ones, under this key.
+    Ended(String),
+}
+
+/// Jobs: those that have not ended, the oldest first; then those that have, the last first. `tenant_of` is who a job is for
+/// where the scheduler knows it; for other active jobs the spec is read.
+///
+/// # Errors
+/// Storage's.
+pub async fn list(
+    state: &Storage,
+    filter: &Filter,
+    tenant_of: impl Fn(&JobId) -> Option<String>,
+) -> Result<Vec<Listed>, Failure> {
+    let mut found = Vec::new();
+    if filter.ended != Some(true) {
+        found.extend(active(state, filter, tenant_of).await?);
+    }
+    if filter.ended != Some(false) {
+        let ended = ended(state, filter).await?;
+        // One that is just being closed is in both lists.
+        let names: HashSet<&JobId> = ended.iter().map(|job| &job.id).collect();
+        found.retain(|active: &Found| !names.contains(&active.id));
+        found.extend(ended);
+    }
+    let from = filter.after.as_ref().and_then(|after| found.iter().position(|job| job.id == *after)).map_or(0, |place| place + 1);
+    let page: Vec<Found> = found.into_iter().skip(from).take(filter.limit).collect();
+    let lines: Vec<Option<Listed>> =
+        futures::stream::iter(page).map(|job| line(state, job)).buffered(FETCHES_MAX).try_collect().await?;
+    Ok(lines.into_iter().flatten().collect())
+}
+
+async fn active(state: &Storage, filter: &Filter, tenant_of: impl Fn(&JobId) -> Option<String>) -> Result<Vec<Found>, Failure> {
+    let prefix = keys::active_prefix(PARTITION);
+    let mut entries = state.list(&prefix).await?;
+    entries.sort_by(|a, b| (a.modified_ms, &a.key).cmp(&(b.modified_ms, &b.key)));
+    let ids = entries.into_iter().filter_map(|entry| {
+        let id = JobId::try_from(entry.key.strip_prefix(&prefix)?.to_owned()).ok()?;
+        Some((tenant_of(&id), id, entry.modified_ms))
+    });
+    let found: Vec<Option<Found>> = futures::stream::iter(ids.collect::<Vec<_>>())
+        .map(|(known, id, since_ms)| async move {
+            let tenant = match known {
+                Some(tenant) => Some(tenant),
+                None => fetch_if_there::<JobSpec>(state, &keys::spec(&id)).await?.map(|spec| spec.tenant),
+            };
+            Ok::<_, Failure>(tenant.map(|tenant| Found { id, since_ms, place: Place::Active { tenant } }))
+        })
+        .buffered(FETCHES_MAX)
+        .try_collect()
+        .await?;
+    let is_wanted = |job: &Found| match (&filter.tenant, &job.place) {
+        (Some(wanted), Place::Active { tenant }) => wanted == tenant,
+        _ => true,
+    };
+    Ok(found.into_iter().flatten().filter(is_wanted).collect())
+}
+
+async fn ended(state: &Storage, filter: &Filter) -> Result<Vec<Found>, Failure> {
+    let prefix = match &filter.tenant {
+        Some(tenant) => keys::ended_of_tenant(PARTITION, tenant),
+        None => keys::ended_prefix(PARTITION),
+    };
+    let mut entries = state.list(&prefix).await?;
+    entries.sort_by(|a, b| (b.modified_ms, &a.key).cmp(&(a.modified_ms, &b.key)));
+    let found = entries.into_iter().filter_map(|entry| {
+        let id = JobId::try_from(entry.key.rsplit('/').next()?.to_owned()).ok()?;
+        Some(Found { id, since_ms: entry.modified_ms, place: Place::Ended(entry.key) })
+    });
+    Ok(found.collect())
+}
+
+/// A line of the list; none for a job that went away meanwhile.
+async fn line(state: &Storage, job: Found) -> Result<Option<Listed>, Failure> {
+    let Found { id, since_ms, place } = job;
+    let (tenant, word) = match place {
+        Place::Active { tenant } => (tenant, "active"),
+        Place::Ended(key) => match fetch_if_there::<Ended>(state, &key).await? {
+            Some(ended) => (ended.tenant, ended.outcome.word()),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Listed { id, tenant, state: word.to_owned(), since_ms }))
+}

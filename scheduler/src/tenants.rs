@@ -1,0 +1,189 @@
+//! Who may use the farm: tenants and their tokens, read from a TOML file.
+//!
+//! ```toml
+//! [[tenants]]
+//! name = "tube.example"
+//! token_sha256 = "…"   # hex of the SHA-256 of the token; or `token = "…"`
+//! weight = 2           # share of the farm against others, 1 to 1000; 1 when absent
+//! max_jobs = 100       # jobs that have not ended; no limit when absent
+//! admin = false        # an admin sees and submits jobs of every tenant
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use farm::{Code, Failure};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+
+/// Shortest token that is taken, in bytes: a short one can be guessed.
+const TOKEN_BYTES_MIN: usize = 16;
+/// Most tenants of a farm.
+const TENANTS_MAX: usize = 10_000;
+
+/// A tenant.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name, as in jobs.
+    pub name: String,
+    /// Its share of the farm against others, 1 to 1000.
+    pub weight: u32,
+    /// Most jobs that have not ended.
+    pub jobs_max: Option<usize>,
+    /// Whether it sees and submits jobs of every tenant.
+    pub is_admin: bool,
+    token_sha256: [u8; 32],
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tenant").field("name", &self.name).field("is_admin", &self.is_admin).finish_non_exhaustive()
+    }
+}
+
+/// All who may use the farm.
+#[derive(Clone, Debug, Default)]
+pub struct Tenants {
+    all: Vec<Tenant>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    tenants: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    name: String,
+    token: Option<String>,
+    token_sha256: Option<String>,
+    #[serde(default = "one")]
+    weight: u32,
+    max_jobs: Option<usize>,
+    #[serde(default)]
+    admin: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Tenants {
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`], naming the tenant and never a token.
+    pub fn read(text: &str) -> Result<Self, Failure> {
+        // The error of the TOML reader quotes the line, which may hold a token: only its place and kind are told.
+        let file: File = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count().max(1));
+            Failure::new(Code::InvalidRequest, format!("the tokens file cannot be understood, line {line}: {}", error.message()))
+        })?;
+        if file.tenants.len() > TENANTS_MAX {
+            return Err(Failure::new(Code::InvalidRequest, format!("more than {TENANTS_MAX} tenants")));
+        }
+        let all = file.tenants.into_iter().map(Line::check).collect::<Result<Vec<Tenant>, Failure>>()?;
+        for (place, tenant) in all.iter().enumerate() {
+            if all.iter().take(place).any(|other| other.token_sha256 == tenant.token_sha256) {
+                return Err(Failure::new(Code::InvalidRequest, format!("tenant {}: another has the same token", tenant.name)));
+            }
+        }
+        Ok(Self { all })
+    }
+
+    /// Whose token this is. Takes as long for any token: every tenant's is compared, in constant time.
+    pub fn of_token(&self, token: &str) -> Option<&Tenant> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let mut found = u32::MAX;
+        for (place, tenant) in (0_u32..).zip(&self.all) {
+            let is_it: Choice = tenant.token_sha256.ct_eq(&digest);
+            found.conditional_assign(&place, is_it);
+        }
+        self.all.get(found as usize)
+    }
+
+    /// Shares of the farm by tenant, for those whose is not 1.
+    pub fn weights(&self) -> BTreeMap<String, u32> {
+        let others = self.all.iter().filter(|tenant| tenant.weight != 1);
+        others.map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
+    }
+}
+
+impl Line {
+    fn check(self) -> Result<Tenant, Failure> {
+        let refuse = |what: &str| Err(Failure::new(Code::InvalidRequest, format!("tenant {}: {what}", self.name)));
+        if self.name.is_empty() || self.name.len() > 253 || self.name.chars().any(char::is_control) {
+            return refuse("name: use 1 to 253 printable characters");
+        }
+        if !(1..=1000).contains(&self.weight) {
+            return refuse("weight: use 1 to 1000");
+        }
+        let token_sha256 = match (&self.token, &self.token_sha256) {
+            (Some(token), None) if token.len() < TOKEN_BYTES_MIN => return refuse("token: shorter than 16 bytes"),
+            (Some(token), None) => Sha256::digest(token.as_bytes()).into(),
+            (None, Some(hex)) => match unhex(hex) {
+                Some(digest) => digest,
+                None => return refuse("token_sha256: not 64 hex digits"),
+            },
+            _ => return refuse("give token or token_sha256, and not both"),
+        };
+        Ok(Tenant { name: self.name, weight: self.weight, jobs_max: self.max_jobs, is_admin: self.admin, token_sha256 })
+    }
+}
+
+fn unhex(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (place, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_tenant_and_no_other_does() {
+        let digest: String = Sha256::digest(b"the token of two").iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = format!(
+            "[[tenants]]\nname = 'one'\ntoken = 'the token of one'\nweight = 3\nmax_jobs = 5\n\
+             [[tenants]]\nname = 'two'\ntoken_sha256 = '{digest}'\nadmin = true\n"
+        );
+        let tenants = Tenants::read(&text).expect("tenants");
+        let one = tenants.of_token("the token of one").expect("one");
+        assert_eq!((one.name.as_str(), one.weight, one.jobs_max, one.is_admin), ("one", 3, Some(5), false));
+        assert!(tenants.of_token("the token of two").is_some_and(|two| two.name == "two" && two.is_admin));
+        for unknown in ["", "the token of", "the token of one ", &digest] {
+            assert_eq!(tenants.of_token(unknown), None, "{unknown}");
+        }
+        assert_eq!(tenants.weights(), BTreeMap::from([("one".to_owned(), 3)]));
+        assert!(!format!("{tenants:?}").contains("token"));
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_by_the_name_of_what_is_wrong_and_no_token_is_told() {
+        for (text, said) in [
+            ("[[tenants]]\nname = 'a'", "tenant a: give token"),
+            ("[[tenants]]\nname = 'a'\ntoken = 'secret'", "shorter than 16"),
+            ("[[tenants]]\nname = 'a'\ntoken_sha256 = 'secret'", "64 hex digits"),
+            ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nwait = 1", "line 4: unknown field"),
+            ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length\n", "line 3"),
+            ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nweight = 0", "weight"),
+            (
+                "[[tenants]]\nname='a'\ntoken='a-secret-of-some-length'\n[[tenants]]\nname='b'\ntoken='a-secret-of-some-length'",
+                "tenant b: another has the same token",
+            ),
+        ] {
+            let refused = Tenants::read(text).expect_err("refused").message;
+            assert!(refused.contains(said) && !refused.contains("secret"), "'{said}' in '{refused}'");
+        }
+    }
+}
