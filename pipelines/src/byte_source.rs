@@ -87,7 +87,7 @@ mod imp {
             self.reader.get().map(|reader| reader.bytes())
         }
 
-        fn create(&self, offset: u64, _: Option<&mut gst::BufferRef>, length: u32) -> Result<CreateSuccess, gst::FlowError> {
+        fn create(&self, offset: u64, filled: Option<&mut gst::BufferRef>, length: u32) -> Result<CreateSuccess, gst::FlowError> {
             let reader = self.reader.get().ok_or(gst::FlowError::Error)?;
             let left = usize::try_from(reader.bytes().saturating_sub(offset)).unwrap_or(usize::MAX);
             let bytes = read_exactly(reader.as_ref(), offset, left.min(length as usize)).map_err(|error| {
@@ -99,10 +99,22 @@ mod imp {
                 return Err(gst::FlowError::Eos);
             }
             let end = offset + bytes.len() as u64;
-            let mut buffer = gst::Buffer::from_slice(bytes);
-            if let Some(buffer) = buffer.get_mut() {
+            let place = |buffer: &mut gst::BufferRef| {
                 buffer.set_offset(offset);
                 buffer.set_offset_end(end);
+            };
+            // Some demuxers bring a buffer. The binding would copy into it, and panics at the end of the source.
+            if let Some(buffer) = filled {
+                if buffer.maxsize() < bytes.len() || buffer.copy_from_slice(0, &bytes).is_err() {
+                    return Err(gst::FlowError::Error);
+                }
+                buffer.set_size(bytes.len());
+                place(buffer);
+                return Ok(CreateSuccess::FilledBuffer);
+            }
+            let mut buffer = gst::Buffer::from_slice(bytes);
+            if let Some(buffer) = buffer.get_mut() {
+                place(buffer);
             }
             Ok(CreateSuccess::NewBuffer(buffer))
         }

@@ -26,6 +26,10 @@ const SHORTFALL_NS: u64 = 2_000_000_000;
 /// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
 pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
     let scan = scan(Arc::clone(reader))?;
+    // A text or a picture by itself is shown as its own only stream.
+    if scan.records.iter().all(|r| r.media_type() == scan.container) && !is_sound_or_picture(&scan.container) {
+        return Err(Failure::new(Code::NotMedia, format!("the source is {}, not audio or video", scan.container)));
+    }
     let mut info = MediaInfo {
         bytes: reader.bytes(),
         container: scan.container,
@@ -67,6 +71,10 @@ pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInf
     Ok(info)
 }
 
+fn is_sound_or_picture(media_type: &str) -> bool {
+    media_type.starts_with("video/") || media_type.starts_with("audio/")
+}
+
 /// Why a source without a usable track is refused: the worst that happened to picture or sound.
 fn nothing_usable(info: &MediaInfo) -> Failure {
     let rank = |code: Code| match code {
@@ -99,7 +107,7 @@ impl Track {
 fn describe(reader: &Arc<dyn Reader>, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
     let kind = record.media_type();
     let name = record.codec();
-    if !kind.starts_with("video/") && !kind.starts_with("audio/") {
+    if !is_sound_or_picture(&kind) {
         let why =
             if kind.starts_with("image/") { "a still picture is not a video track" } else { "it is neither picture nor sound" };
         return Err(Failure::new(Code::UnsupportedCodec, format!("{name}: {why}")).on_stream(name));
