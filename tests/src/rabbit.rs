@@ -67,6 +67,7 @@ pub struct Server {
 #[derive(Clone, Debug)]
 struct Place {
     amqp: u16,
+    amqps: u16,
     management: u16,
     distribution: u16,
     names: u16,
@@ -93,8 +94,8 @@ impl Server {
         let folder = target_folder()?.join("tmp");
         fs::create_dir_all(&folder)?;
         let folder = tempfile::Builder::new().prefix("rabbitmq-").tempdir_in(folder)?.keep();
-        let [amqp, management, distribution, names] = free_ports()?;
-        let at = Place { amqp, management, distribution, names, folder };
+        let [amqp, amqps, management, distribution, names] = free_ports()?;
+        let at = Place { amqp, amqps, management, distribution, names, folder };
         write_settings(&at)?;
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh", PROGRAM]).arg(&at.folder).envs(environment(&at));
@@ -194,23 +195,30 @@ impl Drop for Server {
     }
 }
 
-/// Four ports that nobody listens on.
-fn free_ports() -> Result<[u16; 4]> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+/// Ports that nobody listens on.
+fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
     // All at once, so that they differ.
-    let listeners = [listen()?, listen()?, listen()?, listen()?];
-    let mut ports = [0; 4];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
+    let mut listeners = Vec::new();
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         *port = listener.local_addr()?.port();
+        listeners.push(listener);
     }
     Ok(ports)
 }
 
 fn write_settings(at: &Place) -> Result<()> {
+    let (certificate, key) = (at.certificate(), at.folder.join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    fs::write(&certificate, made.cert.pem())?;
+    fs::write(&key, made.signing_key.serialize_pem())?;
+    let Place { amqp, amqps, management, .. } = at;
+    let (certificate, key) = (certificate.display(), key.display());
     let settings = format!(
-        "listeners.tcp.1 = 127.0.0.1:{}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {}\n\
-         log.file.level = warning\ndisk_free_limit.absolute = 50MB\nraft.wal_max_size_bytes = 67108864\n",
-        at.amqp, at.management
+        "listeners.tcp.1 = 127.0.0.1:{amqp}\nlisteners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.certfile = {certificate}\n\
+         ssl_options.keyfile = {key}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
+         log.file.level = warning\ndisk_free_limit.absolute = 50MB\nraft.wal_max_size_bytes = 67108864\n"
     );
     fs::write(at.folder.join("rabbitmq.conf"), settings)?;
     fs::write(at.folder.join("enabled_plugins"), "[rabbitmq_management].\n")?;
@@ -242,6 +250,10 @@ fn environment(at: &Place) -> Vec<(&'static str, String)> {
 }
 
 impl Place {
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("certificate.pem")
+    }
+
     /// Asks the management interface: status and body.
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.management));
@@ -282,6 +294,16 @@ impl Vhost {
     /// The URL that leads here by way of a proxy.
     pub fn url_by(&self, proxy: SocketAddr) -> String {
         format!("amqp://{USER}:{USER}@{proxy}/{}", self.name)
+    }
+
+    /// The URL that leads here over TLS.
+    pub fn encrypted_url(&self) -> String {
+        format!("amqps://{USER}:{USER}@localhost:{}/{}", self.at.amqps, self.name)
+    }
+
+    /// File with the server's certificate, which nobody else has signed.
+    pub fn certificate(&self) -> PathBuf {
+        self.at.certificate()
     }
 
     /// Where the server listens.
