@@ -34,7 +34,7 @@ $(CLIP): deps
 .PHONY: test
 test: build test-deps ## install what the tests need and run the suites of the gate
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --exclude tests --locked
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test broker_contract --test end_to_end
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test s3 --test broker_contract --test end_to_end
 
 .PHONY: test-more
 test-more: build test-deps ## the suites that are not in the gate yet: some of them are known to fail

@@ -94,7 +94,7 @@ pub struct Transcode {
 /// `shoal probe`.
 #[derive(Args)]
 pub struct Probe {
-    /// A file, or an http(s) URL.
+    /// A file, or an http(s) or s3 URL.
     pub input: String,
     /// Print everything as one JSON object.
     #[arg(long)]

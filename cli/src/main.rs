@@ -8,6 +8,7 @@ mod doctor;
 mod encoders;
 mod ending;
 mod input;
+mod output;
 mod jobs;
 mod output;
 mod probe;
