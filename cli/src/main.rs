@@ -8,7 +8,6 @@ mod doctor;
 mod encoders;
 mod ending;
 mod input;
-mod output;
 mod jobs;
 mod output;
 mod probe;
@@ -16,6 +15,7 @@ mod progress;
 mod services;
 mod transcode;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -71,8 +71,13 @@ fn is_service(command: &Command) -> bool {
 fn start_logging(format: LogFormat, is_service: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG");
     let usual = if is_service { "info" } else { "error" };
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
+    let mut filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
+    // It would write whole messages into the log, and a job message may hold secrets.
+    if let Ok(silent) = "lapin::returned_messages=off".parse() {
+        filter = filter.add_directive(silent);
+    }
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
