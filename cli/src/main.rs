@@ -72,9 +72,12 @@ fn start_logging(format: LogFormat, is_service: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG");
     let usual = if is_service { "info" } else { "error" };
     let mut filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
-    // It would write whole messages into the log, and a job message may hold secrets.
-    if let Ok(silent) = "lapin::returned_messages=off".parse() {
-        filter = filter.add_directive(silent);
+    // The one would write whole messages into the log, and a job message may hold secrets; the other says of every source what
+    // its error says.
+    for silent in ["lapin::returned_messages=off", "rustls_platform_verifier=off"] {
+        if let Ok(silent) = silent.parse() {
+            filter = filter.add_directive(silent);
+        }
     }
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let logs = logs.with_ansi(std::io::stderr().is_terminal());
