@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::{Meaning, failed, meaning_of};
-use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries, limits};
+use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries};
 
 /// Usual size of a part in bytes.
 pub(super) const PART_BYTES: u64 = 16 << 20;
@@ -50,7 +50,7 @@ impl Upload {
     /// Uploads part `number`, from 1.
     pub(super) async fn put(&self, number: i32, content: Bytes) -> Result<CompletedPart, StorageError> {
         let Bucket { s3, bucket, .. } = &self.bucket;
-        let limits = limits(content.len() as u64);
+        let limits = self.bucket.limits(content.len() as u64);
         let put = s3.client.upload_part().bucket(bucket).key(&self.path).upload_id(&self.id).part_number(number);
         let put = put.body(ByteStream::from(content)).customize().config_override(limits).send().await;
         let tag = put.map_err(|error| failed(&self.place(), &error))?.e_tag().map(str::to_owned);
@@ -66,7 +66,7 @@ impl Upload {
     ) -> Result<Option<CompletedPart>, StorageError> {
         let Bucket { s3, bucket, .. } = &self.bucket;
         // A copy sends nothing for a while, which the SDK takes for a stall.
-        let limits = limits(SERVER_WORK_BYTES).stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let limits = self.bucket.limits(SERVER_WORK_BYTES).stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         let from = percent_encoding::utf8_percent_encode(from, COPY_SOURCE);
         let copy = s3.client.upload_part_copy().bucket(bucket).key(&self.path).upload_id(&self.id).part_number(number);
         let copy =
@@ -90,7 +90,7 @@ impl Upload {
         let Bucket { s3, bucket, .. } = &self.bucket;
         let tries = Tries::default();
         let finish = s3.client.complete_multipart_upload().bucket(bucket).key(&self.path).upload_id(&self.id);
-        let finish = finish.multipart_upload(parts).customize().config_override(limits(SERVER_WORK_BYTES));
+        let finish = finish.multipart_upload(parts).customize().config_override(self.bucket.limits(SERVER_WORK_BYTES));
         match finish.interceptor(tries.clone()).send().await {
             Ok(_) => {}
             // The answer to an earlier try was lost. Servers say in different ways that the upload is no more.
