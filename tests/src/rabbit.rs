@@ -195,15 +195,20 @@ impl Drop for Server {
     }
 }
 
-/// Ports that nobody listens on.
+/// Ports that nobody listens on, below those that the system gives to outgoing connections: one of these could be taken before
+/// the server is there.
 fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
-    // All at once, so that they differ.
-    let mut listeners = Vec::new();
+    const FIRST: u32 = 10_000;
+    const CANDIDATES: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut ports = [0; COUNT];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+        *port = (0..CANDIDATES)
+            // Processes that start servers at the same time begin far from each other.
+            .map(|_| std::process::id().wrapping_mul(7919).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)))
+            .filter_map(|number| u16::try_from(FIRST + number % CANDIDATES).ok())
+            .find(|candidate| TcpListener::bind((Ipv4Addr::LOCALHOST, *candidate)).is_ok())
+            .context("no port is free")?;
     }
     Ok(ports)
 }
