@@ -107,6 +107,27 @@ fn is_write(operation: Operation) -> bool {
 }
 
 #[tokio::test]
+async fn a_source_that_is_replaced_in_mid_job_ends_it() -> Result<()> {
+    let server = server().await?;
+    let (state, sources) = (server.storage("out/.shoal/")?, server.storage("in/")?);
+    let content = sources.get("a clip.mp4").await?;
+    let mut command = command(&server, &[FLAGS, &["--slots", "1", "--json"]].concat())?;
+    let running = std::thread::spawn(move || tests::process::run(&mut command, shoal::RUN_LIMIT));
+    let began = Instant::now();
+    while markers(&state).await? < 1 {
+        ensure!(began.elapsed() < shoal::RUN_LIMIT, "it is not probed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The same picture for whoever reads on, but another version.
+    sources.put("a clip.mp4", [&content[..], b"\0\0\0\x08free"].concat().into(), Kind::VideoMp4).await?;
+    let run = running.join().map_err(|_| anyhow::anyhow!("the run panicked"))??;
+    let told = shoal::told(&run.stdout)?;
+    ensure!(told.code == "source_changed", "{told:?}");
+    ensure!(server.storage("out/")?.list("").await?.is_empty(), "something is left behind");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_bucket_is_said_at_once() -> Result<()> {
     let server = server().await?;
     for (input, output, code) in [
