@@ -2,6 +2,7 @@
 //! over many jobs, through a real RabbitMQ. Run by `make bench-scheduler`; prints figures, and fails on what must hold.
 //!
 //! `BENCH_BROKER=local` leaves RabbitMQ out; `BENCH_JOBS` and `BENCH_WORKERS` set the size.
+#![expect(clippy::print_stdout, reason = "figures are what this is for")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends at once")]
 
 use std::collections::BTreeMap;

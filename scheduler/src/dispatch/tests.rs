@@ -1,4 +1,5 @@
 //! Who is served when.
+#![expect(clippy::print_stdout, reason = "figures are shown where they are wanted")]
 
 use std::collections::VecDeque;
 
