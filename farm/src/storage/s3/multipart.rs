@@ -174,7 +174,8 @@ impl Bucket {
         }
     }
 
-    /// Aborts uploads below the prefix that began before `limit`; how many. Servers that cannot list uploads have none.
+    /// Aborts uploads below the prefix that began before `limit`; how many. Servers that cannot list uploads, or will not to
+    /// these credentials, have none: a lifecycle rule of the bucket is to do it there.
     pub(super) async fn abort_uploads(&self, limit: SystemTime) -> Result<u64, StorageError> {
         let limit = DateTime::from(limit);
         let (mut key_marker, mut id_marker, mut aborted) = (None, None, 0);
@@ -182,7 +183,7 @@ impl Bucket {
             let list = self.s3.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
             let page = match list.set_key_marker(key_marker).set_upload_id_marker(id_marker).send().await {
                 Ok(page) => page,
-                Err(error) if meaning_of(&error) == Meaning::Unsupported => return Ok(aborted),
+                Err(error) if matches!(meaning_of(&error), Meaning::Unsupported | Meaning::Denied) => return Ok(aborted),
                 Err(error) => return Err(failed(&self.shown(), &error)),
             };
             for upload in page.uploads() {
