@@ -34,7 +34,7 @@ $(CLIP): deps
 .PHONY: test
 test: build test-deps ## install what the tests need and run the suites of the gate
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --exclude tests --locked
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test broker_contract --test end_to_end
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test s3 --test broker_contract --test broker_faults --test end_to_end
 
 .PHONY: test-more
 test-more: build test-deps ## the suites that are not in the gate yet: some of them are known to fail
@@ -43,6 +43,10 @@ test-more: build test-deps ## the suites that are not in the gate yet: some of t
 .PHONY: conformance
 conformance: deps ## the storage contract over real S3 servers (Garage and moto are installed; takes a while the first time)
 	tests/conformance.sh $(or $(SERVERS),garage moto)
+
+.PHONY: bench-scheduler
+bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, through RabbitMQ
+	cargo test --release -p tests --locked --test bench_scheduler -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

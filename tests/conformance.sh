@@ -34,7 +34,7 @@ await_port() {
 
 suite() {
   echo "== $1"
-  cargo test -p tests --locked --features conformance --test conformance
+  cargo test -p tests --locked --features conformance --test conformance -- ${TEST_ARGS:-}
 }
 
 start_garage() {

@@ -1,18 +1,38 @@
 //! The command line: a contract that scripts call.
 
+mod farm;
+
+pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, Submit, Worker};
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ::farm::job::{AutoLadder, LadderSpec, Layout, RungSpec};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use farm::job::{AutoLadder, LadderSpec, Layout, RungSpec};
 
 /// Turns any video or audio into multi-resolution HLS.
 #[derive(Parser)]
 #[command(name = "shoal", version, about, arg_required_else_help = true)]
 pub struct Arguments {
+    /// Settings in a TOML file: names as of the flags, at the top or below the name of a command. Flags and variables go
+    /// first.
+    #[arg(long, global = true, env = "SHOAL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines look on standard error.
+    #[arg(long, global = true, env = "SHOAL_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// What can be done.
@@ -24,6 +44,20 @@ pub enum Command {
     Probe(Probe),
     /// List the encoders, whether they work, and which would be used.
     Encoders(Encoders),
+    /// Run the farm's scheduler: takes jobs, hands out tasks, publishes results.
+    Scheduler(Scheduler),
+    /// Run a worker of the farm: takes tasks and encodes.
+    Worker(Worker),
+    /// Give a job to a running farm.
+    Submit(Submit),
+    /// Show how a job of a running farm stands, or list the jobs.
+    Status(Status),
+    /// Stop a job of a running farm.
+    Cancel(JobCommand),
+    /// Take up a failed job of a running farm again; what is done stays done.
+    Retry(JobCommand),
+    /// Check everything that a farm needs, and say how to mend what is wrong.
+    Doctor(Doctor),
     /// One attempt of a task: started by a worker, with a socket.
     #[command(hide = true)]
     Child,
@@ -32,9 +66,9 @@ pub enum Command {
 /// `shoal transcode`.
 #[derive(Args)]
 pub struct Transcode {
-    /// A file, or an http(s) URL.
+    /// A file, or an http(s) or s3 URL.
     pub input: String,
-    /// The folder to write to; made when it is not there.
+    /// The folder to write to, made when it is not there; or s3://bucket/prefix.
     #[arg(long, short, env = "SHOAL_OUTPUT")]
     pub output: String,
     /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
@@ -60,7 +94,7 @@ pub struct Transcode {
 /// `shoal probe`.
 #[derive(Args)]
 pub struct Probe {
-    /// A file, or an http(s) URL.
+    /// A file, or an http(s) or s3 URL.
     pub input: String,
     /// Print everything as one JSON object.
     #[arg(long)]

@@ -6,15 +6,26 @@ use std::process::ExitCode;
 use farm::{Failure, Fault};
 use serde::Serialize;
 
+/// What `--json` prints of a failure: what it promises, and nothing that is for the farm alone.
+#[derive(Serialize)]
+struct Told<'a> {
+    code: farm::Code,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
+}
+
+impl<'a> From<&'a Failure> for Told<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self { code: failure.code, message: &failure.message, stream: failure.stream.as_deref() }
+    }
+}
+
 /// Ends the program with what came of it.
 pub fn end(ended: Result<(), Failure>, json: bool) -> ExitCode {
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     if json {
-        #[derive(Serialize)]
-        struct Error<'a> {
-            error: &'a Failure,
-        }
-        print_json(&Error { error: &failure });
+        print_json(&serde_json::json!({ "error": Told::from(&failure) }));
     } else {
         eprintln!("shoal: {failure} ({})", failure.code);
     }

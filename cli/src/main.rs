@@ -2,22 +2,35 @@
 //! exit code. Results go to standard output, everything for people to standard error.
 
 mod arguments;
+mod client;
+mod config;
+mod doctor;
 mod encoders;
 mod ending;
 mod input;
+mod jobs;
+mod output;
 mod probe;
 mod progress;
+mod services;
 mod transcode;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, LogFormat};
 use crate::ending::{end, end_usage};
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let given: Vec<_> = std::env::args_os().collect();
+    let command = match config::with_file(Arguments::command(), &given) {
+        Ok(command) => command,
+        Err(failure) => return end(Err(failure), given.iter().any(|argument| argument == "--json")),
+    };
+    let parsed = command.try_get_matches_from(given).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(refused) => return end_usage(&refused),
     };
@@ -25,7 +38,7 @@ fn main() -> ExitCode {
         // An attempt's child: no runtime, no logs, no settings.
         return worker::child::main();
     }
-    start_logging();
+    start_logging(arguments.log_format, is_service(&arguments.command));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -36,6 +49,13 @@ fn main() -> ExitCode {
         Command::Transcode(transcode) => (runtime.block_on(transcode::run(&transcode)), transcode.json),
         Command::Probe(probe) => (runtime.block_on(probe::run(&probe)), probe.json),
         Command::Encoders(encoders) => (encoders::run(&encoders), encoders.json),
+        Command::Scheduler(scheduler) => (runtime.block_on(services::scheduler(&scheduler)), scheduler.json),
+        Command::Worker(worker) => (runtime.block_on(services::worker(&worker)), worker.json),
+        Command::Submit(submit) => (runtime.block_on(jobs::submit(&submit)), submit.json),
+        Command::Status(status) => (runtime.block_on(jobs::status(&status)), status.json),
+        Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")), command.json),
+        Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")), command.json),
+        Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)), doctor.json),
         Command::Child => (Ok(()), false),
     };
     // Reads of the source may hang in a thread that nobody can stop; the process ends all the same.
@@ -43,9 +63,26 @@ fn main() -> ExitCode {
     end(ended, json)
 }
 
+fn is_service(command: &Command) -> bool {
+    matches!(command, Command::Scheduler(_) | Command::Worker(_))
+}
+
 /// Logs go to standard error; `SHOAL_LOG` sets what is shown, as `tracing` filters read it.
-fn start_logging() {
+fn start_logging(format: LogFormat, is_service: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let usual = if is_service { "info" } else { "error" };
+    let mut filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
+    // The one would write whole messages into the log, and a job message may hold secrets; the other says of every source what
+    // its error says.
+    for silent in ["lapin::returned_messages=off", "rustls_platform_verifier=off"] {
+        if let Ok(silent) = silent.parse() {
+            filter = filter.add_directive(silent);
+        }
+    }
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = logs.with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
 }

@@ -35,6 +35,21 @@ pub async fn serve(
     axum::serve(listener, router(process, broker, ready)).await
 }
 
+/// What `/metrics` shows of a process of this kind that has done nothing yet, every series with at least one value: for its
+/// documentation.
+pub fn scrape_sample(process: Process, broker: &Broker) -> String {
+    let about = About::new();
+    about.note(broker);
+    metrics::storage().requests.with_label_values(&["get", "ok"]);
+    metrics::storage().duration.with_label_values(&["get"]);
+    if process == Process::Scheduler {
+        metrics::scheduler().http_requests.with_label_values(&["/v1/jobs", "200"]);
+        metrics::scheduler().task_failures.with_label_values(&["video", "child_crashed"]);
+    }
+    let [own, storage] = metrics::registries(process);
+    metrics::text(&[own, storage, &about.registry])
+}
+
 fn router(process: Process, broker: Broker, ready: watch::Receiver<Readiness>) -> Router {
     let about = std::sync::Arc::new(About::new());
     let scrape = move || async move {

@@ -35,6 +35,8 @@ pub enum Code {
     StorageUnavailable,
     /// The broker does not answer or misbehaves.
     BrokerUnavailable,
+    /// The farm's scheduler does not answer.
+    SchedulerUnavailable,
     /// A GStreamer element is not installed; the message names the package.
     MissingElement,
     /// The child process of an attempt ended without a result.
@@ -88,6 +90,7 @@ impl Code {
             | Self::StorageFull
             | Self::StorageUnavailable
             | Self::BrokerUnavailable
+            | Self::SchedulerUnavailable
             | Self::MissingElement
             | Self::Internal => Fault::Environment,
             Self::Interrupted => Fault::Interruption,
@@ -104,6 +107,7 @@ impl Code {
             | Self::SourceUnreadable
             | Self::StorageUnavailable
             | Self::BrokerUnavailable
+            | Self::SchedulerUnavailable
             | Self::Internal => true,
             Self::NotMedia
             | Self::NoDecodableStream

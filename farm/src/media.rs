@@ -14,6 +14,9 @@ pub struct TrackId(pub u32);
 pub struct MediaInfo {
     /// Bytes of the source.
     pub bytes: u64,
+    /// Which version of the source this is about, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<SourceVersion>,
     /// Media type of the container, as GStreamer names it: `video/quicktime`, `video/x-matroska`.
     pub container: String,
     /// End of the last packet of picture or sound, in ns after the first, by content.
@@ -30,6 +33,31 @@ pub struct MediaInfo {
     pub chapters: Vec<Chapter>,
     /// What a viewer of the result should know: a truncated file, a header that lies.
     pub warnings: Vec<String>,
+}
+
+/// A version of a source, as the place where it is tells versions apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceVersion {
+    /// Bytes.
+    pub bytes: u64,
+    /// ETag of HTTP or S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it was last changed, in the words of its place. Only compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<String>,
+}
+
+impl SourceVersion {
+    /// Whether both are of one version. What one of them does not say is no evidence: some caches leave a header out.
+    pub fn fits(&self, other: &Self) -> bool {
+        fn same(one: Option<&String>, other: Option<&String>) -> bool {
+            one.zip(other).is_none_or(|(one, other)| one == other)
+        }
+        // An ETag that agrees outweighs a date: servers behind one name may have copied the file at different times.
+        let dates = self.etag.is_some() && other.etag.is_some() || same(self.modified.as_ref(), other.modified.as_ref());
+        self.bytes == other.bytes && same(self.etag.as_ref(), other.etag.as_ref()) && dates
+    }
 }
 
 /// A picture track.

@@ -12,7 +12,6 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::Failure;
 use crate::storage::Observer;
 use crate::task::TaskId;
 
@@ -182,7 +181,7 @@ impl SchedulerSeries {
             http_requests: counters(&r, "shoal_http_requests_total", "Requests to the API.", &["route", "status"]),
             registry: r,
         };
-        for phase in ["waiting", "probing", "encoding", "packing", "halted"] {
+        for phase in PHASES {
             series.jobs.with_label_values(&[phase]);
         }
         for kind in KINDS {
@@ -196,7 +195,7 @@ impl SchedulerSeries {
         for outcome in crate::ended::JobOutcome::ALL {
             series.jobs_finished.with_label_values(&[outcome.word()]);
         }
-        for reason in ["first", "retry", "reconcile"] {
+        for reason in ["first", "retry"] {
             series.tasks_issued.with_label_values(&[reason]);
         }
         for (way, result) in [("exchange", "told"), ("exchange", "failed"), ("call", "told"), ("call", "failed")] {
@@ -204,11 +203,6 @@ impl SchedulerSeries {
         }
         series.notifications.with_label_values(&["call", "given_up"]);
         series
-    }
-
-    /// Notes a failed attempt.
-    pub fn note_failure(&self, task: &TaskId, failure: &Failure) {
-        self.task_failures.with_label_values(&[kind(task), &failure.code.to_string()]).inc();
     }
 }
 
@@ -250,6 +244,9 @@ impl WorkerSeries {
         series
     }
 }
+
+/// How jobs that have not ended stand, in labels.
+pub const PHASES: [&str; 5] = ["waiting", "probing", "encoding", "packing", "halted"];
 
 /// What tasks are called in labels.
 pub const KINDS: [&str; 4] = ["probe", "video", "audio", "pack"];

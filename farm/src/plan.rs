@@ -13,11 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::Rate;
 use crate::job::{Layout, VideoCodec};
-use crate::media::{Colour, Interlace, Orientation, TrackId};
+use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
+    /// Which version of the source it was made for; no task may read another. Absent where versions cannot be told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceVersion>,
     /// Stream time of the source, in ns, at which presentation starts.
     pub origin_ns: u64,
     /// How long the result lasts, in ns.

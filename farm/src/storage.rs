@@ -276,7 +276,7 @@ impl Storage {
     }
 
     /// Aborts multipart uploads that were begun longer ago and never ended, by writers that died; how many. 0 where there
-    /// are none such, or where the server does not list them.
+    /// are none such, or where the server does not list them to us.
     ///
     /// # Errors
     /// Any but [`StorageError::NotFound`].

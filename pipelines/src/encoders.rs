@@ -45,6 +45,32 @@ pub fn encoders() -> Result<Encoders, Failure> {
     Ok(Encoders { encoders })
 }
 
+/// Elements that pipelines are made of, beside encoders and what parses and decodes a particular format.
+const ELEMENTS: [&str; 13] = [
+    "appsrc",
+    "appsink",
+    "parsebin",
+    "capsfilter",
+    "queue",
+    "tee",
+    "audioconvert",
+    "audioresample",
+    "videoconvert",
+    "videoflip",
+    "deinterlace",
+    "cmafmux",
+    "avdec_h264",
+];
+
+/// Elements that are not there, each with what to install.
+///
+/// # Errors
+/// When GStreamer does not start.
+pub fn missing_elements() -> Result<Vec<Failure>, Failure> {
+    crate::init()?;
+    Ok(ELEMENTS.iter().filter_map(|name| element(name).err()).collect())
+}
+
 fn prove(encoder: &str, source: &str, caps: &str) -> Result<(), Failure> {
     let failed = |why: &dyn std::fmt::Display| Failure::new(Code::EncoderFailed, format!("{encoder} fails a test encode: {why}"));
     element(encoder)?;

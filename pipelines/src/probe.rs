@@ -32,6 +32,7 @@ pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInf
     }
     let mut info = MediaInfo {
         bytes: reader.bytes(),
+        version: None,
         container: scan.container,
         duration_ns: 0,
         header_duration_ns: scan.header_duration_ns,

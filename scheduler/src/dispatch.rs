@@ -30,6 +30,9 @@ pub struct Candidate<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
     given_ns: BTreeMap<String, u64>,
+    /// When each tenant was last given something, counted in tasks: between equals, who waited longest goes first.
+    last_turn: BTreeMap<String, u64>,
+    turn: u64,
     /// Tenants that have a job.
     present: BTreeSet<String>,
     /// What a tenant is owed against others: 1 where nothing is said.
@@ -55,6 +58,10 @@ impl Shares {
         let least = self.present.iter().map(|tenant| self.given(tenant)).min();
         let present = &self.present;
         self.given_ns.retain(|tenant, given_ns| present.contains(tenant) || least.is_some_and(|least| *given_ns > least));
+        self.last_turn.retain(|tenant, _| present.contains(tenant));
+        if present.is_empty() {
+            self.turn = 0;
+        }
     }
 
     /// Notes work that was handed out. Anything counts as some work.
@@ -62,6 +69,8 @@ impl Shares {
         let weight = self.weights.get(tenant).copied().unwrap_or(1).max(1);
         let given_ns = self.given(tenant).saturating_add((cost_ns / u64::from(weight)).max(1));
         self.given_ns.insert(tenant.to_owned(), given_ns);
+        self.turn += 1;
+        self.last_turn.insert(tenant.to_owned(), self.turn);
     }
 
     fn given(&self, tenant: &str) -> u64 {
@@ -74,7 +83,7 @@ impl Shares {
 pub enum Window {
     /// So many with workers and on the queue together, where the number of slots is known: twice that.
     Fixed(usize),
-    /// As many on the queue as workers are known to take: those that run, and those that were done within the last second.
+    /// As many on the queue as workers are known to take: those that run, or those that were done within the last second.
     Following {
         /// At least so many, so that the first worker finds something.
         least: usize,
@@ -90,7 +99,7 @@ pub fn room(window: Window, outstanding: usize, running: usize, finished: usize)
         Window::Fixed(most) => most.saturating_sub(outstanding),
         Window::Following { least, most } => {
             let queued = outstanding.saturating_sub(running);
-            (running + finished).clamp(least, most.max(least)).saturating_sub(queued)
+            running.max(finished).clamp(least, most.max(least)).saturating_sub(queued)
         }
     }
 }
@@ -103,7 +112,8 @@ pub fn pick_next(candidates: &[Candidate<'_>], shares: &Shares) -> Option<usize>
 
 /// What orders candidates. Names stand in it too, so that the same state always gives the same answer.
 fn rank<'a>(candidate: &Candidate<'a>, shares: &Shares) -> impl Ord + use<'a> {
-    let tenant = (shares.given(candidate.tenant), candidate.tenant);
+    let last_turn = shares.last_turn.get(candidate.tenant).copied().unwrap_or(0);
+    let tenant = (shares.given(candidate.tenant), last_turn, candidate.tenant);
     let job = (Reverse(candidate.priority), candidate.submitted, candidate.job);
     (tenant, job, stage(candidate.task), candidate.task)
 }

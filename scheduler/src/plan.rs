@@ -77,7 +77,8 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         audio.push(audio_plan(track, audio.len(), name, Timeline { origin_ns, picture_ns, segment_ns, sound_rate }, &mut notes)?);
     }
     let sound_ns = audio.iter().map(|plan| samples_ns(plan.samples, plan.rate)).max().unwrap_or(0);
-    Ok(Plan { origin_ns, duration_ns: picture_ns.max(sound_ns), lead_ns, layout: spec.output.layout, video, audio, notes })
+    let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, notes })
 }
 
 /// The track with most pixels, the first of several.

@@ -9,6 +9,7 @@ mod entry;
 mod issue;
 mod job;
 mod lead;
+mod measure;
 mod ticks;
 mod view;
 

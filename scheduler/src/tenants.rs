@@ -80,8 +80,11 @@ impl Tenants {
     pub fn read(text: &str) -> Result<Self, Failure> {
         // The error of the TOML reader quotes the line, which may hold a token: only its place and kind are told.
         let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or(text).lines().count().max(1));
-            Failure::new(Code::InvalidRequest, format!("the tokens file cannot be understood, line {line}: {}", error.message()))
+            let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+            let said = error.message();
+            // What follows the kind of such an error is the value.
+            let said = if said.starts_with("invalid") { said.split(':').next().unwrap_or_default() } else { said };
+            Failure::new(Code::InvalidRequest, format!("the tokens file cannot be understood, line {line}: {said}"))
         })?;
         if file.tenants.len() > TENANTS_MAX {
             return Err(Failure::new(Code::InvalidRequest, format!("more than {TENANTS_MAX} tenants")));
@@ -175,6 +178,7 @@ mod tests {
             ("[[tenants]]\nname = 'a'\ntoken = 'secret'", "shorter than 16"),
             ("[[tenants]]\nname = 'a'\ntoken_sha256 = 'secret'", "64 hex digits"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nwait = 1", "line 4: unknown field"),
+            ("[[tenants]]\nname = 'a'\nweight = 'secret'", "line 3: invalid type"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length\n", "line 3"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nweight = 0", "weight"),
             (

@@ -62,6 +62,7 @@ pub fn source(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> MediaInfo {
     let duration_ns = ends.max().unwrap_or(0);
     MediaInfo {
         bytes: 1_000_000,
+        version: None,
         container: "video/x-matroska".to_owned(),
         duration_ns,
         header_duration_ns: None,

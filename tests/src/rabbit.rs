@@ -67,6 +67,7 @@ pub struct Server {
 #[derive(Clone, Debug)]
 struct Place {
     amqp: u16,
+    amqps: u16,
     management: u16,
     distribution: u16,
     names: u16,
@@ -93,8 +94,8 @@ impl Server {
         let folder = target_folder()?.join("tmp");
         fs::create_dir_all(&folder)?;
         let folder = tempfile::Builder::new().prefix("rabbitmq-").tempdir_in(folder)?.keep();
-        let [amqp, management, distribution, names] = free_ports()?;
-        let at = Place { amqp, management, distribution, names, folder };
+        let [amqp, amqps, management, distribution, names] = free_ports()?;
+        let at = Place { amqp, amqps, management, distribution, names, folder };
         write_settings(&at)?;
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh", PROGRAM]).arg(&at.folder).envs(environment(&at));
@@ -194,23 +195,35 @@ impl Drop for Server {
     }
 }
 
-/// Four ports that nobody listens on.
-fn free_ports() -> Result<[u16; 4]> {
-    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // All at once, so that they differ.
-    let listeners = [listen()?, listen()?, listen()?, listen()?];
-    let mut ports = [0; 4];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
+/// Ports that nobody listens on, below those that the system gives to outgoing connections: one of these could be taken before
+/// the server is there.
+fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    const FIRST: u32 = 10_000;
+    const CANDIDATES: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut ports = [0; COUNT];
+    for port in &mut ports {
+        *port = (0..CANDIDATES)
+            // Processes that start servers at the same time begin far from each other.
+            .map(|_| std::process::id().wrapping_mul(7919).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)))
+            .filter_map(|number| u16::try_from(FIRST + number % CANDIDATES).ok())
+            .find(|candidate| TcpListener::bind((Ipv4Addr::LOCALHOST, *candidate)).is_ok())
+            .context("no port is free")?;
     }
     Ok(ports)
 }
 
 fn write_settings(at: &Place) -> Result<()> {
+    let (certificate, key) = (at.certificate(), at.folder.join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    fs::write(&certificate, made.cert.pem())?;
+    fs::write(&key, made.signing_key.serialize_pem())?;
+    let Place { amqp, amqps, management, .. } = at;
+    let (certificate, key) = (certificate.display(), key.display());
     let settings = format!(
-        "listeners.tcp.1 = 127.0.0.1:{}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {}\n\
-         log.file.level = warning\ndisk_free_limit.absolute = 50MB\nraft.wal_max_size_bytes = 67108864\n",
-        at.amqp, at.management
+        "listeners.tcp.1 = 127.0.0.1:{amqp}\nlisteners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.certfile = {certificate}\n\
+         ssl_options.keyfile = {key}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
+         log.file.level = warning\ndisk_free_limit.absolute = 50MB\nraft.wal_max_size_bytes = 67108864\n"
     );
     fs::write(at.folder.join("rabbitmq.conf"), settings)?;
     fs::write(at.folder.join("enabled_plugins"), "[rabbitmq_management].\n")?;
@@ -242,6 +255,10 @@ fn environment(at: &Place) -> Vec<(&'static str, String)> {
 }
 
 impl Place {
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("certificate.pem")
+    }
+
     /// Asks the management interface: status and body.
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.management));
@@ -282,6 +299,16 @@ impl Vhost {
     /// The URL that leads here by way of a proxy.
     pub fn url_by(&self, proxy: SocketAddr) -> String {
         format!("amqp://{USER}:{USER}@{proxy}/{}", self.name)
+    }
+
+    /// The URL that leads here over TLS.
+    pub fn encrypted_url(&self) -> String {
+        format!("amqps://{USER}:{USER}@localhost:{}/{}", self.at.amqps, self.name)
+    }
+
+    /// File with the server's certificate, which nobody else has signed.
+    pub fn certificate(&self) -> PathBuf {
+        self.at.certificate()
     }
 
     /// Where the server listens.

@@ -97,6 +97,8 @@ pub enum Fault {
     Refused(u16, &'static str),
     /// Done, but the connection breaks before the answer.
     AnswerLost,
+    /// Done, and answered so much later.
+    AnswerLate(Duration),
     /// The connection breaks before the request is read to its end, and it is not done.
     RequestCut,
     /// The connection breaks in the middle of the answer's body.
@@ -320,6 +322,10 @@ impl Shared {
         see(Some(answer.status().as_u16()).filter(|_| fault != Some(Fault::AnswerLost)));
         match fault {
             Some(Fault::AnswerLost) => Err(io::Error::other("ordered")),
+            Some(Fault::AnswerLate(pause)) => {
+                tokio::time::sleep(pause).await;
+                Ok(answer)
+            }
             Some(Fault::AnswerCut) => Ok(in_pieces(answer, 2, Duration::ZERO, true).await?),
             Some(Fault::Slow(pieces, pause)) => Ok(in_pieces(answer, pieces, pause, false).await?),
             _ => Ok(answer),

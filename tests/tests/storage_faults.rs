@@ -114,6 +114,36 @@ async fn a_write_whose_answer_is_lost_is_known_to_be_ours() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_answer_in_time_is_asked_again_and_at_last_given_up() -> Result<()> {
+    over(|server, _| async move {
+        // Longer than is waited for, whatever is sent.
+        let late = || Fault::AnswerLate(Duration::from_secs(20));
+        let settings = S3Settings { answer_wait: Duration::from_secs(1), ..server.settings()? };
+        let storage = Stores::new(settings).open(&server.url("p/")?)?;
+        for operation in [Operation::Put, Operation::Get, Operation::List, Operation::Delete] {
+            server.inject(operation, "", 1, late());
+        }
+        storage.put("k", "x".into(), Kind::Json).await?;
+        ensure!(storage.get("k").await? == "x" && keys(&storage).await? == ["k"]);
+        storage.delete(&["k".to_owned()]).await?;
+        // The write was done before the time was over; the second one finds it.
+        server.inject(Operation::PutNew, "", 1, late());
+        ensure!(storage.put_new("new", "mine".into(), Kind::Json).await? == Creation::Created);
+        ensure!(server.count(Operation::PutNew) == 2 && storage.get("new").await? == "mine");
+        // A body that stands still.
+        server.inject(Operation::Get, "", 1, Fault::Slow(2, Duration::from_secs(20)));
+        ensure!(storage.get("new").await? == "mine");
+        ensure!(server.faults_left() == 0, "not every fault happened");
+        server.inject(Operation::Put, "", ALWAYS, late());
+        let began = Instant::now();
+        unavailable(storage.put("never", "x".into(), Kind::Json).await, "in time")?;
+        ensure!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_write_that_breaks_off_leaves_nothing_and_is_made_again() -> Result<()> {
     over(|server, storage| async move {
         server.inject(Operation::Put, "", 1, Fault::RequestCut);

@@ -265,6 +265,7 @@ fn believable(failure: &Failure) -> Failure {
         | Code::StorageFull
         | Code::StorageUnavailable
         | Code::BrokerUnavailable
+        | Code::SchedulerUnavailable
         | Code::ChildCrashed
         | Code::ChildStalled
         | Code::DeadlineExceeded

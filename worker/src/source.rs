@@ -10,6 +10,7 @@ mod s3;
 
 use bytes::Bytes;
 use farm::job::{SourceSpec, shown_url};
+use farm::media::SourceVersion;
 use farm::storage::Stores;
 use farm::{Code, Failure};
 
@@ -49,13 +50,30 @@ impl Source {
         Ok(Self { place })
     }
 
+    /// Which version of it was opened, and is read.
+    pub(crate) fn version(&self) -> SourceVersion {
+        match &self.place {
+            Place::File(file) => file.version(),
+            Place::Http(http) => http.version().clone(),
+            Place::S3(s3) => s3.version().clone(),
+        }
+    }
+
     /// Size in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        match &self.place {
-            Place::File(file) => file.bytes(),
-            Place::Http(http) => http.bytes(),
-            Place::S3(s3) => s3.bytes(),
+        self.version().bytes
+    }
+
+    /// Refuses a source that is not of the version that was planned for.
+    ///
+    /// # Errors
+    /// [`Code::SourceChanged`].
+    pub(crate) fn check(self, planned: Option<&SourceVersion>, spec: &SourceSpec) -> Result<Self, Failure> {
+        if planned.is_none_or(|planned| planned.fits(&self.version())) {
+            return Ok(self);
         }
+        let message = format!("{} is not what it was when it was first read", shown_url(&spec.url));
+        Err(Failure::new(Code::SourceChanged, message))
     }
 
     /// `len` bytes from `offset` on. The caller sees to it that they are all within [`Source::bytes`].

@@ -341,11 +341,14 @@ impl Execution<'_> {
     async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
             let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
-            self.attempt(&Order::Probe, &source, None).await
+            Ok((self.attempt(&Order::Probe, &source, None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {
-            (Done::Probed(info), cost) => Ok((Outcome::Probed { info }, cost)),
-            (Done::Encoded(_), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
+            ((Done::Probed(mut info), cost), version) => {
+                info.version = Some(version);
+                Ok((Outcome::Probed { info }, cost))
+            }
+            ((Done::Encoded(_), _), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
         }
     }
 
@@ -353,6 +356,7 @@ impl Execution<'_> {
         let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
         let attempt = async {
             let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
+            let source = source.check(plan.source.as_ref(), &self.spec.source)?;
             let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
             let renditions = uploads.finish().await?;
             match done {

@@ -202,6 +202,23 @@ async fn a_source_that_is_gone_fails_the_attempt_by_name() {
 }
 
 #[tokio::test]
+async fn a_source_that_was_replaced_since_it_was_probed_is_not_encoded() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let worker = bench.worker("honest");
+    let Outcome::Probed { info } = bench.done(TaskId::Probe).await.outcome else { panic!("no probe") };
+    assert!(info.version.is_some());
+    let planned = Plan { source: info.version, ..plan() };
+    store(&bench.state, &keys::plan(&bench.job, 1), &planned, false).await.expect("stored");
+    bench.done(TaskId::Video(0)).await;
+    // As large as before.
+    std::fs::write(bench.folder.path().join("source.bin"), pattern(1..(3 << 20) + 124)).expect("written");
+    bench.send(TaskId::Video(1)).await;
+    let Event::TaskFailed { failure, .. } = bench.event().await else { panic!("no failure") };
+    assert_eq!(failure.code, Code::SourceChanged);
+    worker.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_job_is_not_begun_and_a_running_one_is_killed() {
     let bench = Bench::new(Layout::Segments).await;
     let worker = bench.worker("half");
@@ -261,6 +278,24 @@ async fn what_makes_no_sense_is_rejected_with_the_reason_and_the_worker_goes_on(
         delivery.ack().await.expect("acknowledged");
     }
     bench.done(TaskId::Audio(0)).await;
+    worker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_of_an_earlier_term_is_dropped_and_the_scheduler_told() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let worker = bench.worker("honest");
+    let (job, task) = (bench.job.clone(), TaskId::Audio(0));
+    bench.state.put(&keys::term(0), bytes::Bytes::from_static(b"5"), Kind::Json).await.expect("stored");
+    let of_term = |term| TaskMessage { job: job.clone(), task: task.clone(), attempt: 1, epoch: 1, term };
+    bench.broker.publish(Queue::Tasks, &of_term(4)).await.expect("published");
+    assert_eq!(bench.event().await, Event::Stale { job: job.clone(), task: task.clone() });
+    assert!(bench.state.get(&keys::done(&job, &task)).await.is_err());
+    bench.broker.publish(Queue::Tasks, &of_term(5)).await.expect("published");
+    assert_eq!(bench.event().await, Event::TaskDone { job: job.clone(), task: task.clone() });
+    // What is done is done in any term.
+    bench.broker.publish(Queue::Tasks, &of_term(4)).await.expect("published");
+    assert_eq!(bench.event().await, Event::TaskDone { job: job.clone(), task: task.clone() });
     worker.shutdown().await;
 }
 

@@ -48,6 +48,7 @@ pub(crate) fn plan() -> Plan {
         default: true,
     };
     Plan {
+        source: None,
         origin_ns: 0,
         duration_ns: 8_000_000_000,
         lead_ns: 80_000_000,
@@ -75,6 +76,7 @@ pub(crate) fn audio_order() -> Order {
 pub(crate) fn media_info(bytes: u64) -> MediaInfo {
     MediaInfo {
         bytes,
+        version: None,
         container: "video/quicktime".to_owned(),
         duration_ns: 0,
         header_duration_ns: None,

@@ -28,7 +28,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use url::Url;
 
 use self::error::{Meaning, failed, meaning_of};
-use self::settings::wait_for;
+use self::settings::{transfer_wait, wait_for};
 use super::{Backend, Creation, Entry, Kind, StorageError, check_key};
 
 pub use object::{PinError, PinnedObject};
@@ -53,6 +53,8 @@ const PRESIGNED_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A connection to S3, shared by all its buckets.
 pub(super) struct S3 {
     client: Client,
+    /// As [`S3Settings::answer_wait`].
+    answer_wait: Duration,
     unsupported: Unsupported,
 }
 
@@ -66,7 +68,7 @@ struct Unsupported {
 
 impl S3 {
     pub(super) fn new(settings: &S3Settings) -> Self {
-        Self { client: settings.client(), unsupported: Unsupported::default() }
+        Self { client: settings.client(), answer_wait: settings.answer_wait, unsupported: Unsupported::default() }
     }
 
     /// The prefix of a bucket that `s3://bucket/prefix/` names.
@@ -124,6 +126,11 @@ impl Bucket {
         if path.len() > PATH_BYTES_MAX { Err(StorageError::BadKey(path)) } else { Ok(path) }
     }
 
+    /// The limits of a request that sends so many bytes.
+    fn limits(&self, bytes: u64) -> config::Builder {
+        Config::builder().timeout_config(wait_for(transfer_wait(self.s3.answer_wait, bytes)))
+    }
+
     /// Puts the object in one request. Set here, so that no place forgets it: what it is, and how long it may be cached.
     fn single_put(&self, path: &str, content: Bytes, kind: Kind) -> PutObjectFluentBuilder {
         let put = self.s3.client.put_object().bucket(&self.bucket).key(path);
@@ -134,7 +141,7 @@ impl Bucket {
         if content.len() >= SINGLE_PUT_BYTES {
             return self.put_in_parts(path, content, kind).await;
         }
-        let limits = limits(content.len() as u64);
+        let limits = self.limits(content.len() as u64);
         let put = self.single_put(path, content, kind).customize().config_override(limits).send().await;
         put.map(drop).map_err(|error| failed(&self.place(path), &error))
     }
@@ -144,7 +151,7 @@ impl Bucket {
     async fn put_if_absent(&self, path: &str, content: &Bytes, kind: Kind) -> Result<Conditional, StorageError> {
         let tries = Tries::default();
         let put = self.single_put(path, content.clone(), kind).if_none_match("*").customize();
-        let put = put.config_override(limits(content.len() as u64)).interceptor(tries.clone()).send().await;
+        let put = put.config_override(self.limits(content.len() as u64)).interceptor(tries.clone()).send().await;
         let Err(error) = put else { return Ok(Conditional::Done(Creation::Created)) };
         match meaning_of(&error) {
             Meaning::ConditionFails if tries.count() > 1 && self.holds(path, content).await? => {
@@ -236,11 +243,6 @@ impl Intercept for Tries {
         self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// The limits of a request that sends so many bytes.
-fn limits(bytes: u64) -> config::Builder {
-    Config::builder().timeout_config(wait_for(bytes))
 }
 
 #[async_trait::async_trait]

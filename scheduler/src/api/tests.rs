@@ -308,7 +308,8 @@ async fn what_one_scheduler_could_not_tell_the_next_one_tells() {
     let _receiver = tokio::spawn(async move { axum::serve(listener, app).await });
     let second = Running::start(&farm, OPEN).await;
     let told = async {
-        while !farm.state.list(&keys::outbox_prefix(PARTITION)).await.expect("a listing").is_empty() {
+        // It may not even have been closed when the first stopped.
+        while farm.active().await > 0 || !farm.state.list(&keys::outbox_prefix(PARTITION)).await.expect("a listing").is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

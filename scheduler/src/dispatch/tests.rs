@@ -1,4 +1,7 @@
 //! Who is served when.
+#![expect(clippy::print_stdout, reason = "figures are shown where they are wanted")]
+
+use std::collections::VecDeque;
 
 use proptest::prelude::{Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -59,7 +62,7 @@ fn names(served: &[(String, TaskId)]) -> Vec<&str> {
 fn tenants_get_the_same_work_not_the_same_number_of_tasks() {
     let mut jobs = [job("a", "one", 0, 1, 6, 10), job("b", "two", 0, 2, 3, 20)];
     let served = serve(&mut jobs, &mut Shares::default());
-    assert_eq!(names(&served), ["a", "b", "a", "a", "b", "a", "a", "b", "a"]);
+    assert_eq!(names(&served), ["a", "b", "a", "b", "a", "a", "b", "a", "a"]);
 }
 
 #[test]
@@ -137,6 +140,161 @@ proptest! {
             let wanting: Vec<u64> = given.iter().filter(|(tenant, _)| left[*tenant] > 0).map(|(_, given)| *given).collect();
             let (least, most) = (wanting.iter().min().copied().unwrap_or(0), wanting.iter().max().copied().unwrap_or(0));
             prop_assert!(most - least <= dearest, "{given:?}");
+        }
+    }
+}
+
+/// A made-up farm: slots, a queue in the broker that is first in, first out, and the scheduler's window.
+struct Sim {
+    slots: usize,
+    jobs: Vec<Job>,
+    shares: Shares,
+    queue: VecDeque<(usize, TaskId)>,
+    /// Which job, and when it will be done.
+    running: Vec<(usize, u64)>,
+    finished: VecDeque<u64>,
+    now_s: u64,
+    /// When the first task of each job started.
+    started_s: BTreeMap<String, u64>,
+    /// Slot seconds by tenant.
+    used_s: BTreeMap<&'static str, u64>,
+}
+
+impl Sim {
+    fn new(slots: usize, shares: Shares, jobs: Vec<Job>) -> Self {
+        let (queue, running, finished) = (VecDeque::new(), Vec::new(), VecDeque::new());
+        Self { slots, jobs, shares, queue, running, finished, now_s: 0, started_s: BTreeMap::new(), used_s: BTreeMap::new() }
+    }
+
+    /// A second: what is done ends, tasks are handed out, free slots take them.
+    fn step(&mut self) {
+        let now_s = self.now_s;
+        self.finished.extend(self.running.iter().filter(|(_, end_s)| *end_s <= now_s).map(|_| now_s));
+        self.running.retain(|(_, end_s)| *end_s > now_s);
+        self.finished.retain(|at| *at + 1 >= now_s);
+        loop {
+            // Workers are heard of at once when they take something, so handing out goes on until nothing moves.
+            let before = (self.queue.len(), self.running.len());
+            self.hand_out();
+            self.take();
+            if before == (self.queue.len(), self.running.len()) {
+                break;
+            }
+        }
+        for (job, _) in &self.running {
+            *self.used_s.entry(self.jobs[*job].tenant).or_default() += 1;
+        }
+        self.now_s += 1;
+    }
+
+    fn hand_out(&mut self) {
+        let waiting = |job: &&Job| job.submitted <= self.now_s && !job.tasks.is_empty();
+        self.shares.set_present(self.jobs.iter().filter(waiting).map(|job| job.tenant.to_owned()).collect());
+        let outstanding = self.queue.len() + self.running.len();
+        let window = Window::Following { least: 2, most: 10_000 };
+        for _ in 0..room(window, outstanding, self.running.len(), self.finished.len()) {
+            let here: Vec<Job> = self.jobs.iter().filter(|job| job.submitted <= self.now_s).cloned().collect();
+            let candidates = candidates(&here);
+            let Some(place) = pick_next(&candidates, &self.shares) else { return };
+            let chosen = candidates[place];
+            self.shares.charge(chosen.tenant, chosen.cost_ns);
+            let owner = self.jobs.iter().position(|job| job.id == *chosen.job).expect("its job");
+            let task = chosen.task.clone();
+            self.jobs[owner].tasks.retain(|other| *other != task);
+            self.queue.push_back((owner, task));
+        }
+    }
+
+    fn take(&mut self) {
+        while self.running.len() < self.slots
+            && let Some((job, _)) = self.queue.pop_front()
+        {
+            self.started_s.entry(self.jobs[job].id.to_string()).or_insert(self.now_s);
+            self.running.push((job, self.now_s + self.jobs[job].cost_ns));
+        }
+    }
+}
+
+/// Jain's index of shares: 1 when all are equal, 1/n when one has all.
+fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    sum * sum / (shares.len() as f64 * squares)
+}
+
+#[test]
+fn four_equal_tenants_get_equal_shares_of_the_slots() {
+    // Jobs of very different number, length and chunk time; each tenant has more than can be done meanwhile.
+    let tenants = [("one", 40, 8, 25), ("two", 4, 90, 20), ("three", 100, 4, 10), ("four", 1, 400, 40)];
+    let mut jobs = Vec::new();
+    for (tenant, count, tasks, cost) in tenants {
+        jobs.extend((0..count).map(|n| job(&format!("{tenant}-{n}"), tenant, n % 3, 0, tasks, cost)));
+    }
+    for slots in [1, 3, 8, 32] {
+        let mut sim = Sim::new(slots, Shares::default(), jobs.clone());
+        let until_s = 3600 * 4 / slots.max(4) as u64;
+        while sim.now_s < until_s {
+            sim.step();
+        }
+        let shares: Vec<f64> = sim.used_s.values().map(|used| *used as f64).collect();
+        let index = jain(&shares);
+        println!("{slots} slots, {until_s} s: Jain's index {index:.4}, slot seconds {:?}", sim.used_s);
+        assert!(shares.len() == 4 && index >= 0.95, "{slots} slots: {index}");
+    }
+}
+
+#[test]
+fn weights_divide_the_slots() {
+    let weights = Arc::new(BTreeMap::from([("two".to_owned(), 3)]));
+    let jobs = vec![job("a", "one", 0, 0, 400, 20), job("b", "two", 0, 0, 400, 20)];
+    let mut sim = Sim::new(4, Shares::weighted(weights), jobs);
+    (0..1200).for_each(|_| sim.step());
+    let ratio = sim.used_s["two"] as f64 / sim.used_s["one"] as f64;
+    assert!((2.7..3.3).contains(&ratio), "{ratio}: {:?}", sim.used_s);
+}
+
+#[test]
+fn a_short_job_does_not_wait_behind_a_hundred_of_another_tenant() {
+    const CHUNK_S: u64 = 20;
+    for slots in [1, 2, 4, 16] {
+        let mut jobs: Vec<Job> = (0..100).map(|n| job(&format!("a-{n}"), "a", 0, 0, 30, CHUNK_S)).collect();
+        jobs.push(job("b", "b", 0, 607, 1, CHUNK_S));
+        let mut sim = Sim::new(slots, Shares::default(), jobs);
+        while !sim.started_s.contains_key("b") {
+            sim.step();
+            assert!(sim.now_s < 10_000, "it never starts");
+        }
+        let wait_s = sim.started_s["b"] - 607;
+        println!("{slots} slots: B waits {wait_s} s behind A's 100 jobs, a chunk takes {CHUNK_S} s");
+        // One that runs and those on the queue: two, where there is but one slot.
+        let chunks = if slots == 1 { 3 } else { 2 };
+        assert!(wait_s <= chunks * CHUNK_S, "{slots} slots: {wait_s} s");
+    }
+}
+
+proptest! {
+    /// Whatever jobs of whatever priority keep coming, every tenant's oldest task is handed out before the others were
+    /// given more than it by one task each.
+    #[test]
+    fn nobody_starves(costs in prop::collection::vec(1_u64..50, 2..6), priorities in prop::collection::vec(-5..5, 6)) {
+        const TENANTS: [&str; 6] = ["t0", "t1", "t2", "t3", "t4", "t5"];
+        let mut shares = Shares::default();
+        let mut last = vec![0_u64; costs.len()];
+        let dearest = *costs.iter().max().expect("some");
+        shares.set_present(TENANTS.iter().take(costs.len()).map(|tenant| (*tenant).to_owned()).collect());
+        for round in 1..=500_u64 {
+            let jobs: Vec<Job> = (0..).zip(costs.iter().zip(&priorities))
+                .map(|(n, (cost, priority))| job(&format!("j{n}"), TENANTS[n], *priority, round, 1, *cost))
+                .collect();
+            let all = candidates(&jobs);
+            let place = pick_next(&all, &shares).expect("something");
+            shares.charge(all[place].tenant, all[place].cost_ns);
+            last[place] = round;
+            for (n, at) in last.iter().enumerate() {
+                // While a tenant waits, each other is given at most a task beyond what makes it even.
+                let bound = costs.len() as u64 * (2 + dearest / costs.iter().min().expect("some"));
+                prop_assert!(round - at <= bound, "{n} was not served for {} rounds", round - at);
+            }
         }
     }
 }

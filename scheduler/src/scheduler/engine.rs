@@ -23,6 +23,9 @@ use crate::dispatch::Shares;
 /// Jobs driven at a time.
 const DRIVES_MAX: usize = 16;
 
+/// How often the series are set that show a state.
+const MEASURE: Duration = Duration::from_secs(5);
+
 /// The scheduler at work.
 pub(super) struct Engine {
     pub(super) settings: Settings,
@@ -107,6 +110,8 @@ impl Engine {
         // The first tick comes at once: starting is reconciling.
         let mut reconcile = interval(self.settings.reconcile);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut measure = interval(MEASURE);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pump();
             self.issue().await;
@@ -114,6 +119,7 @@ impl Engine {
             tokio::select! {
                 _ = &mut stopped => break,
                 _ = reconcile.tick() => self.reconcile().await,
+                _ = measure.tick() => self.measure(),
                 delivery = next_delivery(&mut self.consumer) => self.hear(delivery).await,
                 said = next_progress(&mut progress) => self.note_progress(&said),
                 Some(done) = self.work.join_next_with_id() => self.settle(done),
@@ -133,7 +139,10 @@ impl Engine {
         if self.scan.is_wanted && !self.scan.is_running && self.scan.retry_at.is_none_or(|at| at <= now) {
             self.scan = Scan { is_running: true, troubles: self.scan.troubles, ..Scan::default() };
             let state = self.state.clone();
-            let started = self.work.spawn(async move { Work::Scanned(state.list(&keys::active_prefix(PARTITION)).await) });
+            let started = self.work.spawn(async move {
+                let _timer = metrics::scheduler().reconcile_duration.start_timer();
+                Work::Scanned(state.list(&keys::active_prefix(PARTITION)).await)
+            });
             self.working.insert(started.id(), Working::Scan);
         }
         let mut ready = Vec::new();
@@ -234,7 +243,8 @@ impl Engine {
         }
         if let Event::TaskFailed { task, attempt, failure, .. } = event {
             tracing::warn!(%job, %task, attempt, %failure, "an attempt failed");
-            metrics::scheduler().note_failure(&task, &failure);
+            let labels = [metrics::kind(&task), &failure.code.to_string()];
+            metrics::scheduler().task_failures.with_label_values(&labels).inc();
             entry.news.failed.push((task, attempt, failure));
         }
         self.dirty.insert(job);
@@ -299,6 +309,10 @@ impl Engine {
             }
         };
         self.scan.troubles = 0;
+        if listed.is_empty() {
+            // Nothing can be running.
+            self.lead.settle_now(Instant::now());
+        }
         for active in listed {
             let id = active.key.strip_prefix(&prefix).map(|id| JobId::try_from(id.to_owned()));
             let Some(Ok(id)) = id else { continue };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farm::job::{JobId, JobSpec};
 use farm::plan::Plan;
 use farm::storage::{Creation, Kind, Storage, StorageError};
-use farm::task::{Marker, TaskId};
+use farm::task::{Marker, Outcome, TaskId};
 use farm::{Code, Failure, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -245,7 +245,7 @@ async fn close(
     let at_once = aftercare == Aftercare::AtOnce;
     match result {
         JobResult::Done(_) if at_once => keep_only_sealed(state, output, job).await?,
-        JobResult::Done(_) => {}
+        JobResult::Done(_) => delete_all(output, superfluous(state, job).await?).await?,
         JobResult::Failed { .. } | JobResult::Cancelled => {
             // Tells workers that are still at it to stop. The result is stored, so it cannot turn it into a cancelled job.
             state.put(&keys::cancel(&job.job), Bytes::new(), Kind::Json).await?;
@@ -278,6 +278,22 @@ async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResul
         Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the markers of a finished job name and its seal does not: init segments that are equal, and parts that were joined.
+/// They are this job's own and in no result, so they need not wait for the janitor.
+async fn superfluous(state: &Storage, job: &JobState) -> Result<Vec<String>, Failure> {
+    let stored: Seal = fetch(state, &keys::seal(&job.job)).await?;
+    if job.seal.as_ref() != Some(&stored) {
+        return Ok(Vec::new());
+    }
+    let sealed: BTreeSet<&str> = stored.keys().collect();
+    let made = job.markers.values().flat_map(|marker| match &marker.outcome {
+        Outcome::Encoded { renditions, .. } => renditions.as_slice(),
+        Outcome::Probed { .. } | Outcome::Packed { .. } => &[],
+    });
+    let keys = made.flat_map(|made| std::iter::once(&made.init).chain(&made.objects)).map(|object| object.key.as_str());
+    Ok(keys.filter(|key| !sealed.contains(key)).map(str::to_owned).collect())
 }
 
 /// Deletes media that the seal does not name: of attempts that failed or came too late, of earlier jobs, parts that were

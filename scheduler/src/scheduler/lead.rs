@@ -101,6 +101,13 @@ impl Lead {
         }
     }
 
+    /// Nothing is running that could be heard of: tasks may be handed out at once.
+    pub(super) fn settle_now(&mut self, now: Instant) {
+        if let Standing::Acting { issue_at, .. } = &mut self.standing {
+            *issue_at = now.min(*issue_at);
+        }
+    }
+
     /// When something is to be done without a tick.
     pub(super) fn wake_at(&self) -> Instant {
         self.missed_at
@@ -155,6 +162,8 @@ mod tests {
         assert_eq!(lead.term(), None, "not before the term is stored");
         assert!(lead.on_term(7, start));
         assert_eq!((lead.term(), lead.issue_at()), (Some(7), Some(start + Duration::from_secs(3))));
+        lead.settle_now(start);
+        assert_eq!(lead.issue_at(), Some(start));
         assert_eq!(lead.on_tick(start + PERIOD / 2), OnTick::Drop, "two ticks circulate");
         assert_eq!(lead.on_tick(start + PERIOD), OnTick::Keep(Some(7)));
         assert!(!lead.on_term(7, start + PERIOD));

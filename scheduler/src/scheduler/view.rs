@@ -103,6 +103,11 @@ impl Tally {
         }
     }
 
+    /// Media still to be gone through by encode tasks, in ns.
+    pub(super) fn left_ns(&self) -> u64 {
+        self.open.values().sum()
+    }
+
     /// How much work a task is, in ns of media.
     pub(super) fn cost_ns(&self, task: &TaskId) -> u64 {
         self.open.get(task).copied().unwrap_or(SMALL_TASK_NS)

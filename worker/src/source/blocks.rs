@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use farm::media::SourceVersion;
 use farm::{Code, Failure};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -21,10 +22,10 @@ const BLOCKS_AHEAD: u64 = 2;
 
 /// What blocks are fetched from: one version of a source.
 pub(crate) trait Remote: Send + Sync + 'static {
-    /// Size in bytes.
-    fn bytes(&self) -> u64;
+    /// Which version that is.
+    fn version(&self) -> SourceVersion;
 
-    /// A range within that size, all of it. Tries again what may pass, and ends within a limit.
+    /// A range within its size, all of it. Tries again what may pass, and ends within a limit.
     ///
     /// # Errors
     /// As [`super::Source::read_at`].
@@ -34,6 +35,7 @@ pub(crate) trait Remote: Send + Sync + 'static {
 /// A source in blocks.
 pub(crate) struct Blocks<R> {
     remote: Arc<R>,
+    version: SourceVersion,
     cache: Mutex<Cache>,
 }
 
@@ -47,12 +49,13 @@ struct Cache {
 impl<R: Remote> Blocks<R> {
     /// Nothing fetched yet.
     pub(crate) fn new(remote: R) -> Self {
-        Self { remote: Arc::new(remote), cache: Mutex::new(Cache { kept: LruCache::new(BLOCKS_KEPT), last: None }) }
+        let cache = Mutex::new(Cache { kept: LruCache::new(BLOCKS_KEPT), last: None });
+        Self { version: remote.version(), remote: Arc::new(remote), cache }
     }
 
-    /// Size in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.remote.bytes()
+    /// Which version is read.
+    pub(crate) fn version(&self) -> &SourceVersion {
+        &self.version
     }
 
     /// As [`super::Source::read_at`].
@@ -84,7 +87,7 @@ impl<R: Remote> Blocks<R> {
         let forward = cache.last.is_some_and(|last| last == index || last + 1 == index);
         cache.last = Some(index);
         let wanted = cache.kept.get_or_insert(index, || self.fetch(index)).clone();
-        let end = self.bytes().div_ceil(BLOCK_BYTES);
+        let end = self.version.bytes.div_ceil(BLOCK_BYTES);
         let ahead = if forward { BLOCKS_AHEAD } else { 0 };
         for next in (index + 1..end).take(ahead as usize) {
             cache.kept.get_or_insert(next, || self.fetch(next));
@@ -96,7 +99,7 @@ impl<R: Remote> Blocks<R> {
     fn fetch(&self, index: u64) -> Fetch {
         let remote = self.remote.clone();
         let first = index * BLOCK_BYTES;
-        let end = (first + BLOCK_BYTES).min(remote.bytes());
+        let end = (first + BLOCK_BYTES).min(self.version.bytes);
         let fetching = AbortOnDropHandle::new(tokio::spawn(async move { remote.fetch(first..end).await }));
         async move { fetching.await.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "a fetch came to nothing"))) }
             .boxed()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use farm::job::shown_url;
+use farm::media::SourceVersion;
 use farm::{Code, Failure};
 use nix::libc::O_NONBLOCK;
 use url::Url;
@@ -48,9 +49,10 @@ impl FileSource {
         Ok(Self { file: Arc::new(file) })
     }
 
-    /// Size in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.file.version.bytes
+    /// Which version is read.
+    pub(crate) fn version(&self) -> SourceVersion {
+        let Version { bytes, modified: (seconds, ns) } = self.file.version;
+        SourceVersion { bytes, etag: None, modified: Some(format!("{seconds}.{ns:09}")) }
     }
 
     /// As [`super::Source::read_at`].
@@ -132,7 +134,7 @@ mod tests {
         let path = folder.path().join("a b.bin");
         std::fs::write(&path, b"0123456789").expect("written");
         let source = FileSource::open(&url(&path)).await.expect("readable");
-        assert_eq!(source.bytes(), 10);
+        assert_eq!(source.version().bytes, 10);
         assert_eq!(source.read_at(3, 4).await, Ok(Bytes::from_static(b"3456")));
         let mut file = OpenOptions::new().append(true).open(&path).expect("opened");
         file.write_all(b"more").expect("written");

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use farm::job::{SourceSpec, shown_url};
+use farm::media::SourceVersion;
 use farm::{Code, Failure};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LAST_MODIFIED, LOCATION, RANGE,
@@ -31,7 +32,7 @@ const REDIRECTS_MAX: usize = 5;
 /// A source behind HTTP, in the version there was when it was opened.
 pub(crate) struct HttpRemote {
     server: Server,
-    pin: Pin,
+    pin: SourceVersion,
 }
 
 /// Whom to ask, and what to send along.
@@ -40,29 +41,6 @@ struct Server {
     url: Url,
     /// What the job wants sent.
     headers: HeaderMap,
-}
-
-/// The version of the source that is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pin {
-    bytes: u64,
-    etag: Option<HeaderValue>,
-    modified: Option<HeaderValue>,
-}
-
-impl Pin {
-    fn new(bytes: u64, answer: &Response) -> Self {
-        let header = |name| answer.headers().get(name).cloned();
-        Self { bytes, etag: header(ETAG), modified: header(LAST_MODIFIED) }
-    }
-
-    /// Whether an answer is of this version. What it does not say is no evidence: some caches leave a header out.
-    fn fits(&self, other: &Self) -> bool {
-        let same = |a: &Option<HeaderValue>, b: &Option<HeaderValue>| a.as_ref().zip(b.as_ref()).is_none_or(|(a, b)| a == b);
-        // An ETag that agrees outweighs a date: servers behind one name may have copied the file at different times.
-        let dates = self.etag.is_some() && other.etag.is_some() || same(&self.modified, &other.modified);
-        self.bytes == other.bytes && same(&self.etag, &other.etag) && dates
-    }
 }
 
 /// Why bytes did not come.
@@ -149,8 +127,8 @@ impl HttpRemote {
 }
 
 impl Remote for HttpRemote {
-    fn bytes(&self) -> u64 {
-        self.pin.bytes
+    fn version(&self) -> SourceVersion {
+        self.pin.clone()
     }
 
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {
@@ -181,7 +159,7 @@ impl Server {
     }
 
     /// Asks for a range of one version, where the server sends us.
-    async fn ask(&self, range: &str, version: Option<&HeaderValue>) -> Result<Response, FetchError> {
+    async fn ask(&self, range: &str, version: Option<&str>) -> Result<Response, FetchError> {
         let mut url = self.url.clone();
         for _ in 0..=REDIRECTS_MAX {
             let mut headers = if url.origin() == self.url.origin() { self.headers.clone() } else { HeaderMap::new() };
@@ -202,11 +180,11 @@ impl Server {
         Err(FetchError::Redirect("too often"))
     }
 
-    async fn open(&self) -> Result<Pin, FetchError> {
+    async fn open(&self) -> Result<SourceVersion, FetchError> {
         let answer = self.ask("bytes=0-0", None).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
-                Some((0, 1, bytes)) => Ok(Pin::new(bytes, &answer)),
+                Some((0, 1, bytes)) => Ok(version(bytes, &answer)),
                 Some(_) => Err(FetchError::Unfit("other bytes than asked for")),
                 None => Err(FetchError::Unfit("it does not tell the size of the source")),
             },
@@ -214,17 +192,17 @@ impl Server {
             StatusCode::RANGE_NOT_SATISFIABLE
                 if answer.headers().get(CONTENT_RANGE).is_some_and(|range| range == "bytes */0") =>
             {
-                Ok(Pin::new(0, &answer))
+                Ok(version(0, &answer))
             }
             StatusCode::OK => Err(FetchError::NoRanges),
             status => Err(FetchError::Status(status, retry_after(&answer))),
         }
     }
 
-    async fn fetch(&self, first: u64, end: u64, pin: &Pin) -> Result<Bytes, FetchError> {
+    async fn fetch(&self, first: u64, end: u64, pin: &SourceVersion) -> Result<Bytes, FetchError> {
         // A weak tag never matches; it is compared below.
-        let etag = pin.etag.as_ref().filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-        let mut answer = self.ask(&format!("bytes={first}-{}", end - 1), etag).await?;
+        let etag = pin.etag.as_ref().filter(|etag| !etag.starts_with("W/"));
+        let mut answer = self.ask(&format!("bytes={first}-{}", end - 1), etag.map(String::as_str)).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => return Err(FetchError::Changed),
@@ -232,7 +210,7 @@ impl Server {
             status => return Err(FetchError::Status(status, retry_after(&answer))),
         }
         let (from, to, bytes) = content_range(&answer).ok_or(FetchError::Unfit("it does not tell which bytes it holds"))?;
-        if !pin.fits(&Pin::new(bytes, &answer)) {
+        if !pin.fits(&version(bytes, &answer)) {
             return Err(FetchError::Changed);
         }
         if (from, to) != (first, end) {
@@ -251,6 +229,12 @@ impl Server {
             false => Err(FetchError::Broken("the answer ended early".to_owned())),
         }
     }
+}
+
+/// The version that an answer is of.
+fn version(bytes: u64, answer: &Response) -> SourceVersion {
+    let text = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    SourceVersion { bytes, etag: text(ETAG), modified: text(LAST_MODIFIED) }
 }
 
 /// How long the server asks us to wait, as seconds or as a date.

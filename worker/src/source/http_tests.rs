@@ -127,8 +127,8 @@ fn answer(manner: Manner, request: u32, head: &str) -> (Vec<u8>, bool) {
 /// Reads all, forward, in steps that do not fall on blocks.
 async fn read_all(source: &Blocks<HttpRemote>) -> Result<(), Failure> {
     let mut at = 0;
-    while at < source.bytes() {
-        let len = 1_000_003.min(source.bytes() - at);
+    while at < source.version().bytes {
+        let len = 1_000_003.min(source.version().bytes - at);
         assert_eq!(source.read_at(at, len as usize).await?, pattern(at..at + len), "at {at}");
         at += len;
     }
@@ -139,7 +139,7 @@ async fn read_all(source: &Blocks<HttpRemote>) -> Result<(), Failure> {
 async fn every_byte_comes_once_and_the_version_is_pinned() {
     let server = Host::start(Manner::Good).await;
     let source = server.open().await.expect("readable");
-    assert_eq!(source.bytes(), BYTES);
+    assert_eq!(source.version().bytes, BYTES);
     read_all(&source).await.expect("read");
     assert_eq!(server.requests(), 1 + 6, "one request to open, one for each block");
     let heads = server.heads.lock().expect("unpoisoned").clone();
@@ -244,5 +244,5 @@ async fn a_source_that_changes_while_it_is_read_is_given_up() {
 #[tokio::test]
 async fn an_empty_source_is_a_source_of_no_bytes() {
     let server = Host::start(Manner::Empty).await;
-    assert_eq!(server.open().await.expect("readable").bytes(), 0);
+    assert_eq!(server.open().await.expect("readable").version().bytes, 0);
 }

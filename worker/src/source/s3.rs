@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use farm::job::{SourceSpec, shown_url};
+use farm::media::SourceVersion;
 use farm::storage::{PinError, PinnedObject, StorageError, Stores};
 use farm::{Code, Failure};
 
@@ -32,8 +33,8 @@ impl S3Remote {
 }
 
 impl Remote for S3Remote {
-    fn bytes(&self) -> u64 {
-        self.object.bytes()
+    fn version(&self) -> SourceVersion {
+        SourceVersion { bytes: self.object.bytes(), etag: self.object.etag().map(str::to_owned), modified: None }
     }
 
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {

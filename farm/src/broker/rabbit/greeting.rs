@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn only_a_greeting_is_read_as_one() {
-        // Class 10, method 10, version 0-9, properties of 28 bytes, mechanisms, locales.
-        let mut payload = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 39];
+        // Class 10, method 10, version 0-9, properties of 35 bytes, mechanisms, locales.
+        let mut payload = vec![0, 10, 0, 10, 0, 9, 0, 0, 0, 35];
         payload.extend(b"\x07productS\0\0\0\x08RabbitMQ\x07versionS\0\0\0\x013");
         payload.extend(b"\0\0\0\x05PLAIN\0\0\0\x05en_US");
         assert_eq!(read(&payload), Some(Greeting { product: "RabbitMQ".to_owned(), version: "3".to_owned() }));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::{Meaning, failed, meaning_of};
-use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries, limits};
+use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries};
 
 /// Usual size of a part in bytes.
 pub(super) const PART_BYTES: u64 = 16 << 20;
@@ -50,7 +50,7 @@ impl Upload {
     /// Uploads part `number`, from 1.
     pub(super) async fn put(&self, number: i32, content: Bytes) -> Result<CompletedPart, StorageError> {
         let Bucket { s3, bucket, .. } = &self.bucket;
-        let limits = limits(content.len() as u64);
+        let limits = self.bucket.limits(content.len() as u64);
         let put = s3.client.upload_part().bucket(bucket).key(&self.path).upload_id(&self.id).part_number(number);
         let put = put.body(ByteStream::from(content)).customize().config_override(limits).send().await;
         let tag = put.map_err(|error| failed(&self.place(), &error))?.e_tag().map(str::to_owned);
@@ -66,7 +66,7 @@ impl Upload {
     ) -> Result<Option<CompletedPart>, StorageError> {
         let Bucket { s3, bucket, .. } = &self.bucket;
         // A copy sends nothing for a while, which the SDK takes for a stall.
-        let limits = limits(SERVER_WORK_BYTES).stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let limits = self.bucket.limits(SERVER_WORK_BYTES).stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         let from = percent_encoding::utf8_percent_encode(from, COPY_SOURCE);
         let copy = s3.client.upload_part_copy().bucket(bucket).key(&self.path).upload_id(&self.id).part_number(number);
         let copy =
@@ -90,7 +90,7 @@ impl Upload {
         let Bucket { s3, bucket, .. } = &self.bucket;
         let tries = Tries::default();
         let finish = s3.client.complete_multipart_upload().bucket(bucket).key(&self.path).upload_id(&self.id);
-        let finish = finish.multipart_upload(parts).customize().config_override(limits(SERVER_WORK_BYTES));
+        let finish = finish.multipart_upload(parts).customize().config_override(self.bucket.limits(SERVER_WORK_BYTES));
         match finish.interceptor(tries.clone()).send().await {
             Ok(_) => {}
             // The answer to an earlier try was lost. Servers say in different ways that the upload is no more.
@@ -174,7 +174,8 @@ impl Bucket {
         }
     }
 
-    /// Aborts uploads below the prefix that began before `limit`; how many. Servers that cannot list uploads have none.
+    /// Aborts uploads below the prefix that began before `limit`; how many. Servers that cannot list uploads, or will not to
+    /// these credentials, have none: a lifecycle rule of the bucket is to do it there.
     pub(super) async fn abort_uploads(&self, limit: SystemTime) -> Result<u64, StorageError> {
         let limit = DateTime::from(limit);
         let (mut key_marker, mut id_marker, mut aborted) = (None, None, 0);
@@ -182,7 +183,7 @@ impl Bucket {
             let list = self.s3.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
             let page = match list.set_key_marker(key_marker).set_upload_id_marker(id_marker).send().await {
                 Ok(page) => page,
-                Err(error) if meaning_of(&error) == Meaning::Unsupported => return Ok(aborted),
+                Err(error) if matches!(meaning_of(&error), Meaning::Unsupported | Meaning::Denied) => return Ok(aborted),
                 Err(error) => return Err(failed(&self.shown(), &error)),
             };
             for upload in page.uploads() {

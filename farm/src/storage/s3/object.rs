@@ -48,6 +48,11 @@ impl PinnedObject {
         Ok(Self { bytes, etag: head.e_tag().map(str::to_owned), bucket, path })
     }
 
+    /// Its ETag, if it has one.
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
     /// Size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -110,7 +110,7 @@ impl Bucket {
             }
             Ok(content.freeze())
         };
-        let gathered = tokio::time::timeout(transfer_wait(limit), gathering).await;
+        let gathered = tokio::time::timeout(transfer_wait(self.s3.answer_wait, limit), gathering).await;
         let content = gathered.unwrap_or_else(|_| Err(broken("the answer does not come in time".to_owned())))?;
         match bytes.is_none_or(|bytes| bytes == content.len() as u64) {
             true => Ok(content),

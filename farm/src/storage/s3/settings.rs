@@ -15,13 +15,10 @@ use crate::storage::StorageError;
 
 /// Longest wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// Longest wait for the answer to a request without a body, and the part of the wait for any answer that its size does not
-/// change.
+/// Usual longest wait for the answer to a request without a body.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Slowest transfer that is waited for, in bytes per second. One that stands still is given up sooner.
 const SLOWEST_BYTES_PER_SECOND: u64 = 128 << 10;
-/// How long a body may stand still.
-const STALL_WAIT: Duration = Duration::from_secs(30);
 /// Tries of a request, the first included, when the server is busy or the connection breaks.
 const TRIES_MAX: u32 = 5;
 /// Longest pause between two tries.
@@ -44,6 +41,8 @@ pub struct S3Settings {
     pub checksums: Checksums,
     /// Whether the bucket is named in the path (`http://server/bucket/key`) and not in the host.
     pub path_style: bool,
+    /// Longest wait for an answer, and for a body that stands still; those that send or bring much get more. 30 s unless set.
+    pub answer_wait: Duration,
 }
 
 /// Which requests carry checksums, and which answers are compared with theirs.
@@ -118,6 +117,7 @@ impl S3Settings {
             session_token: first(&["AWS_SESSION_TOKEN"]).map(|(_, value)| value),
             checksums,
             path_style,
+            answer_wait: ANSWER_WAIT,
         })
     }
 
@@ -132,7 +132,7 @@ impl S3Settings {
                 (RequestChecksumCalculation::WhenRequired, ResponseChecksumValidation::WhenRequired)
             }
         };
-        let stalls = StalledStreamProtectionConfig::enabled().grace_period(STALL_WAIT).build();
+        let stalls = StalledStreamProtectionConfig::enabled().grace_period(self.answer_wait).build();
         // Before this version, a client made without `aws-config` neither retries nor times out.
         let config = Config::builder().behavior_version(BehaviorVersion::v2026_01_12());
         let mut config = config
@@ -142,7 +142,7 @@ impl S3Settings {
             .request_checksum_calculation(calculation)
             .response_checksum_validation(validation)
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES_MAX).with_max_backoff(PAUSE_MAX))
-            .timeout_config(wait_for(0))
+            .timeout_config(wait_for(transfer_wait(self.answer_wait, 0)))
             .stalled_stream_protection(stalls);
         if let Some(endpoint) = &self.endpoint {
             config = config.endpoint_url(endpoint.as_str().trim_end_matches('/'));
@@ -155,15 +155,14 @@ fn always() -> (RequestChecksumCalculation, ResponseChecksumValidation) {
     (RequestChecksumCalculation::WhenSupported, ResponseChecksumValidation::WhenSupported)
 }
 
-/// The longest transfer of so many bytes.
-pub(super) fn transfer_wait(bytes: u64) -> Duration {
-    ANSWER_WAIT + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
+/// The longest transfer of so many bytes, with so long a wait for the answer.
+pub(super) fn transfer_wait(answer_wait: Duration, bytes: u64) -> Duration {
+    answer_wait + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND)
 }
 
-/// The limits of a request with a body of so many bytes. The SDK's read time-out counts from the first byte sent, so it has
+/// The limits of a request, each try of which may take so long. The SDK's read time-out counts from the first byte sent, so it has
 /// to grow with the body.
-pub(super) fn wait_for(bytes: u64) -> TimeoutConfig {
-    let wait = transfer_wait(bytes);
+pub(super) fn wait_for(wait: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(CONNECT_WAIT)
         .read_timeout(wait)

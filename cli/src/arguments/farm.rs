@@ -1,0 +1,187 @@
+//! The arguments of the farm's services, and of those who use a farm.
+//!
+//! No secret is an argument, which everybody on a machine can see: they come from variables or files.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ::farm::job::JobId;
+use clap::Args;
+use url::Url;
+
+use super::{Ladder, LayoutName};
+
+/// Where broker and storage are.
+#[derive(Args)]
+pub struct Connection {
+    /// The broker: amqp://, amqps://, or local: for one inside this process. A password is better kept in the variable or a file.
+    #[arg(long, env = "SHOAL_BROKER", hide_env_values = true, value_name = "URL")]
+    pub broker: Option<String>,
+    /// A file that holds the broker's URL.
+    #[arg(long, env = "SHOAL_BROKER_FILE", value_name = "FILE", conflicts_with = "broker")]
+    pub broker_file: Option<PathBuf>,
+    /// The farm's state: s3://bucket/prefix/ or file:///folder/. S3 credentials are the usual AWS_ variables.
+    #[arg(long, env = "SHOAL_STORAGE", value_name = "URL")]
+    pub storage: Option<Url>,
+    /// The S3 server, when it is not AWS.
+    #[arg(long, env = "SHOAL_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+}
+
+/// `shoal scheduler`.
+#[derive(Args)]
+pub struct Scheduler {
+    /// Where broker and storage are.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Address of the HTTP API; without it jobs come from the queue alone.
+    #[arg(long, env = "SHOAL_LISTEN", value_name = "ADDRESS", requires = "tokens")]
+    pub listen: Option<SocketAddr>,
+    /// TOML file with the tenants and their tokens.
+    #[arg(long, env = "SHOAL_TOKENS_FILE", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, env = "SHOAL_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Allow file: URLs as sources and outputs of jobs: whoever may submit can then read and write this machine's files.
+    #[arg(long, env = "SHOAL_ALLOW_FILE_URLS")]
+    pub allow_file_urls: bool,
+    /// Also run a worker in this process, with so many slots.
+    #[arg(long, env = "SHOAL_SLOTS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub slots: u16,
+    /// From the end of a job until left-over media is deleted, and a failed one cannot be retried any more.
+    #[arg(long, env = "SHOAL_GRACE_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=8760))]
+    pub grace_hours: u32,
+    /// From the end of a job until its state is deleted; kept for ever when not given. The result is always kept.
+    #[arg(long, env = "SHOAL_KEEP_DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
+    pub keep_days: Option<u32>,
+    /// Print an error as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal worker`.
+#[derive(Args)]
+pub struct Worker {
+    /// Where broker and storage are.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Pieces of work done at a time; one per core when not given.
+    #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub slots: Option<u16>,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, env = "SHOAL_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+    /// When asked to stop: how long running work may take to end before it is given back.
+    #[arg(long, env = "SHOAL_DRAIN_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=86400))]
+    pub drain_seconds: u32,
+    /// Longest duration of an attempt.
+    #[arg(long, env = "SHOAL_DEADLINE_SECONDS", default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..=1500))]
+    pub deadline_seconds: u32,
+    /// Longest silence of an attempt.
+    #[arg(long, env = "SHOAL_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1500))]
+    pub stall_seconds: u32,
+    /// Print an error as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which farm to talk to. The token is in `SHOAL_TOKEN`, or in a file.
+#[derive(Args)]
+pub struct Server {
+    /// The scheduler's HTTP API.
+    #[arg(long, env = "SHOAL_SERVER", value_name = "URL")]
+    pub server: Option<Url>,
+    /// A file that holds the token; otherwise it is in SHOAL_TOKEN.
+    #[arg(long, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `shoal submit`.
+#[derive(Args)]
+pub struct Submit {
+    /// The source: https://, http://, s3://, or a file where the farm allows those.
+    pub input: String,
+    /// Where the result goes: s3://bucket/prefix/, or a folder where the farm allows those.
+    #[arg(long, short, env = "SHOAL_OUTPUT")]
+    pub output: String,
+    /// Which farm.
+    #[command(flatten)]
+    pub server: Server,
+    /// Name of the job: the same name with the same settings is the same job.
+    #[arg(long, value_parser = |text: &str| JobId::try_from(text.to_owned()).map_err(|failure| failure.message))]
+    pub id: Option<JobId>,
+    /// Who it is for; only an admin may say.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
+    #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
+    pub ladder: Ladder,
+    /// One file per segment, or one file per rendition.
+    #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
+    pub layout: LayoutName,
+    /// Wanted duration of a segment, 1 to 30 seconds.
+    #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
+    pub segment_seconds: u32,
+    /// Wanted duration of a piece of work, 1 to 3600 seconds.
+    #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub chunk_seconds: Option<u32>,
+    /// Jobs of one tenant with a higher priority go first.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub priority: i32,
+    /// Whom to call when it has ended; the key of the signature is in SHOAL_NOTIFY_SECRET.
+    #[arg(long)]
+    pub notify_url: Option<Url>,
+    /// Wait until it has ended, and end as it did.
+    #[arg(long)]
+    pub wait: bool,
+    /// Print the job, or the error, as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal status`.
+#[derive(Args)]
+pub struct Status {
+    /// The job; without it all jobs are listed.
+    pub job: Option<String>,
+    /// Which farm.
+    #[command(flatten)]
+    pub server: Server,
+    /// Show how it goes on until it has ended, and end as it did.
+    #[arg(long, requires = "job")]
+    pub follow: bool,
+    /// At most so many jobs in the list.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Only those after this job, in the order of the list.
+    #[arg(long)]
+    pub after: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal cancel` and `shoal retry`.
+#[derive(Args)]
+pub struct JobCommand {
+    /// The job.
+    pub job: String,
+    /// Which farm.
+    #[command(flatten)]
+    pub server: Server,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal doctor`.
+#[derive(Args)]
+pub struct Doctor {
+    /// Where broker and storage are; what is not given is not checked.
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}

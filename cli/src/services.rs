@@ -1,0 +1,182 @@
+//! `shoal scheduler` and `shoal worker`: the farm's services, from their settings to their end.
+
+use std::path::Path;
+use std::time::Duration;
+
+use farm::admin::{self, Readiness};
+use farm::broker::Broker;
+use farm::metrics::{self, Process};
+use farm::storage::{S3Settings, Storage, Stores};
+use farm::{Code, Failure};
+use scheduler::admit::Policy;
+use scheduler::tenants::Tenants;
+use scheduler::{janitor, notify, service};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
+
+use crate::arguments::{Connection, Scheduler, Worker};
+use crate::ending::say;
+use crate::probe::child;
+
+/// Largest file of settings or secrets, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Runs the scheduler until a signal.
+///
+/// # Errors
+/// When it cannot be started, or a part of it ends by itself.
+pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
+    let stop = stop_on_signal()?;
+    let state = storage(&arguments.connection)?;
+    let broker = broker(&arguments.connection).await?;
+    let api = match (arguments.listen, &arguments.tokens) {
+        (Some(address), Some(tokens)) => Some((listen(address).await?, Tenants::read(&read(tokens)?)?)),
+        _ => None,
+    };
+    let day = Duration::from_secs(24 * 3600);
+    let config = service::Config {
+        settings: scheduler::Settings::for_farm(),
+        policy: Policy { allow_file_urls: arguments.allow_file_urls },
+        notify: notify::Settings::default(),
+        janitor: janitor::Settings {
+            grace: Duration::from_secs(3600) * arguments.grace_hours,
+            retention: arguments.keep_days.map(|days| day * days),
+            ..janitor::Settings::default()
+        },
+        api,
+        admin: match arguments.admin_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        },
+    };
+    let workers = match arguments.slots {
+        0 => None,
+        slots => Some(worker::Worker::start(worker::Settings::new(slots.into(), child()), state.clone(), broker.clone())?),
+    };
+    say("scheduler: running; Ctrl-C stops it, and nothing is lost");
+    let ended = service::run(config, state, broker, stop).await;
+    if let Some(workers) = workers {
+        workers.shutdown().await;
+    }
+    ended
+}
+
+/// Runs a worker until a signal, and then drains it. A second signal ends it at once.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn worker(arguments: &Worker) -> Result<(), Failure> {
+    let stop = stop_on_signal()?;
+    let state = storage(&arguments.connection)?;
+    let broker = broker(&arguments.connection).await?;
+    let slots = arguments.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let mut settings = worker::Settings::new(slots, child());
+    settings.drain_budget = Duration::from_secs(arguments.drain_seconds.into());
+    settings.deadline = Duration::from_secs(arguments.deadline_seconds.into());
+    settings.stall = Duration::from_secs(arguments.stall_seconds.into());
+    let (ready, seen) = watch::channel(Readiness::Ready);
+    let _admin = match arguments.admin_listen {
+        Some(address) => {
+            let served = admin::serve(listen(address).await?, Process::Worker, broker.clone(), seen);
+            Some(AbortOnDropHandle::new(tokio::spawn(served)))
+        }
+        None => None,
+    };
+    let workers = worker::Worker::start(settings, state, broker.clone())?;
+    say(&format!("worker: running with {slots} slots; Ctrl-C drains it"));
+    watch_broker(&broker, &ready, &stop).await;
+    ready.send_replace(Readiness::NotReady("draining".to_owned()));
+    say(&format!("worker: draining, {} s at most; Ctrl-C again ends it at once", arguments.drain_seconds));
+    let again = stop_on_signal()?;
+    tokio::select! {
+        drained = workers.shutdown() => {
+            tracing::info!(?drained, "drained");
+            Ok(())
+        }
+        () = again.cancelled() => Err(Failure::new(Code::Interrupted, "ended at once: what was running will be done elsewhere")),
+    }
+}
+
+/// Keeps readiness up to date until it is time to stop.
+async fn watch_broker(broker: &Broker, ready: &watch::Sender<Readiness>, stop: &CancellationToken) {
+    let look = Duration::from_secs(5);
+    while stop.run_until_cancelled(tokio::time::sleep(look)).await.is_some() {
+        let now = match broker.stats().connected {
+            true => Readiness::Ready,
+            false => Readiness::NotReady("the broker is not reached".to_owned()),
+        };
+        ready.send_replace(now);
+    }
+}
+
+/// Given when the process is asked to stop, by Ctrl-C or SIGTERM.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let hear = |kind| signal(kind).map_err(|e| Failure::new(Code::Internal, format!("signals cannot be heard: {e}")));
+    let (mut interrupt, mut terminate) = (hear(SignalKind::interrupt())?, hear(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let given = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        given.cancel();
+    });
+    Ok(stop)
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let refused = |error| Failure::new(Code::InvalidRequest, format!("{address} cannot be listened on: {error}"));
+    TcpListener::bind(address).await.map_err(refused)
+}
+
+/// The farm's state, counted.
+///
+/// # Errors
+/// When none is named, or it cannot be opened.
+pub fn storage(connection: &Connection) -> Result<Storage, Failure> {
+    let missing = || Failure::new(Code::InvalidRequest, "no storage: give --storage s3://bucket/prefix/ or file:///folder/");
+    let url = connection.storage.as_ref().ok_or_else(missing)?;
+    let stores = match &connection.s3_endpoint {
+        Some(endpoint) => Stores::new(S3Settings::from_variables(|name| match name {
+            "SHOAL_S3_ENDPOINT" => Some(endpoint.clone()),
+            _ => std::env::var(name).ok(),
+        })?),
+        None => Stores::default(),
+    };
+    Ok(stores.observed_by(metrics::storage_observer()).open(url)?)
+}
+
+/// The farm's broker.
+///
+/// # Errors
+/// When none is named, or it is not reached.
+pub async fn broker(connection: &Connection) -> Result<Broker, Failure> {
+    let text = match (&connection.broker, &connection.broker_file) {
+        (Some(url), _) => url.clone(),
+        (None, Some(file)) => read(file)?,
+        (None, None) => {
+            return Err(Failure::new(Code::InvalidRequest, "no broker: give --broker amqp://server/ or SHOAL_BROKER"));
+        }
+    };
+    // What it could not understand may hold a password: it is not repeated.
+    let url = Url::parse(text.trim()).map_err(|error| Failure::new(Code::InvalidRequest, format!("broker: no URL: {error}")))?;
+    Ok(Broker::connect(&url).await?)
+}
+
+/// A small text file.
+///
+/// # Errors
+/// When it cannot be read, or is too large.
+pub fn read(path: &Path) -> Result<String, Failure> {
+    let refused = |why: &dyn std::fmt::Display| Failure::new(Code::InvalidRequest, format!("{}: {why}", path.display()));
+    let bytes = std::fs::metadata(path).map_err(|error| refused(&error))?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(refused(&format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    std::fs::read_to_string(path).map_err(|error| refused(&error))
+}
