@@ -32,13 +32,9 @@ $(CLIP): deps
 	  audiotestsrc wave=ticks num-buffers=938 samplesperbuffer=1024 ! audio/x-raw,rate=48000,channels=2 ! audioconvert ! avenc_aac ! aacparse ! mux.
 
 .PHONY: test
-test: build test-deps ## install what the tests need and run the suites of the gate
+test: build test-deps ## install what the tests need and run every suite
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --exclude tests --locked
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --lib --test storage_contract --test storage_faults --test s3 --test broker_contract --test broker_faults --test end_to_end
-
-.PHONY: test-more
-test-more: build test-deps ## the suites that are not in the gate yet: some of them are known to fail
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --no-fail-fast
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked -- --show-output
 
 .PHONY: conformance
 conformance: deps ## the storage contract over real S3 servers (Garage and moto are installed; takes a while the first time)

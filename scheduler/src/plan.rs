@@ -32,7 +32,7 @@ const GOP_SECONDS_MAX: u32 = 10;
 /// Sound that starts up to this much before the picture is cut there; when more, the picture waits.
 const EARLY_SOUND_NS_MAX: u64 = 250_000_000;
 
-/// Sound that ends up to this much before the picture stays so; when more, silence is added up to the picture's end.
+/// Sound that ends more than this before the picture is worth a note. It stays so: no sound is made up.
 const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
 
 /// Samples of an AAC packet, and of the encoder's priming.
@@ -230,11 +230,10 @@ fn audio_plan(
     notes: &mut Vec<String>,
 ) -> Result<AudioPlan, Failure> {
     let rate = timeline.sound_rate;
-    let mut length_ns = length(timeline.origin_ns, track.end_ns)?;
+    let length_ns = length(timeline.origin_ns, track.end_ns)?;
     if timeline.picture_ns.saturating_sub(length_ns) > SHORT_SOUND_NS_MAX {
         let short_ms = (timeline.picture_ns - length_ns) / 1_000_000;
-        notes.push(format!("sound '{name}' ends {short_ms} ms before the picture: silence is added"));
-        length_ns = timeline.picture_ns;
+        notes.push(format!("sound '{name}' ends {short_ms} ms before the picture"));
     }
     let samples = rounded(u128::from(length_ns) * u128::from(rate), SECOND_NS.into());
     Ok(AudioPlan {

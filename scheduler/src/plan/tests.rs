@@ -74,7 +74,7 @@ fn presentation_starts_with_the_picture_unless_the_sound_is_much_earlier() {
 }
 
 #[test]
-fn sound_keeps_its_length_but_is_filled_up_when_it_ends_early() {
+fn sound_keeps_its_length_and_it_is_said_when_it_ends_early() {
     let samples = |sound_ms: u64| {
         let mut audio = sound(1, 48_000, 0);
         audio.end_ns = sound_ms * 1_000_000;
@@ -83,7 +83,7 @@ fn sound_keeps_its_length_but_is_filled_up_when_it_ends_early() {
     };
     assert_eq!(samples(10_000), (480_000, 10_000, 0));
     assert_eq!(samples(9_500), (456_000, 10_000, 0));
-    assert_eq!(samples(9_499), (480_000, 10_000, 1));
+    assert_eq!(samples(9_499), (455_952, 10_000, 1));
     assert_eq!(samples(12_000), (576_000, 12_000, 0));
 }
 
