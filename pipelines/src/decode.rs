@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use farm::media::TrackId;
+use farm::media::{Orientation, TrackId};
 use farm::{Code, Failure};
 use gst::prelude::*;
 
@@ -287,19 +287,7 @@ pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::El
         deinterlace.set_property_from_str("fields", "top");
         chain.push(deinterlace);
     }
-    let turned = (picture.orientation.mirrored, picture.orientation.quarter_turns % 4);
-    // `video-direction` mirrors after it turns; ours mirrors first.
-    let direction = match turned {
-        (false, 0) => None,
-        (false, 1) => Some("90r"),
-        (false, 2) => Some("180"),
-        (false, _) => Some("90l"),
-        (true, 0) => Some("horiz"),
-        (true, 1) => Some("ul-lr"),
-        (true, 2) => Some("vert"),
-        (true, _) => Some("ur-ll"),
-    };
-    if let Some(direction) = direction {
+    if let Some(direction) = direction(picture.orientation) {
         chain.push(element("videoconvert")?);
         let flip = element("videoflip")?;
         flip.set_property_from_str("video-direction", direction);
@@ -307,4 +295,60 @@ pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::El
     }
     chain.push(element("videoconvert")?);
     Ok(chain)
+}
+
+/// What `videoflip` calls an orientation, none for upright. Ours mirrors left-right first and turns clockwise then.
+fn direction(orientation: Orientation) -> Option<&'static str> {
+    match (orientation.mirrored, orientation.quarter_turns % 4) {
+        (false, 0) => None,
+        (false, 1) => Some("90r"),
+        (false, 2) => Some("180"),
+        (false, _) => Some("90l"),
+        (true, 0) => Some("horiz"),
+        (true, 1) => Some("ur-ll"),
+        (true, 2) => Some("vert"),
+        (true, _) => Some("ul-lr"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture of four different pixels, row by row, as `videoflip` turns it.
+    fn flipped(direction: Option<&str>) -> Vec<u8> {
+        gst::init().expect("GStreamer");
+        let Some(direction) = direction else { return vec![1, 2, 3, 4] };
+        let pipeline = gst::parse::launch(&format!(
+            "appsrc name=in format=time caps=video/x-raw,format=GRAY8,width=4,height=4,framerate=1/1 \
+             ! videoflip video-direction={direction} ! appsink name=out sync=false"
+        ));
+        let pipeline = pipeline.expect("elements").downcast::<gst::Pipeline>().expect("a pipeline");
+        let source = pipeline.by_name("in").and_downcast::<gst_app::AppSrc>().expect("a source");
+        let sink = pipeline.by_name("out").and_downcast::<gst_app::AppSink>().expect("a sink");
+        pipeline.set_state(gst::State::Playing).expect("playing");
+        // Each pixel is drawn 2 x 2.
+        let mut buffer = gst::Buffer::from_slice([1_u8, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
+        buffer.get_mut().expect("new").set_pts(gst::ClockTime::ZERO);
+        source.push_buffer(buffer).expect("taken");
+        let sample = sink.try_pull_sample(gst::ClockTime::from_seconds(10)).expect("a picture");
+        let map = sample.buffer().expect("a buffer").map_readable().expect("readable");
+        let turned = vec![map[0], map[2], map[8], map[10]];
+        pipeline.set_state(gst::State::Null).expect("stopped");
+        turned
+    }
+
+    #[test]
+    fn pictures_are_mirrored_and_then_turned_clockwise() {
+        for quarter_turns in 0..4 {
+            for mirrored in [false, true] {
+                let mut picture = if mirrored { vec![2, 1, 4, 3] } else { vec![1, 2, 3, 4] };
+                for _ in 0..quarter_turns {
+                    picture = vec![picture[2], picture[0], picture[3], picture[1]];
+                }
+                let direction = direction(Orientation { mirrored, quarter_turns });
+                assert_eq!(flipped(direction), picture, "mirrored {mirrored}, {quarter_turns} quarter turns: {direction:?}");
+            }
+        }
+    }
 }
