@@ -53,8 +53,9 @@ impl DeadLetter {
     /// Longest reason in characters; longer ones are cut. Reasons may quote a hostile message.
     pub const REASON_CHARS_MAX: usize = 1024;
 
-    /// Most bytes of the message that are kept: sixteen times what a message should have.
-    pub const BODY_BYTES_MAX: usize = 1 << 20;
+    /// Most bytes of the message that are kept: eight times what a message should have. Escaped as JSON it may be six times as
+    /// long, and has still to pass as a message.
+    pub const BODY_BYTES_MAX: usize = 1 << 19;
 
     /// The letter for a message rejected for this reason.
     pub fn new(reason: &str, body: &[u8]) -> Self {
@@ -221,7 +222,8 @@ impl Delivery {
     /// What is wrong with it, and in which field: reject it with that.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         let mut reader = serde_json::Deserializer::from_slice(&self.body);
-        let refused = |why: String| Failure::new(Code::InvalidRequest, format!("message cannot be understood: {why}"));
+        let refused =
+            |why: String| Failure::new(Code::InvalidRequest, format!("message cannot be understood: {}", without_values(&why)));
         let message = serde_path_to_error::deserialize(&mut reader).map_err(|error| refused(error.to_string()))?;
         reader.end().map_err(|error| refused(error.to_string()))?;
         Ok(message)
@@ -241,5 +243,26 @@ impl Delivery {
     /// [`BrokerError::LostLease`] when it was no longer ours.
     pub async fn reject(self, reason: &str) -> Result<(), BrokerError> {
         self.settle.reject(reason).await
+    }
+}
+
+/// The text of an error of serde without the strings that it quotes, which may hold a password: the field is named before.
+fn without_values(why: &str) -> String {
+    match (why.split_once('"'), why.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}\"…\"{after}"),
+        _ => why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_without_what_was_given() {
+        let url = r#"source.url: relative URL without a base: "tube/a.mp4?token=\"secret" at line 1 column 60"#;
+        assert_eq!(without_values(url), r#"source.url: relative URL without a base: "…" at line 1 column 60"#);
+        let unknown = "source.urll: unknown field `urll`, expected `url` or `headers`";
+        assert_eq!(without_values(unknown), unknown);
     }
 }

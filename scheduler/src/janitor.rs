@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farm::job::{JobId, JobSpec};
-use farm::storage::{Entry, Storage, StorageError};
+use farm::storage::{Entry, Storage};
 use farm::task::Marker;
 use farm::{Failure, keys, metrics};
 
-use crate::playlist;
-use crate::scheduler::{PARTITION, Watch, claim_media, delete_all, fetch, fetch_if_there, is_there};
+use crate::scheduler::{PARTITION, Watch, claim_media, delete_all, fetch, fetch_if_there, is_published, is_there};
 use crate::seal::Seal;
 use crate::step::JobResult;
 
@@ -89,7 +88,8 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId) -> Result<(), F
         metrics::scheduler().janitor_deleted.inc_by(unwanted.len() as u64);
     }
     delete_all(&output, unwanted).await?;
-    let aborted = output.abort_stale_uploads(settings.upload_age_max).await?;
+    // There is one round for each job: what is old enough then.
+    let aborted = output.abort_stale_uploads(settings.upload_age_max.min(settings.grace.max(Duration::from_secs(3600)))).await?;
     if aborted > 0 {
         tracing::info!(job = %id, aborted, "uploads that nobody finished are aborted");
     }
@@ -101,12 +101,7 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId) -> Result<(), F
 async fn beside_the_result(state: &Storage, output: &Storage, id: &JobId) -> Result<Vec<String>, Failure> {
     let listed = output.list("").await?;
     let seal: Seal = fetch(state, &keys::seal(id)).await?;
-    let is_ours = match output.get(keys::MASTER).await {
-        Ok(there) => there == playlist::multivariant(&seal).as_bytes(),
-        Err(StorageError::NotFound(_)) => false,
-        Err(error) => return Err(error.into()),
-    };
-    if !is_ours {
+    if !is_published(output, &seal).await? {
         tracing::info!(job = %id, "another result is in its place: nothing is deleted");
         return Ok(Vec::new());
     }

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 pub use again::retry;
 pub(crate) use again::{claim_media, is_there, tell_again};
-pub(crate) use job::{delete_all, fetch, fetch_if_there};
+pub(crate) use job::{delete_all, fetch, fetch_if_there, is_published};
 pub use view::{JobView, Phase, Watch};
 
 use crate::dispatch::Window;

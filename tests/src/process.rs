@@ -194,9 +194,10 @@ fn drain(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The folder that cargo builds into, found from where the running test executable lies.
+/// The folder that cargo builds into: a test executable is `<target>/<profile>/deps/<name>`.
 pub fn target_folder() -> Result<std::path::PathBuf> {
     let test = std::env::current_exe()?;
-    let found = test.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
+    let deps = test.ancestors().find(|folder| folder.ends_with("deps"));
+    let found = deps.and_then(|deps| deps.ancestors().nth(2));
     Ok(found.with_context(|| format!("{} is not in a cargo target folder", test.display()))?.to_owned())
 }

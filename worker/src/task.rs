@@ -77,7 +77,15 @@ enum Verdict {
 
 impl From<StorageError> for Verdict {
     fn from(error: StorageError) -> Self {
-        Self::GiveBack(error.into())
+        match error {
+            // Somebody has to mend that, so the scheduler is to know.
+            StorageError::Denied(_) | StorageError::Full(_) | StorageError::BadKey(_) => {
+                Self::Failed(error.into(), Token::random())
+            }
+            StorageError::NotFound(_) | StorageError::Unavailable { .. } | StorageError::BadUrl(_) => {
+                Self::GiveBack(error.into())
+            }
+        }
     }
 }
 
@@ -102,8 +110,9 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
         Verdict::Failed(failure, token) => {
             tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
             let key = keys::fail(job, task, *attempt, &token);
+            // Storage may be what failed: the event tells it all the same.
             if let Err(error) = store(&farm.state, &key, &failure, false).await {
-                return give_back(delivery, &error.into());
+                tracing::warn!(%job, %task, %error, "the failure cannot be recorded");
             }
             let event = Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure };
             acknowledge(farm, delivery, Some(event)).await

@@ -145,6 +145,27 @@ async fn check_sealed_only_after_sweep(farm: &Farm) {
 }
 
 #[tokio::test]
+async fn two_equal_jobs_in_one_place_leave_the_later_result_whole() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let running = Running::start(&farm, OPEN).await;
+    for id in ["first", "second"] {
+        assert_eq!(running.post("/v1/jobs", ONE, text(&message(&farm, id))).await.0, 201);
+        running.reach(id, ONE, "done").await;
+    }
+    let swept = async {
+        while farm.state.list(&keys::sweep_prefix(PARTITION)).await.expect("a listing").len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, swept).await.expect("both are left to the janitor");
+    let at_once = janitor::Settings { grace: Duration::ZERO, ..janitor::Settings::default() };
+    janitor::round(&at_once, &farm.state).await.expect("a round");
+    check_complete(&farm).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_is_refused_with_the_right_status() {
     let farm = Farm::new();
     let running = Running::start(&farm, Policy::default()).await;

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::view::Tally;
 use super::{Aftercare, PARTITION};
+use crate::playlist;
 use crate::seal::Seal;
 use crate::step::{Document, Due, JobResult, JobState, Next, is_environment, step};
 
@@ -250,10 +251,11 @@ async fn close(
             // Tells workers that are still at it to stop. The result is stored, so it cannot turn it into a cancelled job.
             state.put(&keys::cancel(&job.job), Bytes::new(), Kind::Json).await?;
             // Without a plan nothing of this job was ever written. A failed job keeps its media to be taken up again.
-            if job.plan.is_some() {
-                let media_goes = at_once || *result == JobResult::Cancelled;
+            if job.plan.is_some() && at_once {
                 output.delete(&[keys::MASTER.to_owned()]).await?;
-                delete_where(output, |key| is_document(key) || (media_goes && keys::token_in(key).is_some())).await?;
+                delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await?;
+            } else if job.plan.is_some() {
+                take_back(output, job, *result == JobResult::Cancelled).await?;
             }
         }
     }
@@ -261,6 +263,35 @@ async fn close(
         announce(state, &job.job, &job.spec, result).await?;
     }
     Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
+}
+
+/// Takes away what is this job's own: another job may be at work in the same place, or have its result there.
+async fn take_back(output: &Storage, job: &JobState, media_goes: bool) -> Result<(), Failure> {
+    if let Some(seal) = &job.seal
+        && is_published(output, seal).await?
+    {
+        clear(output).await?;
+    }
+    if media_goes {
+        let tokens: BTreeSet<String> = job.markers.values().map(|marker| marker.token.to_string()).collect();
+        delete_where(output, |key| keys::token_in(key).is_some_and(|token| tokens.contains(token))).await?;
+    }
+    Ok(())
+}
+
+/// Whether the result at an output is that of this seal. The multivariant playlist of another job may read the same; media
+/// playlists name executions.
+pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, Failure> {
+    let master = (keys::MASTER.to_owned(), playlist::multivariant(seal));
+    let media = seal.renditions.iter().map(|rendition| (keys::playlist(&rendition.id), playlist::media(rendition)));
+    for (key, ours) in std::iter::once(master).chain(media) {
+        match output.get(&key).await {
+            Ok(there) if there == ours.as_bytes() => {}
+            Ok(_) | Err(StorageError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
 /// What is told of the end of a job.

@@ -86,6 +86,10 @@ impl<R: Remote> Blocks<R> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let forward = cache.last.is_some_and(|last| last == index || last + 1 == index);
         cache.last = Some(index);
+        // What failed ahead of time may have passed since.
+        if cache.kept.peek(&index).is_some_and(|fetch| matches!(fetch.peek(), Some(Err(_)))) {
+            cache.kept.pop(&index);
+        }
         let wanted = cache.kept.get_or_insert(index, || self.fetch(index)).clone();
         let end = self.version.bytes.div_ceil(BLOCK_BYTES);
         let ahead = if forward { BLOCKS_AHEAD } else { 0 };
