@@ -33,8 +33,7 @@ $(CLIP): deps
 
 .PHONY: test
 test: build test-deps ## install what the tests need and run every suite
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --exclude tests --locked --no-fail-fast
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --no-fail-fast -- --show-output
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --no-fail-fast -- --show-output
 
 .PHONY: conformance
 conformance: deps ## the storage contract over real S3 servers (Garage and moto are installed; takes a while the first time)

@@ -129,7 +129,7 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         ("/segment_seconds", json!(-4), "-4"),
         ("/chunk_seconds", json!(0), "chunk_seconds"),
         ("/chunk_seconds", json!(3601), "chunk_seconds"),
-        ("/priority", json!("high"), "high"),
+        ("/priority", json!("high"), "priority"),
         ("/ladder/auto/max_height", json!(15), "max_height"),
         ("/ladder/auto/max_height", json!(4321), "max_height"),
         ("/ladder/rungs", json!([]), "0 rungs"),
