@@ -253,18 +253,18 @@ struct Cap {
 }
 
 impl Cap {
-    /// PeerTube's formula: the usual rate for the size, but not above 1.3 times the source's own, and never below a floor.
+    /// PeerTube's formula without its floor, which makes a poor source many times larger and no better: the usual rate for
+    /// the size, but not above 1.3 times the source's own.
     fn bps(&self) -> u32 {
         // Hundredths of a bit per pixel by short edge; below the smallest PeerTube takes fixed rates.
         const USUAL: [(u32, u128); 8] = [(2160, 8), (1440, 9), (1080, 10), (720, 11), (480, 12), (360, 15), (240, 17), (144, 19)];
-        const FLOOR: u128 = 2;
         let bits = USUAL.iter().find(|(short, _)| *short <= self.short).map(|(_, bits)| *bits);
-        let (usual, floor) = bits.map_or((192_000, 10_000), |bits| (self.theoretical_bps(bits), self.theoretical_bps(FLOOR)));
+        let usual = bits.map_or(192_000, |bits| self.theoretical_bps(bits));
         let source = match self.source_bps {
             0 => u128::MAX,
             known => u128::from(known) * 13 / 10,
         };
-        let cap = usual.min(source).max(floor).clamp(*CAP_BPS.start(), *CAP_BPS.end());
+        let cap = usual.min(source).clamp(*CAP_BPS.start(), *CAP_BPS.end());
         u32::try_from(cap).unwrap_or(u32::MAX)
     }
 

@@ -170,8 +170,9 @@ impl Shared {
                 Mode::Throttle(rate) => thread::sleep(Duration::from_secs(1) * count as u32 / rate.max(1)),
                 Mode::Pass | Mode::Stall => {}
             }
-            to.write_all(&chunk[..count])?;
+            // Counted first: who has got them may look at once.
             self.bytes.fetch_add(count as u64, Ordering::Relaxed);
+            to.write_all(&chunk[..count])?;
         }
     }
 

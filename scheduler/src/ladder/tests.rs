@@ -119,7 +119,7 @@ fn caps_are_those_of_peertube() {
     }
     let cap = |short, source_bps| Cap { shape, short, fps: rate("30"), source_bps }.bps();
     assert_eq!(cap(720, 1_000_000), 1_300_000);
-    assert_eq!(cap(720, 33_000), 552_966, "the floor of 0.02 bit per pixel");
+    assert_eq!(cap(720, 33_000), 42_900, "not inflated");
     assert_eq!(cap(100, 0), 192_000);
     assert_eq!(cap(100, 1), 10_000);
 }
