@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use farm::job::JobId;
 use farm::storage::{Storage, StorageError};
@@ -13,6 +14,11 @@ use crate::input;
 
 /// Name of the lock in the state folder.
 const LOCK: &str = "lock";
+
+/// How long the lock is waited for, and between two tries. One that was killed while it started a child holds it until that
+/// child is another program.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the result goes.
 pub struct Output {
@@ -44,7 +50,9 @@ impl Output {
         }
         let (path, made) = input::output_folder(text)?;
         let url = Url::from_directory_path(&path).map_err(|()| Failure::new(Code::Internal, "the output has no URL"))?;
-        let lock = take_folder(&path)?;
+        let lock = take_folder(&path).await?;
+        // Nobody else writes here, so what is unfinished stays so.
+        Storage::folder(&path).abort_stale_uploads(Duration::ZERO).await?;
         Ok(Self { url, state: Storage::folder(&state_folder(&path)), folder: Some(Folder { path, made, _lock: lock }) })
     }
 
@@ -109,7 +117,7 @@ impl Output {
 }
 
 /// Makes the state folder, and takes the lock in it.
-fn take_folder(path: &Path) -> Result<File, Failure> {
+async fn take_folder(path: &Path) -> Result<File, Failure> {
     let state = state_folder(path);
     let refused = |e: std::io::Error| {
         let code = if e.kind() == std::io::ErrorKind::StorageFull { Code::StorageFull } else { Code::StorageUnwritable };
@@ -117,13 +125,17 @@ fn take_folder(path: &Path) -> Result<File, Failure> {
     };
     std::fs::create_dir_all(&state).map_err(refused)?;
     let lock = File::create(state.join(LOCK)).map_err(refused)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let message = format!("another shoal is writing to {}: wait for it, or choose another folder", path.display());
-            Err(Failure::new(Code::StorageUnwritable, message))
+    let since = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_WAIT => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another shoal is writing to {}: wait for it, or choose another folder", path.display());
+                return Err(Failure::new(Code::StorageUnwritable, message));
+            }
+            Err(TryLockError::Error(e)) => return Err(refused(e)),
         }
-        Err(TryLockError::Error(e)) => Err(refused(e)),
     }
 }
 

@@ -89,6 +89,8 @@ async fn farm(spec: JobSpec, output: &Output, slots: usize) -> Result<Summary, F
     };
     progress.clear();
     workers.shutdown().await;
+    // Both have stopped: nobody writes to the state any more when it is taken away.
+    scheduler.shutdown().await;
     match ended? {
         JobResult::Done(summary) => Ok(summary),
         JobResult::Failed { failure } => Err(failure),

@@ -275,8 +275,8 @@ impl Storage {
         self.backend.presigned_get(check_key(key)?, valid).await
     }
 
-    /// Aborts multipart uploads that were begun longer ago and never ended, by writers that died; how many. 0 where there
-    /// are none such, or where the server does not list them to us.
+    /// Aborts writes that were begun longer ago and never ended, by writers that died: multipart uploads, unfinished files. How
+    /// many; 0 also where the server does not list them to us.
     ///
     /// # Errors
     /// Any but [`StorageError::NotFound`].

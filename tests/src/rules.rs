@@ -20,8 +20,8 @@ const SAME_NS: i64 = 100_000;
 const SAME_BITRATE: f64 = 2.0;
 const TOOL_LIMIT: Duration = Duration::from_secs(300);
 
-/// Everything that is wrong with the presentation in a folder. Nothing else may be in the folder but `report.json` and
-/// what begins with a dot.
+/// Everything that is wrong with the presentation in a folder. Nothing else may be in the folder but `report.json` and the
+/// state of a job that runs.
 ///
 /// # Errors
 /// When it cannot even be read, or `ffmpeg` or `ffprobe` cannot be run.
@@ -277,7 +277,7 @@ fn strangers(presentation: &Presentation) -> Result<Vec<String>> {
     Ok(files.iter().filter(|file| !known(file)).map(|file| format!("{} is named by no playlist", file.display())).collect())
 }
 
-/// Every file below a folder, but for what lies in or is a name that begins with a dot; none when there is no folder.
+/// Every file below a folder, but for the state that lies in `.shoal` while a job runs; none when there is no folder.
 ///
 /// # Errors
 /// When a folder cannot be read.
@@ -288,7 +288,7 @@ pub fn files_below(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        if entry.file_name() == ".shoal" {
             continue;
         }
         if entry.file_type()?.is_dir() {

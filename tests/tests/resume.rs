@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -92,10 +94,17 @@ fn gone(pids: &[u32], limit: Duration) -> Result<()> {
 
 /// Starts a job and lets it run for a while; `None` when it was done before.
 fn run_for(source: &Path, output: &Path, time: Duration) -> Result<Option<Group>> {
-    let mut group = shoal::start(shoal::transcode(source, output, FLAGS)?)?;
+    let mut said = tempfile::tempfile()?;
+    let mut command = shoal::transcode(source, output, FLAGS)?;
+    let mut group = Group::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.try_clone()?))?;
     let started = Instant::now();
     while started.elapsed() < time {
         if group.has_ended()? {
+            let status = group.wait(Duration::from_secs(5))?;
+            let mut text = String::new();
+            said.rewind()?;
+            said.read_to_string(&mut text)?;
+            ensure!(status.success(), "{status}: {text}");
             return Ok(None);
         }
         thread::sleep(Duration::from_millis(5));

@@ -70,7 +70,7 @@ fn unfinished(folder: &Path) -> Vec<(PathBuf, u64)> {
         let Ok(about) = item.metadata() else { continue };
         if about.is_dir() {
             found.extend(unfinished(&item.path()));
-        } else if item.file_name().to_string_lossy().starts_with(".tmp-") {
+        } else if item.file_name().to_string_lossy().starts_with(".shoal-tmp-") {
             found.push((item.path(), about.len()));
         }
     }
@@ -145,7 +145,7 @@ async fn unfinished_files_are_never_shown_and_are_removed_when_old() -> Result<(
     let keep = tempfile::tempdir()?;
     let storage = Storage::folder(keep.path());
     storage.put("a/b", "x".into(), Kind::Json).await?;
-    let (young, old) = (keep.path().join("a/.tmp-young"), keep.path().join("a/.tmp-old"));
+    let (young, old) = (keep.path().join("a/.shoal-tmp-young"), keep.path().join("a/.shoal-tmp-old"));
     for path in [&young, &old] {
         fs::write(path, "half")?;
     }
@@ -154,8 +154,9 @@ async fn unfinished_files_are_never_shown_and_are_removed_when_old() -> Result<(
     File::options().write(true).open(keep.path().join("a/b"))?.set_modified(two_hours_ago)?;
     let keys: Vec<_> = storage.list("").await?.into_iter().map(|entry| entry.key).collect();
     ensure!(keys == ["a/b"], "{keys:?}");
+    ensure!(storage.abort_stale_uploads(Duration::from_secs(3600)).await? == 1);
     ensure!(young.exists() && !old.exists());
-    for hidden in ["a/.tmp-young", ".tmp-x/y"] {
+    for hidden in ["a/.shoal-tmp-young", ".shoal-tmp-x/y"] {
         ensure!(matches!(storage.get(hidden).await, Err(StorageError::BadKey(_))), "{hidden} is read");
         ensure!(matches!(storage.put(hidden, "x".into(), Kind::Json).await, Err(StorageError::BadKey(_))), "{hidden} is written");
     }

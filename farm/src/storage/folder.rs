@@ -18,11 +18,8 @@ use tempfile::{NamedTempFile, PersistError};
 
 use super::{Backend, Creation, Entry, Kind, StorageError, check_key};
 
-/// How the names of unfinished files begin. No key may hold a part that begins so.
-const TEMPORARY: &str = ".tmp-";
-
-/// An unfinished file that was not written to for this long belongs to a dead writer.
-const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
+/// How the names of unfinished files begin: like no file of anybody else's. No key may hold a part that begins so.
+const TEMPORARY: &str = ".shoal-tmp-";
 
 /// How often a folder that a `delete` took away under us is made again.
 const RACES_MAX: usize = 100;
@@ -150,8 +147,35 @@ impl Folder {
 
     /// Every object below `prefix`. What goes away meanwhile is left out.
     fn entries(&self, prefix: &str) -> Result<Vec<Entry>, StorageError> {
-        let now = SystemTime::now();
         let mut found = Vec::new();
+        self.walk(prefix, |key, name, about| {
+            if !name.starts_with(TEMPORARY) {
+                found.push(Entry { key, bytes: about.len(), modified_ms: since_1970_ms(about.modified().unwrap_or(UNIX_EPOCH)) });
+            }
+        })?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// Removes unfinished files that were not written to for as long as `older_than`, and the folders that are empty then.
+    fn sweep(&self, older_than: Duration) -> Result<u64, StorageError> {
+        let now = SystemTime::now();
+        let mut old = Vec::new();
+        self.walk("", |key, name, about| {
+            let age = about.modified().ok().and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default();
+            if name.starts_with(TEMPORARY) && age >= older_than {
+                old.push(key);
+            }
+        })?;
+        for key in &old {
+            there(fs::remove_file(self.root.join(key))).map_err(|error| writing_failed(key, &error))?;
+        }
+        self.remove_empty(&old);
+        Ok(old.len() as u64)
+    }
+
+    /// Shows every regular file below `prefix` whose path could be a key, with its key and name.
+    fn walk(&self, prefix: &str, mut show: impl FnMut(String, &str, &fs::Metadata)) -> Result<(), StorageError> {
         let mut prefixes = vec![prefix.to_owned()];
         while let Some(prefix) = prefixes.pop() {
             let failed = |error| reading_failed(&prefix, &error);
@@ -161,41 +185,44 @@ impl Folder {
                 // A name that is no text cannot be part of a key.
                 let Ok(name) = item.file_name().into_string() else { continue };
                 let Some(about) = there(item.metadata()).map_err(failed)? else { continue };
-                let modified = about.modified().unwrap_or(UNIX_EPOCH);
                 let key = format!("{prefix}{name}");
-                if name.starts_with(TEMPORARY) {
-                    if now.duration_since(modified).is_ok_and(|age| age > TEMPORARY_AGE_MAX) {
-                        sweep(&item.path());
-                    }
-                } else if check_key(&key).is_err() {
+                if check_key(&key).is_err() {
                     // Put there by somebody else under a name that is no key.
                 } else if about.is_dir() {
                     prefixes.push(format!("{key}/"));
                 } else if about.is_file() {
-                    found.push(Entry { key, bytes: about.len(), modified_ms: since_1970_ms(modified) });
+                    show(key, &name, &about);
                 }
             }
         }
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
+        Ok(())
     }
 
     fn remove(&self, keys: &[String]) -> Result<(), StorageError> {
-        let mut emptied = BTreeSet::new();
         for key in keys {
             let path = self.path(key)?;
             match there(fs::remove_file(&path)) {
                 // A folder is no object; Linux says EISDIR, others EPERM.
                 Err(_) if path.is_dir() => {}
                 Err(error) => return Err(writing_failed(key, &error)),
-                Ok(_) => emptied.extend(path.ancestors().skip(1).take_while(|folder| *folder != &*self.root).map(PathBuf::from)),
+                Ok(_) => {}
             }
         }
+        self.remove_empty(keys);
+        Ok(())
+    }
+
+    /// Removes the folders in which these were, if nothing is in them now.
+    fn remove_empty(&self, removed: &[String]) {
+        let folders = |key: &String| -> Vec<PathBuf> {
+            let path = self.root.join(key);
+            path.ancestors().skip(1).take_while(|folder| *folder != &*self.root).map(PathBuf::from).collect()
+        };
+        let folders: BTreeSet<PathBuf> = removed.iter().flat_map(folders).collect();
         // The deepest first. One that is in use stays; that is no failure.
-        for folder in emptied.iter().rev() {
+        for folder in folders.iter().rev() {
             let _ = fs::remove_dir(folder);
         }
-        Ok(())
     }
 }
 
@@ -234,6 +261,10 @@ impl Backend for Folder {
         let keys = keys.to_owned();
         self.block(move |folder| folder.remove(&keys)).await
     }
+
+    async fn abort_stale_uploads(&self, older_than: Duration) -> Result<u64, StorageError> {
+        self.block(move |folder| folder.sweep(older_than)).await
+    }
 }
 
 /// Makes a folder and those above it. Adds to `grown` the folders in which a new one was made.
@@ -259,13 +290,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(path).and_then(|folder| folder.sync_all()) {
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound) => Ok(()),
         done => done,
-    }
-}
-
-/// Removes what a dead writer left. That it cannot be removed harms nobody but the disk.
-fn sweep(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "an unfinished file of a dead writer cannot be removed");
     }
 }
 
