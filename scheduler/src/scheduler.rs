@@ -147,7 +147,10 @@ impl Handle {
     /// [`Code::InvalidRequest`] when there is no such job, [`Code::Interrupted`] when the scheduler has stopped, storage's.
     pub async fn follow(&self, job: &JobId) -> Result<watch::Receiver<JobView>, Failure> {
         if self.board.get(job).is_none() {
-            if let Some(result) = fetch_if_there::<JobResult>(&self.state, &keys::result(job)).await? {
+            let result = fetch_if_there::<JobResult>(&self.state, &keys::result(job)).await?;
+            // One that is still active is to be closed first, which whoever acts is about to do.
+            let is_closed = result.is_some() && !is_there(&self.state, &keys::active(PARTITION, job)).await?;
+            if let Some(result) = result.filter(|_| is_closed) {
                 self.board.put(job, JobView { phase: Phase::Ended(result), ..JobView::default() });
             } else if fetch_if_there::<JobSpec>(&self.state, &keys::spec(job)).await?.is_none() {
                 return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));

@@ -302,6 +302,21 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_whose_result_is_stored_has_ended_when_what_is_left_of_it_is_gone() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let job = submit(&farm.state, &farm.broker, farm.spec(Layout::Segments)).await.expect("a job");
+    let scheduler = farm.start();
+    assert!(matches!(end(&scheduler, &job).await, Ok(JobResult::Done(_))));
+    scheduler.shutdown().await;
+    // As if it had been stopped when the result was stored and nothing done about it yet.
+    farm.put(&format!("v240/{}/00000.m4s", Token::random())).await;
+    farm.state.put(&keys::active(PARTITION, &job), bytes::Bytes::new(), Kind::Json).await.expect("stored");
+    assert!(matches!(end(&farm.start(), &job).await, Ok(JobResult::Done(_))));
+    check_complete(&farm).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_scheduler_takes_up_what_another_left_at_any_stage() {
     let mut farm = Farm::new();
     farm.add_worker(|_| Act::Do);
