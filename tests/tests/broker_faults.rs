@@ -133,26 +133,24 @@ async fn a_delivery_of_a_cut_connection_is_no_longer_ours_and_comes_again() -> R
 async fn a_message_postponed_over_a_lost_connection_comes_twice_rather_than_never() -> Result<()> {
     let vhost = shared()?;
     let proxy = Proxy::start(vhost.address())?;
-    let broker = connect_by(&proxy, &vhost).await?;
+    let (broker, other) = (connect_by(&proxy, &vhost).await?, connect(&vhost).await?);
     let mut consumer = broker.consume(Queue::Tasks).await?;
-    broker.publish(Queue::Tasks, &7_u32).await?;
+    other.publish(Queue::Tasks, &7_u32).await?;
     let held = next(&mut consumer).await?;
     proxy.set(Mode::Stall);
     let postponing = tokio::spawn(held.postpone(Duration::from_secs(1)));
-    until("the stall is found out", Duration::from_secs(15), || !broker.stats().connected).await?;
+    // The broker takes the delivery back, while it is published anew.
+    let mut elsewhere = other.consume(Queue::Tasks).await?;
+    let delivery = next(&mut elsewhere).await?;
+    ensure!(delivery.read::<u32>()? == 7 && delivery.postponed() == 0 && delivery.came_before());
+    delivery.ack().await?;
     proxy.set(Mode::Pass);
-    let lost = postponing.await?;
-    ensure!(matches!(lost, Err(BrokerError::LostLease)), "{lost:?}");
-    let mut postponed = Vec::new();
-    for _ in 0..2 {
-        let delivery = next(&mut consumer).await?;
-        ensure!(delivery.read::<u32>()? == 7);
-        postponed.push(delivery.postponed());
-        delivery.ack().await?;
-    }
-    postponed.sort_unstable();
-    ensure!(postponed == [0, 1], "given back by the broker, and published anew: {postponed:?}");
-    Ok(())
+    // Whether it was still ours when it was acknowledged is not always seen.
+    let postponed = postponing.await?;
+    ensure!(matches!(postponed, Ok(()) | Err(BrokerError::LostLease)), "{postponed:?}");
+    let delivery = next(&mut elsewhere).await?;
+    ensure!(delivery.read::<u32>()? == 7 && delivery.postponed() == 1);
+    Ok(delivery.ack().await?)
 }
 
 /// Whoever works on takes nothing more, also not over a new connection: the others get it.
@@ -316,7 +314,7 @@ async fn a_worker_whose_connection_is_lost_in_mid_task_does_it_once() -> Result<
     proxy.cut_once();
     let ended = || s3.seen().iter().any(|seen| seen.operation == Operation::Delete && seen.path.contains("/begun/"));
     until("its death would be no evidence", ARRIVAL_TIME_MAX, ended).await?;
-    ensure!(s3.faults_left() == 0 && state.get(&keys::done(&job, &TaskId::Probe)).await.is_err(), "it is not done yet");
+    ensure!(state.get(&keys::done(&job, &TaskId::Probe)).await.is_err(), "it was done before the loss was seen");
     let mut events = broker.consume(Queue::Events).await?;
     let event = next(&mut events).await?;
     ensure!(event.read::<Event>()? == Event::TaskDone { job: job.clone(), task: TaskId::Probe });

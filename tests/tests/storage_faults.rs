@@ -270,7 +270,7 @@ async fn a_server_that_wants_equal_parts_gets_them_and_is_asked_once() -> Result
     over(|server, storage| async move {
         server.inject(Operation::FinishUpload, "", ALWAYS, Fault::UnequalParts);
         let parts: Vec<String> = (0..3).map(|n| format!("part/{n}")).collect();
-        let sizes = [1000, 12_000_000, 23_000_000];
+        let sizes = [1000, 11_000_000, 6_000_000];
         for ((n, part), size) in (1..).zip(&parts).zip(sizes) {
             storage.put(part, vec![n; size].into(), Kind::VideoSegment).await?;
         }

@@ -62,7 +62,7 @@ pub(crate) struct Farm {
 }
 
 /// What became of a delivery.
-pub(crate) enum Settled {
+pub(crate) enum Handled {
     /// It is the broker's no more.
     Settled,
     /// It goes back to the broker: the worker stops, or the delivery was lost.
@@ -105,7 +105,7 @@ impl From<StorageError> for Verdict {
 }
 
 /// Does what a delivery asks for, and settles it.
-pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
+pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
     let message: TaskMessage = match delivery.read() {
         Ok(message) => message,
         Err(failure) => return reject(delivery, &failure.message).await,
@@ -117,7 +117,7 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
             count(task, "covered");
             return finish(delivery).await;
         }
-        Turn::Over => return Settled::GivenBack,
+        Turn::Over => return Handled::GivenBack,
     };
     tracing::info!(%job, %task, attempt, "task taken");
     let began = Instant::now();
@@ -150,7 +150,7 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
         Verdict::Senseless(reason) => return reject(delivery, &reason).await,
         Verdict::GiveBack(failure) => {
             tracing::warn!(code = %failure.code, %failure, "a delivery is given back");
-            return Settled::GivenBack;
+            return Handled::GivenBack;
         }
         Verdict::Postpone(failure) => return unsettled(delivery, &failure),
     };
@@ -208,12 +208,12 @@ async fn excused(farm: &Farm, delivery: &Delivery) {
 }
 
 /// Acknowledges what is done and told.
-async fn finish(delivery: Delivery) -> Settled {
+async fn finish(delivery: Delivery) -> Handled {
     if let Err(error) = delivery.ack().await {
         note_lost(&error);
         tracing::warn!(%error, "a finished delivery could not be acknowledged and will come again");
     }
-    Settled::Settled
+    Handled::Settled
 }
 
 /// Postpones a delivery that cannot be done for now, by a pause that grows every time. A message given back instead would be the
@@ -226,19 +226,19 @@ pub(crate) async fn postpone(delivery: Delivery) {
     }
 }
 
-fn unsettled(delivery: Delivery, failure: &Failure) -> Settled {
+fn unsettled(delivery: Delivery, failure: &Failure) -> Handled {
     tracing::warn!(code = %failure.code, %failure, postponed = delivery.postponed(), "a delivery is postponed");
-    Settled::Unsettled(delivery)
+    Handled::Unsettled(delivery)
 }
 
-async fn reject(delivery: Delivery, reason: &str) -> Settled {
+async fn reject(delivery: Delivery, reason: &str) -> Handled {
     tracing::warn!(reason, "a delivery is rejected");
     match delivery.reject(reason).await {
-        Ok(()) => Settled::Settled,
+        Ok(()) => Handled::Settled,
         Err(error) => {
             note_lost(&error);
             tracing::warn!(%error, "a delivery could not be rejected and will come again");
-            Settled::GivenBack
+            Handled::GivenBack
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::process::Spawner;
 use crate::retry::Patience;
 use crate::running::Running;
 use crate::source::Source;
-use crate::task::{Farm, Settled, handle, postpone};
+use crate::task::{Farm, Handled, handle, postpone};
 
 /// First and longest pause of a slot whose surroundings do not work.
 const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
@@ -168,9 +168,9 @@ async fn slot(farm: Arc<Farm>) {
                 // A task of its own, so that a panic costs one delivery and not the slot.
                 let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
                 match handled {
-                    Ok(Settled::Settled) => pause = *PAUSES.start(),
-                    Ok(Settled::GivenBack) => rest(stop, &mut pause).await,
-                    Ok(Settled::Unsettled(delivery)) => {
+                    Ok(Handled::Settled) => pause = *PAUSES.start(),
+                    Ok(Handled::GivenBack) => rest(stop, &mut pause).await,
+                    Ok(Handled::Unsettled(delivery)) => {
                         rest(stop, &mut pause).await;
                         if !stop.is_cancelled() {
                             postpone(delivery).await;
