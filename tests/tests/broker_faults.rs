@@ -7,15 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use farm::broker::{Broker, BrokerError, Consumer, DeadLetter, Delivery, Queue};
-use farm::job::{JobId, JobSpec};
-use farm::keys;
-use farm::storage::Kind;
-use farm::task::{Event, Progress, TaskId, TaskMessage, Token};
-use tests::clip::Clip;
+use farm::job::JobId;
+use farm::task::{Progress, TaskId, Token};
+use tests::process;
 use tests::proxy::{Mode, Proxy};
 use tests::rabbit::{Server, Vhost, shared};
-use tests::s3::{Fault, Operation, S3Server};
-use tests::{process, shoal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -126,31 +122,6 @@ async fn a_delivery_of_a_cut_connection_is_no_longer_ours_and_comes_again() -> R
     let mut dead = broker.consume(Queue::Dead).await?;
     ensure!(timeout(SILENCE, dead.next()).await.is_err(), "a lost delivery was rejected");
     Ok(())
-}
-
-/// Published anew over a connection that is lost before it is known whether the broker took it: twice, and not never.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_postponed_over_a_lost_connection_comes_twice_rather_than_never() -> Result<()> {
-    let vhost = shared()?;
-    let proxy = Proxy::start(vhost.address())?;
-    let (broker, other) = (connect_by(&proxy, &vhost).await?, connect(&vhost).await?);
-    let mut consumer = broker.consume(Queue::Tasks).await?;
-    other.publish(Queue::Tasks, &7_u32).await?;
-    let held = next(&mut consumer).await?;
-    proxy.set(Mode::Stall);
-    let postponing = tokio::spawn(held.postpone(Duration::from_secs(1)));
-    // The broker takes the delivery back, while it is published anew.
-    let mut elsewhere = other.consume(Queue::Tasks).await?;
-    let delivery = next(&mut elsewhere).await?;
-    ensure!(delivery.read::<u32>()? == 7 && delivery.postponed() == 0 && delivery.came_before());
-    delivery.ack().await?;
-    proxy.set(Mode::Pass);
-    // Whether it was still ours when it was acknowledged is not always seen.
-    let postponed = postponing.await?;
-    ensure!(matches!(postponed, Ok(()) | Err(BrokerError::LostLease)), "{postponed:?}");
-    let delivery = next(&mut elsewhere).await?;
-    ensure!(delivery.read::<u32>()? == 7 && delivery.postponed() == 1);
-    Ok(delivery.ack().await?)
 }
 
 /// Whoever works on takes nothing more, also not over a new connection: the others get it.
@@ -289,42 +260,6 @@ async fn a_killed_frozen_or_full_server_loses_nothing_that_it_confirmed() -> Res
 
 fn progress(media_ns: u64) -> Result<Progress> {
     Ok(Progress { job: JobId::try_from("j1".to_owned())?, task: TaskId::Probe, token: Token::random(), media_ns })
-}
-
-/// The work goes on, the broker gives the task out again, and the other slot of the same worker leaves it alone.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_connection_is_lost_in_mid_task_does_it_once() -> Result<()> {
-    let (vhost, s3) = (shared()?, S3Server::start()?);
-    let proxy = Proxy::start(vhost.address())?;
-    let broker = connect(&vhost).await?;
-    s3.storage("in/")?.put("clip.mp4", std::fs::read(Clip::new("25", 4).file()?)?.into(), Kind::VideoMp4).await?;
-    let (state, job) = (s3.storage("state/")?, JobId::try_from("j1".to_owned())?);
-    let spec = JobSpec::new(s3.url("in/clip.mp4")?, s3.url("out/")?);
-    state.put(&keys::spec(&job), serde_json::to_vec(&spec)?.into(), Kind::Json).await?;
-    // Long enough for the connection to be made again, and for the task to come again.
-    s3.inject(Operation::Get, "/in/", 1, Fault::Slow(40, Duration::from_millis(250)));
-    let mut command = shoal::command(["worker", "--slots", "2", "--admin-listen", "127.0.0.1:0"])?;
-    command.envs(s3.environment()).env("SHOAL_STORAGE", s3.url("state/")?.as_str());
-    command.env("SHOAL_BROKER", format!("{}?heartbeat=1", vhost.url_by(proxy.address())));
-    let mut worker = shoal::start(command)?;
-    let message = TaskMessage { job: job.clone(), task: TaskId::Probe, attempt: 1, epoch: 1, term: 0 };
-    broker.publish(Queue::Tasks, &message).await?;
-    let begun = || s3.seen().iter().filter(|seen| seen.operation == Operation::Put && seen.path.contains("/begun/")).count();
-    until("the task is begun", ARRIVAL_TIME_MAX, || begun() == 1).await?;
-    proxy.cut_once();
-    let ended = || s3.seen().iter().any(|seen| seen.operation == Operation::Delete && seen.path.contains("/begun/"));
-    until("its death would be no evidence", ARRIVAL_TIME_MAX, ended).await?;
-    ensure!(state.get(&keys::done(&job, &TaskId::Probe)).await.is_err(), "it was done before the loss was seen");
-    let mut events = broker.consume(Queue::Events).await?;
-    let event = next(&mut events).await?;
-    ensure!(event.read::<Event>()? == Event::TaskDone { job: job.clone(), task: TaskId::Probe });
-    event.ack().await?;
-    let is_empty = || vhost.queue(TASKS).is_ok_and(|queue| queue["messages"] == 0);
-    until("it is neither on the queue nor with the worker", ARRIVAL_TIME_MAX, is_empty).await?;
-    worker.kill()?;
-    ensure!(begun() == 1, "it was begun {} times", begun());
-    ensure!(timeout(SILENCE, events.next()).await.is_err(), "it is told of twice");
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

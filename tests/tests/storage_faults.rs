@@ -266,27 +266,6 @@ async fn a_large_join_is_copied_by_the_server_and_fetches_little() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_server_that_wants_equal_parts_gets_them_and_is_asked_once() -> Result<()> {
-    over(|server, storage| async move {
-        server.inject(Operation::FinishUpload, "", ALWAYS, Fault::UnequalParts);
-        let parts: Vec<String> = (0..3).map(|n| format!("part/{n}")).collect();
-        let sizes = [1000, 11_000_000, 6_000_000];
-        for ((n, part), size) in (1..).zip(&parts).zip(sizes) {
-            storage.put(part, vec![n; size].into(), Kind::VideoSegment).await?;
-        }
-        let expected = [vec![1; sizes[0]], vec![2; sizes[1]], vec![3; sizes[2]]].concat();
-        for round in ["a", "b"] {
-            ensure!(storage.join(round, &parts, Kind::VideoMp4).await? == expected.len() as u64);
-            ensure!(storage.get(round).await? == expected, "round {round}");
-        }
-        ensure!(server.count(Operation::CopyPart) == 2, "copied in the first round only: {:?}", server.seen());
-        ensure!(server.count(Operation::FinishUpload) == 3 && server.count(Operation::AbortUpload) == 1);
-        until(|| upload_files(&server).is_ok_and(|files| files == 0)).await
-    })
-    .await
-}
-
-#[tokio::test]
 async fn a_storage_that_is_tried_out_says_what_it_is() -> Result<()> {
     over(|server, storage| async move {
         ensure!(storage.check().await?.create_only == CreateOnly::Holds);
