@@ -4,6 +4,7 @@
 //! - a published message is delivered to one consumer of its queue, and again if that one neither acks nor rejects it;
 //! - a consumer holds one unsettled delivery at a time;
 //! - a rejected message is kept on the dead queue with its reason;
+//! - a postponed message comes again after its delay, as often as it is postponed, and holds up no other meanwhile;
 //! - a message published with a delay comes after it, and not before.
 //!
 //! Nothing is kept here that storage does not know: losing every queue loses no job.
@@ -101,12 +102,14 @@ trait Backend: Send + Sync {
 /// Where a consumer's deliveries come from.
 #[async_trait::async_trait]
 trait Source: Send {
-    async fn next(&mut self) -> Result<(Vec<u8>, Box<dyn Settle>), BrokerError>;
+    async fn next(&mut self) -> Result<Delivery, BrokerError>;
 }
 
 /// How a delivery is settled. Dropped unsettled, the message goes back to its queue.
 #[async_trait::async_trait]
 trait Settle: Send + Sync {
+    fn is_ours(&self) -> bool;
+    async fn postpone(self: Box<Self>, delay: Duration) -> Result<(), BrokerError>;
     async fn ack(self: Box<Self>) -> Result<(), BrokerError>;
     async fn reject(self: Box<Self>, reason: &str) -> Result<(), BrokerError>;
 }
@@ -199,15 +202,25 @@ impl Consumer {
     /// # Errors
     /// [`BrokerError::Unavailable`] when the queue is gone for good. An outage is no error: the wait goes on through it.
     pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        let (body, settle) = self.source.next().await?;
-        Ok(Delivery { body, settle })
+        self.source.next().await
     }
 }
 
-/// A message in our hands until it is settled. Dropped unsettled, it goes back to its queue.
+/// A message in our hands until it is settled. Dropped unsettled, it goes back to the head of its queue; brokers bear that some
+/// 20 times, so it is for whoever stops, and what cannot be done for now is postponed.
 pub struct Delivery {
     body: Vec<u8>,
+    past: Past,
     settle: Box<dyn Settle>,
+}
+
+/// What became of a message before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Past {
+    /// Whether it was in somebody's hands, and came back unsettled.
+    came_back: bool,
+    /// How often it was postponed.
+    postponed: u32,
 }
 
 impl Delivery {
@@ -229,6 +242,37 @@ impl Delivery {
         Ok(message)
     }
 
+    /// Whether somebody may have had it before, and gave it back, postponed it, or died.
+    pub fn came_before(&self) -> bool {
+        self.past.came_back || self.past.postponed > 0
+    }
+
+    /// How often it was postponed.
+    pub fn postponed(&self) -> u32 {
+        self.past.postponed
+    }
+
+    /// How long to postpone what cannot be done for now: 2 s, and twice as long every time, up to 5 minutes.
+    pub fn pause(&self) -> Duration {
+        pause(self.past.postponed)
+    }
+
+    /// Whether it is still ours, as far as is known: the broker gives it to another when the connection that it came on is lost.
+    pub fn is_ours(&self) -> bool {
+        self.settle.is_ours()
+    }
+
+    /// Not now: it comes again after a delay (as in [`Broker::publish_later`]; without one, at the end of its queue). It is
+    /// published anew, and then the delivery at hand is acknowledged, so a crash between the two makes a duplicate and never a
+    /// loss.
+    ///
+    /// # Errors
+    /// [`BrokerError::LostLease`] when it was no longer ours, [`BrokerError::Unavailable`] when it could not be published: it
+    /// comes again in both cases, perhaps twice.
+    pub async fn postpone(self, delay: Duration) -> Result<(), BrokerError> {
+        self.settle.postpone(delay).await
+    }
+
     /// Done with it.
     ///
     /// # Errors
@@ -246,6 +290,12 @@ impl Delivery {
     }
 }
 
+/// The pause after so many.
+fn pause(postponed: u32) -> Duration {
+    let (first, longest) = (Duration::from_secs(2), Duration::from_secs(300));
+    first.saturating_mul(1 << postponed.min(16)).min(longest)
+}
+
 /// The text of an error of serde without the strings that it quotes, which may hold a password: the field is named before.
 fn without_values(why: &str) -> String {
     match (why.split_once('"'), why.rsplit_once('"')) {
@@ -257,6 +307,12 @@ fn without_values(why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_postponed_again_waits_longer_up_to_a_limit() {
+        let pauses: Vec<_> = [0, 1, 2, 7, 8, u32::MAX].map(|postponed| pause(postponed).as_secs()).to_vec();
+        assert_eq!(pauses, [2, 4, 8, 256, 300, 300]);
+    }
 
     #[test]
     fn what_is_wrong_is_said_without_what_was_given() {

@@ -38,6 +38,24 @@ pub fn fail(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
     format!("jobs/{job}/fail/{task}/{attempt}-{token}")
 }
 
+/// Prefix of the records of executions of a task that have begun and not ended.
+pub fn begun_prefix(job: &JobId, task: &TaskId) -> String {
+    format!("jobs/{job}/begun/{task}/")
+}
+
+/// There while an execution runs; it stays when its worker dies.
+pub fn begun(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/begun/{task}/{attempt}-{token}")
+}
+
+/// As [`begun`], for an execution beside which its worker runs no other.
+pub fn begun_alone(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/begun/{task}/{attempt}-{token}{ALONE}")
+}
+
+/// How the names of such records end.
+pub const ALONE: &str = "-alone";
+
 /// There when the job is to stop.
 pub fn cancel(job: &JobId) -> String {
     format!("jobs/{job}/cancel")
@@ -156,9 +174,9 @@ pub fn segment(rendition: &RenditionId, token: &Token, number: u64) -> String {
     format!("{rendition}/{token}/{number:05}.m4s")
 }
 
-/// All segments of one execution in one object, to be joined later.
-pub fn part(rendition: &RenditionId, token: &Token) -> String {
-    format!("{rendition}/{token}/part.m4s")
+/// Segments of one execution one after another in one object, to be joined later; by its number in the execution, from 0.
+pub fn part(rendition: &RenditionId, token: &Token, number: usize) -> String {
+    format!("{rendition}/{token}/part-{number:05}.m4s")
 }
 
 /// A whole rendition in one file.

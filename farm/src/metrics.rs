@@ -237,7 +237,7 @@ impl WorkerSeries {
         };
         for kind in KINDS {
             series.task_duration.with_label_values(&[kind]);
-            for outcome in ["done", "failed", "moot", "stale", "rejected", "given_back"] {
+            for outcome in ["done", "failed", "moot", "stale", "rejected", "given_back", "postponed", "covered"] {
                 series.tasks.with_label_values(&[kind, outcome]);
             }
         }

@@ -254,7 +254,7 @@ pub struct Encoded {
     pub timescale: u32,
     /// The init segment.
     pub init: Object,
-    /// Media objects in order: one per segment, or one for all of them with the single-file layout.
+    /// Media objects in order: one per segment, or with the single-file layout one for many of them, cut anywhere between two.
     pub objects: Vec<Object>,
     /// Segments in order.
     pub segments: Vec<Segment>,

@@ -16,7 +16,7 @@ const INTAKES: usize = 4;
 /// Pauses while storage or broker do not work: each twice as long as the one before.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_LONGEST: Duration = Duration::from_secs(30);
-/// After so many tries a message is given back, so that it is not held longer than brokers bear.
+/// After so many tries a message is postponed, so that it is not held longer than brokers bear.
 const TRIES_MAX: u32 = 12;
 
 /// What a message is taken in with.
@@ -60,7 +60,8 @@ fn pause(troubles: u32) -> Duration {
     PAUSE_FIRST.saturating_mul(1 << troubles.saturating_sub(1).min(16)).min(PAUSE_LONGEST)
 }
 
-/// Takes one message in and settles it. While storage does not work the message is kept, unacknowledged.
+/// Takes one message in and settles it. While storage does not work the message is kept, unacknowledged, and then postponed: it
+/// comes again as long as that takes.
 async fn settle(intake: &Intake, delivery: Delivery) {
     let count = |result| metrics::scheduler().intake.with_label_values(&["queue", result]).inc();
     let mut tries = 0;
@@ -82,8 +83,8 @@ async fn settle(intake: &Intake, delivery: Delivery) {
                 tracing::warn!(%failure, tries, "a job cannot be taken in now");
                 tokio::time::sleep(pause(tries)).await;
                 if tries >= TRIES_MAX {
-                    drop(delivery);
-                    return;
+                    let pause = delivery.pause();
+                    break delivery.postpone(pause).await;
                 }
             }
         }

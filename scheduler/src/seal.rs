@@ -337,12 +337,13 @@ fn rendition(
 
 /// Objects and segments of a piece are the same bytes, and stand where playlists can name them.
 fn check_bytes(layout: Layout, task: &TaskId, id: &RenditionId, piece: &Encoded) -> Result<(), Mismatch> {
-    let objects: Vec<u64> = piece.objects.iter().map(|object| object.bytes).collect();
-    let segments: Vec<u64> = match layout {
-        Layout::Segments => piece.segments.iter().map(|segment| segment.bytes).collect(),
-        Layout::SingleFile => vec![piece.segments.iter().map(|segment| segment.bytes).sum()],
+    let objects = piece.objects.iter().map(|object| object.bytes);
+    let segments = piece.segments.iter().map(|segment| segment.bytes);
+    let fits = match layout {
+        Layout::Segments => objects.eq(segments),
+        Layout::SingleFile => objects.sum::<u64>() == segments.sum::<u64>(),
     };
-    if objects != segments || piece.segments.iter().any(|segment| segment.ticks == 0) {
+    if !fits || piece.segments.iter().any(|segment| segment.ticks == 0) {
         return Err(Mismatch::Bytes { task: task.clone(), rendition: id.clone() });
     }
     [&piece.init].into_iter().chain(&piece.objects).try_for_each(|object| check_key(task, id, object))

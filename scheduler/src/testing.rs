@@ -152,7 +152,7 @@ fn encoded(
             .zip(first..)
             .map(|(segment, number)| object(keys::segment(id, token, number), segment.bytes))
             .collect(),
-        Layout::SingleFile => vec![object(keys::part(id, token), segments.iter().map(|segment| segment.bytes).sum())],
+        Layout::SingleFile => vec![object(keys::part(id, token, 0), segments.iter().map(|segment| segment.bytes).sum())],
     };
     let init = Object { sha256: format!("init of {id}"), ..object(keys::init(id, token), 700) };
     Encoded { rendition: id.clone(), codecs: codecs.to_owned(), timescale, init, objects, segments }

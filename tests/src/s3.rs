@@ -107,6 +107,8 @@ pub enum Fault {
     Slow(usize, Duration),
     /// The condition in the request is not heeded.
     Unconditional,
+    /// An upload is refused whose parts, the last one excepted, differ in size: as R2 does it.
+    UnequalParts,
 }
 
 /// Which requests go wrong, and how.
@@ -312,6 +314,10 @@ impl Shared {
         if let Some((status, code)) = files::in_the_way(&self.folder, operation, &path, &body) {
             see(Some(status));
             return Ok(refusal(status, code));
+        }
+        if fault == Some(Fault::UnequalParts) && files::has_unequal_parts(&self.folder, head.uri.query().unwrap_or_default()) {
+            see(Some(400));
+            return Ok(refusal(400, "InvalidPart"));
         }
         let _one = if operation == Operation::PutNew { Some(self.creating.lock().await) } else { None };
         if fault == Some(Fault::Unconditional) {

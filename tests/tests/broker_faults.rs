@@ -124,6 +124,33 @@ async fn a_delivery_of_a_cut_connection_is_no_longer_ours_and_comes_again() -> R
     Ok(())
 }
 
+/// Whoever works on takes nothing more, also not over a new connection: the others get it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_consumer_whose_connection_was_lost_holds_no_second_message() -> Result<()> {
+    let vhost = shared()?;
+    let proxy = Proxy::start(vhost.address())?;
+    let (broker, other) = (connect_by(&proxy, &vhost).await?, connect(&vhost).await?);
+    let mut busy = broker.consume(Queue::Tasks).await?;
+    for n in 0..3_u32 {
+        other.publish(Queue::Tasks, &n).await?;
+    }
+    let held = next(&mut busy).await?;
+    ensure!(held.is_ours());
+    proxy.cut_once();
+    until("both connections are made again", ARRIVAL_TIME_MAX, || broker.stats().reconnects == 2).await?;
+    ensure!(!held.is_ours(), "the delivery went with its connection");
+    // Longer than a subscription takes.
+    sleep(Duration::from_secs(2)).await;
+    let ready = |info: farm::broker::BrokerInfo| info.queues.iter().find(|queue| queue.name == TASKS).map(|queue| queue.ready);
+    ensure!(ready(other.check().await?) == Some(3), "one waits with the busy consumer");
+    take_all(&mut other.consume(Queue::Tasks).await?, 3).await?;
+    ensure!(matches!(held.ack().await, Err(BrokerError::LostLease)));
+    // When it is free again, it takes as before.
+    broker.publish(Queue::Tasks, &9_u32).await?;
+    ensure!(take(&mut busy).await? == 9);
+    Ok(())
+}
+
 /// A link that is silent, with its connections open: nobody says that anything is wrong.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stalled_connection_is_found_out_and_replaced() -> Result<()> {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use url::Url;
 
 use crate::child::take_socket;
+use crate::retry::Patience;
 use crate::testing::{child_command, pattern, plan, test_child, video_order};
 use crate::work;
 use farm::task::TaskId;
@@ -112,8 +113,9 @@ impl Bench {
         let path = folder.path().join("source.bin");
         std::fs::write(&path, pattern(0..Self::SOURCE_BYTES)).expect("written");
         let url = |path: &Path| Url::from_file_path(path).expect("absolute");
-        let source =
-            Source::open(&JobSpec::new(url(&path), url(folder.path())).source, &Stores::default()).await.expect("readable");
+        let source = Source::open(&JobSpec::new(url(&path), url(folder.path())).source, &Stores::default(), Patience::Short)
+            .await
+            .expect("readable");
         Self { folder, source }
     }
 

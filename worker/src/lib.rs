@@ -10,12 +10,14 @@
 //! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials.
 
 mod attempt;
+mod begun;
 pub mod child;
 mod guard;
 mod pack;
 mod process;
 mod protocol;
 mod retry;
+mod running;
 mod session;
 mod source;
 mod task;

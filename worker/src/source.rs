@@ -15,6 +15,7 @@ use farm::storage::Stores;
 use farm::{Code, Failure};
 
 use self::blocks::Blocks;
+use crate::retry::Patience;
 
 /// An open source.
 pub(crate) struct Source {
@@ -30,17 +31,18 @@ enum Place {
 impl Source {
     /// Opens a source and finds out its size. Those in S3 are reached as `stores` are.
     ///
-    /// What cannot be reached at all is not tried again here: nothing is lost yet, and whoever ordered the attempt makes
-    /// another.
+    /// With [`Patience::Short`], for a source that nobody has read yet, what cannot be reached at all is not tried again: a URL
+    /// that leads nowhere is said to at once, and whoever ordered the attempt makes another. With [`Patience::Long`], for one
+    /// that was read before, and in any case once bytes have come, an outage of two minutes is borne.
     ///
     /// # Errors
     /// [`Code::SourceUnreadable`] when it is not there, not allowed, or in a place that cannot be read at an offset;
     /// [`Code::InvalidRequest`] for a kind of URL that is not known.
-    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores) -> Result<Self, Failure> {
+    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores, patience: Patience) -> Result<Self, Failure> {
         let place = match spec.url.scheme() {
             "file" => Place::File(file::FileSource::open(&spec.url).await?),
-            "http" | "https" => Place::Http(Blocks::new(http::HttpRemote::open(spec).await?)),
-            "s3" => Place::S3(Blocks::new(s3::S3Remote::open(spec, stores).await?)),
+            "http" | "https" => Place::Http(Blocks::new(http::HttpRemote::open(spec, patience).await?, patience)),
+            "s3" => Place::S3(Blocks::new(s3::S3Remote::open(spec, stores, patience).await?, patience)),
             scheme => {
                 let message =
                     format!("{}: '{scheme}:' is no kind of source: use file:, http:, https: or s3:", shown_url(&spec.url));

@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::Attempt;
+use crate::begun::{Begun, Company, Deaths, Gate};
 use crate::guard::{Guard, is_cancelled};
 use crate::pack::pack;
 use crate::process::Spawner;
-use crate::retry::{patiently, storage_may_pass};
+use crate::retry::{Patience, patiently, storage_may_pass};
+use crate::running::{Place, Running};
 use crate::source::Source;
 use crate::upload::{Uploads, discard};
 use crate::work;
@@ -37,6 +39,9 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 /// is running.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// How often is looked whether a delivery is still ours.
+const LEASE_LOOK: Duration = Duration::from_secs(1);
+
 /// Part of the farm's jobs that is worked on; there is one so far.
 const PARTITION: u32 = 0;
 
@@ -46,17 +51,25 @@ pub(crate) struct Farm {
     pub(crate) state: Storage,
     pub(crate) broker: Broker,
     pub(crate) spawner: Spawner,
+    /// What the slots are at.
+    pub(crate) running: Running,
+    /// Whom they let in.
+    pub(crate) gate: Gate,
+    /// Given when no more is to be begun.
+    pub(crate) stop: CancellationToken,
     /// Given when running children are to be killed and their deliveries given back.
     pub(crate) kill: CancellationToken,
 }
 
 /// What became of a delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
+pub(crate) enum Handled {
     /// It is the broker's no more.
     Settled,
-    /// It goes back to the broker: the worker stops, or its surroundings do not work.
+    /// It goes back to the broker: the worker stops, or the delivery was lost.
     GivenBack,
+    /// It is to be postponed, by [`postpone`]: what is around the worker does not work. Until then it is ours, so that the slot is
+    /// given no other.
+    Unsettled(Delivery),
 }
 
 /// What is to become of a delivery.
@@ -71,8 +84,10 @@ enum Verdict {
     Stale,
     /// It names what is not there.
     Senseless(String),
-    /// Not now, or not here.
+    /// Not here: the worker is to stop.
     GiveBack(Failure),
+    /// Not now.
+    Postpone(Failure),
 }
 
 impl From<StorageError> for Verdict {
@@ -83,29 +98,37 @@ impl From<StorageError> for Verdict {
                 Self::Failed(error.into(), Token::random())
             }
             StorageError::NotFound(_) | StorageError::Unavailable { .. } | StorageError::BadUrl(_) => {
-                Self::GiveBack(error.into())
+                Self::Postpone(error.into())
             }
         }
     }
 }
 
 /// Does what a delivery asks for, and settles it.
-pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
+pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
     let message: TaskMessage = match delivery.read() {
         Ok(message) => message,
         Err(failure) => return reject(delivery, &failure.message).await,
     };
     let TaskMessage { job, task, attempt, .. } = &message;
+    let place = match turn(farm, &delivery, &message).await {
+        Turn::Ours(place) => place,
+        Turn::Covered => {
+            count(task, "covered");
+            return finish(delivery).await;
+        }
+        Turn::Over => return Handled::GivenBack,
+    };
     tracing::info!(%job, %task, attempt, "task taken");
     let began = Instant::now();
-    let verdict = match execute(farm, &message).await {
+    let verdict = match execute(farm, &message, &delivery).await {
         Ok(verdict) | Err(verdict) => verdict,
     };
     measure(task, &verdict, began.elapsed());
-    match verdict {
+    let event = match verdict {
         Verdict::Done => {
             tracing::info!(%job, %task, attempt, "task done");
-            acknowledge(farm, delivery, Some(Event::TaskDone { job: job.clone(), task: task.clone() })).await
+            Some(Event::TaskDone { job: job.clone(), task: task.clone() })
         }
         Verdict::Failed(failure, token) => {
             tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
@@ -114,45 +137,108 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
             if let Err(error) = store(&farm.state, &key, &failure, false).await {
                 tracing::warn!(%job, %task, %error, "the failure cannot be recorded");
             }
-            let event = Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure };
-            acknowledge(farm, delivery, Some(event)).await
+            Some(Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure })
         }
         Verdict::Moot => {
             tracing::info!(%job, %task, attempt, "the job was cancelled");
-            acknowledge(farm, delivery, None).await
+            None
         }
         Verdict::Stale => {
             tracing::info!(%job, %task, attempt, "a message of an earlier term");
-            acknowledge(farm, delivery, Some(Event::Stale { job: job.clone(), task: task.clone() })).await
+            Some(Event::Stale { job: job.clone(), task: task.clone() })
         }
-        Verdict::Senseless(reason) => reject(delivery, &reason).await,
-        Verdict::GiveBack(failure) => give_back(delivery, &failure),
-    }
-}
-
-/// Publishes the event, then acknowledges. Without the event confirmed there is no acknowledgement: the delivery comes
-/// again and finds the marker, or the attempt is made again.
-async fn acknowledge(farm: &Farm, delivery: Delivery, event: Option<Event>) -> Settled {
+        Verdict::Senseless(reason) => return reject(delivery, &reason).await,
+        Verdict::GiveBack(failure) => {
+            tracing::warn!(code = %failure.code, %failure, "a delivery is given back");
+            return Handled::GivenBack;
+        }
+        Verdict::Postpone(failure) => return unsettled(delivery, &failure),
+    };
+    // Without the event confirmed there is no acknowledgement: the delivery comes again and finds the marker, or the attempt is
+    // made again.
     if let Some(event) = event
         && let Err(error) = farm.broker.publish(Queue::Events, &event).await
     {
-        return give_back(delivery, &error.into());
+        return unsettled(delivery, &error.into());
     }
+    place.note_told();
+    finish(delivery).await
+}
+
+/// Whether it is a delivery's turn.
+enum Turn {
+    /// It is, and no other slot takes the same task meanwhile.
+    Ours(Place),
+    /// Another slot has done what it asks for, and told of it.
+    Covered,
+    /// The worker stops, or the delivery was lost.
+    Over,
+}
+
+/// Waits until no other slot is at the same task: after a lost connection a delivery may come again that is still worked on.
+async fn turn(farm: &Farm, delivery: &Delivery, message: &TaskMessage) -> Turn {
+    loop {
+        let other = match farm.running.take(message) {
+            Ok(place) => return Turn::Ours(place),
+            Err(other) => other,
+        };
+        tracing::info!(job = %message.job, task = %message.task, "a delivery waits for what another slot makes of it");
+        tokio::select! {
+            biased;
+            is_covered = other.covers(message.attempt) => if is_covered {
+                return Turn::Covered;
+            },
+            () = excused(farm, delivery) => return Turn::Over,
+        }
+    }
+}
+
+/// Waits until whatever becomes of a delivery is no fault of its task: the worker is to stop, or the delivery was lost.
+async fn excused(farm: &Farm, delivery: &Delivery) {
+    let lost = async {
+        while delivery.is_ours() {
+            tokio::time::sleep(LEASE_LOOK).await;
+        }
+        tracing::warn!("a delivery was lost with its connection: the work on it goes on");
+    };
+    tokio::select! {
+        () = farm.stop.cancelled() => {}
+        () = lost => {}
+    }
+}
+
+/// Acknowledges what is done and told.
+async fn finish(delivery: Delivery) -> Handled {
     if let Err(error) = delivery.ack().await {
         note_lost(&error);
         tracing::warn!(%error, "a finished delivery could not be acknowledged and will come again");
     }
-    Settled::Settled
+    Handled::Settled
 }
 
-async fn reject(delivery: Delivery, reason: &str) -> Settled {
+/// Postpones a delivery that cannot be done for now, by a pause that grows every time. A message given back instead would be the
+/// next to come, and after a few times dead.
+pub(crate) async fn postpone(delivery: Delivery) {
+    let pause = delivery.pause();
+    if let Err(error) = delivery.postpone(pause).await {
+        note_lost(&error);
+        tracing::warn!(%error, "a delivery could not be postponed and will come again");
+    }
+}
+
+fn unsettled(delivery: Delivery, failure: &Failure) -> Handled {
+    tracing::warn!(code = %failure.code, %failure, postponed = delivery.postponed(), "a delivery is postponed");
+    Handled::Unsettled(delivery)
+}
+
+async fn reject(delivery: Delivery, reason: &str) -> Handled {
     tracing::warn!(reason, "a delivery is rejected");
     match delivery.reject(reason).await {
-        Ok(()) => Settled::Settled,
+        Ok(()) => Handled::Settled,
         Err(error) => {
             note_lost(&error);
             tracing::warn!(%error, "a delivery could not be rejected and will come again");
-            Settled::GivenBack
+            Handled::GivenBack
         }
     }
 }
@@ -165,7 +251,6 @@ fn note_lost(error: &BrokerError) {
 
 /// Counts what became of a delivery.
 fn measure(task: &TaskId, verdict: &Verdict, took: Duration) {
-    let (series, kind) = (metrics::worker(), metrics::kind(task));
     let outcome = match verdict {
         Verdict::Done => "done",
         Verdict::Failed(..) => "failed",
@@ -173,22 +258,21 @@ fn measure(task: &TaskId, verdict: &Verdict, took: Duration) {
         Verdict::Stale => "stale",
         Verdict::Senseless(_) => "rejected",
         Verdict::GiveBack(_) => "given_back",
+        Verdict::Postpone(_) => "postponed",
     };
-    series.tasks.with_label_values(&[kind, outcome]).inc();
+    count(task, outcome);
     if let Verdict::Done = verdict {
-        series.task_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
+        metrics::worker().task_duration.with_label_values(&[metrics::kind(task)]).observe(took.as_secs_f64());
     }
 }
 
-fn give_back(delivery: Delivery, failure: &Failure) -> Settled {
-    tracing::warn!(code = %failure.code, %failure, "a delivery is given back");
-    drop(delivery);
-    Settled::GivenBack
+fn count(task: &TaskId, outcome: &str) {
+    metrics::worker().tasks.with_label_values(&[metrics::kind(task), outcome]).inc();
 }
 
-/// Does the task unless it is done or moot already, and stores its marker.
-async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict> {
-    let TaskMessage { job, task, epoch, .. } = message;
+/// Does the task unless it is done or moot already, or workers die of it.
+async fn execute(farm: &Farm, message: &TaskMessage, delivery: &Delivery) -> Result<Verdict, Verdict> {
+    let TaskMessage { job, task, .. } = message;
     let done = keys::done(job, task);
     match patiently(storage_may_pass, || farm.state.get(&done)).await {
         Ok(_) => return Ok(Verdict::Done),
@@ -201,12 +285,36 @@ async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict>
     if is_stale(farm, message).await? {
         return Ok(Verdict::Stale);
     }
+    let token = Token::random();
+    let deaths = if delivery.came_before() { Deaths::of(&farm.state, message).await? } else { Deaths::default() };
+    let company = match deaths.company() {
+        Ok(company) => company,
+        Err(failure) => {
+            deaths.forget(&farm.state).await;
+            return Ok(Verdict::Failed(failure, token));
+        }
+    };
+    if company == Company::None {
+        tracing::warn!(%job, %task, "workers died at it: it is done with nothing beside it");
+    }
+    let _entered = tokio::select! {
+        entered = farm.gate.enter(company) => entered.map_err(Verdict::Postpone)?,
+        () = excused(farm, delivery) => {
+            return Err(Verdict::GiveBack(Failure::new(Code::Interrupted, "it was not begun")));
+        }
+    };
+    let begun = Begun::note(&farm.state, message, &token, (company, deaths)).await?;
+    begun.hold(excused(farm, delivery), make(farm, message, token)).await
+}
+
+/// Does the task and stores its marker.
+async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdict, Verdict> {
+    let TaskMessage { job, task, epoch, .. } = message;
     let spec: JobSpec = load(&farm.state, &keys::spec(job)).await?;
     let output = farm.state.open_beside(&spec.output.url).map_err(|error| match error {
         StorageError::BadUrl(_) => Verdict::Senseless(error.to_string()),
         error => error.into(),
     })?;
-    let token = Token::random();
     let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone());
     let media_ns = Arc::default();
     let execution = Execution { farm, message, spec: &spec, output: &output, token: token.clone(), guard: &guard, media_ns };
@@ -349,7 +457,8 @@ impl Execution<'_> {
 
     async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
-            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
+            // Whoever asked for it waits to hear that there is nothing at that place.
+            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Short).await?;
             Ok((self.attempt(&Order::Probe, &source, None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {
@@ -364,7 +473,8 @@ impl Execution<'_> {
     async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
         let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
         let attempt = async {
-            let source = Source::open(&self.spec.source, self.farm.state.stores()).await?;
+            // The probe has read it.
+            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
             let source = source.check(plan.source.as_ref(), &self.spec.source)?;
             let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
             let renditions = uploads.finish().await?;

@@ -43,10 +43,24 @@ impl Bench {
     }
 
     fn worker(&self, how: &str) -> Handle {
-        let mut settings = Settings::new(1, child_command(how));
+        self.worker_of(1, how)
+    }
+
+    fn worker_of(&self, slots: usize, how: &str) -> Handle {
+        let mut settings = Settings::new(slots, child_command(how));
         settings.drain_budget = Duration::from_millis(200);
         settings.stall = Duration::from_secs(40);
         Worker::start(settings, self.state.clone(), self.broker.clone()).expect("started")
+    }
+
+    /// A worker that dies when its runtime is shut down: not a step of it is done from then on.
+    fn mortal_worker(&self) -> tokio::runtime::Runtime {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let inside = runtime.enter();
+        // Dropped, it would stop in an orderly way.
+        std::mem::forget(self.worker_of(2, "hang"));
+        drop(inside);
+        runtime
     }
 
     async fn send(&self, task: TaskId) {
@@ -74,6 +88,27 @@ impl Bench {
     /// Keys of all objects of the output.
     async fn objects(&self) -> Vec<String> {
         self.output.list("").await.expect("listed").into_iter().map(|entry| entry.key).collect()
+    }
+
+    /// Records of executions that have begun and not ended, without what is before their attempt.
+    async fn begun(&self, task: &TaskId) -> Vec<String> {
+        let prefix = keys::begun_prefix(&self.job, task);
+        let listed = self.state.list(&prefix).await.expect("listed");
+        listed.into_iter().filter_map(|entry| Some(entry.key.strip_prefix(&prefix)?.to_owned())).collect()
+    }
+
+    /// Waits until so many are there.
+    async fn begins(&self, task: &TaskId, count: usize) -> Vec<String> {
+        let begun = async {
+            loop {
+                let begun = self.begun(task).await;
+                if begun.len() == count {
+                    return begun;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), begun).await.expect("an execution begins")
     }
 
     async fn failures(&self) -> usize {
@@ -260,6 +295,85 @@ async fn a_dropped_worker_gives_back_at_once() {
 }
 
 #[tokio::test]
+async fn a_task_at_which_workers_die_is_isolated_and_at_last_a_failed_attempt() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let task = TaskId::Video(0);
+    bench.send(task.clone()).await;
+    for death in 1..=4 {
+        let worker = bench.mortal_worker();
+        let begun = bench.begins(&task, death).await;
+        let alone = begun.iter().filter(|name| name.ends_with("-alone")).count();
+        assert_eq!(alone, death.saturating_sub(2), "{begun:?}");
+        worker.shutdown_background();
+    }
+    let worker = bench.worker_of(2, "honest");
+    let Event::TaskFailed { attempt: 1, failure, .. } = bench.event().await else { panic!("no failure") };
+    assert_eq!((failure.code, failure.message.contains("4 workers died")), (Code::ChildCrashed, true), "{failure}");
+    assert_eq!((bench.failures().await, bench.begun(&task).await.len()), (1, 0), "evidence becomes a failure");
+    // The next attempt begins with a clean slate.
+    let message = TaskMessage { job: bench.job.clone(), task: task.clone(), attempt: 2, epoch: 1, term: 0 };
+    bench.broker.publish(Queue::Tasks, &message).await.expect("published");
+    assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task: task.clone() });
+    worker.shutdown().await;
+    assert_eq!(bench.begun(&task).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_worker_that_drains_leaves_no_evidence() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let task = TaskId::Video(0);
+    bench.send(task.clone()).await;
+    for _ in 0..5 {
+        let worker = bench.worker("hang");
+        bench.begins(&task, 1).await;
+        assert_eq!(worker.shutdown().await, Drain::Interrupted);
+        assert_eq!(bench.begun(&task).await, Vec::<String>::new());
+    }
+    let worker = bench.worker("honest");
+    assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task });
+    worker.shutdown().await;
+}
+
+/// As after a lost connection: two deliveries of one task in one process.
+#[tokio::test]
+async fn a_task_that_comes_again_while_it_is_worked_on_is_not_done_twice() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let worker = bench.worker_of(2, "honest");
+    for task in [TaskId::Video(0), TaskId::Video(0), TaskId::Audio(0)] {
+        bench.send(task).await;
+    }
+    let events = [bench.event().await, bench.event().await];
+    let done = |task| Event::TaskDone { job: bench.job.clone(), task };
+    assert_eq!(events, [done(TaskId::Video(0)), done(TaskId::Audio(0))], "each is told of once");
+    assert_eq!(worker.shutdown().await, Drain::Complete);
+    assert!(!bench.task_waits().await, "both are acknowledged");
+    let tokens: std::collections::BTreeSet<_> =
+        bench.objects().await.iter().filter_map(|key| Some(key.split('/').nth(1)?.to_owned())).collect();
+    assert_eq!(tokens.len(), 2, "one execution of each");
+}
+
+#[tokio::test]
+async fn what_storage_does_not_let_be_done_is_postponed() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let postponed = metrics::worker().tasks.with_label_values(&["audio", "postponed"]);
+    // A loop: reading and writing below it fails, and may work some other time.
+    let markers = bench.folder.path().join("state").join(keys::done_prefix(&bench.job).trim_end_matches('/'));
+    std::os::unix::fs::symlink(&markers, &markers).expect("linked");
+    bench.send(TaskId::Audio(0)).await;
+    let worker = bench.worker("honest");
+    let tried = async {
+        while postponed.get() < 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), tried).await.expect("it is tried");
+    std::fs::remove_file(&markers).expect("removed");
+    assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task: TaskId::Audio(0) });
+    assert_eq!(bench.failures().await, 0);
+    worker.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_rejected_with_the_reason_and_the_worker_goes_on() {
     let mut bench = Bench::new(Layout::Segments).await;
     let mut dead = bench.broker.consume(Queue::Dead).await.expect("a consumer");
@@ -319,8 +433,10 @@ async fn progress_is_told_while_a_task_runs() {
 async fn a_marker_of_another_execution_condemns_our_objects_and_our_own_does_not() {
     let bench = Bench::new(Layout::Segments).await;
     let spawner = Spawner::start().expect("a thread");
-    let (settings, kill) = (Settings::new(1, child_command("honest")), CancellationToken::new());
-    let farm = Farm { settings, state: bench.state.clone(), broker: bench.broker.clone(), spawner, kill };
+    let settings = Settings::new(1, child_command("honest"));
+    let (running, gate) = (Running::default(), Gate::new(1));
+    let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+    let farm = Farm { settings, state: bench.state.clone(), broker: bench.broker.clone(), spawner, running, gate, stop, kill };
     let mut markers = Vec::new();
     for _ in 0..2 {
         let token = Token::random();

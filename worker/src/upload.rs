@@ -21,9 +21,9 @@ use crate::work::{Medium, Rendition};
 const UPLOADS_MAX: usize = 8;
 /// Most KiB on their way at a time: a segment at its largest, and then some.
 const UPLOAD_KIB_MAX: u32 = 64 << 10;
-/// Most bytes that the single-file layout keeps in memory for one execution, which writes one object per rendition: a chunk
-/// of half a minute in every rung, or three hours of sound.
-const PART_BYTES_MAX: usize = 256 << 20;
+/// Most bytes that the single-file layout gathers in memory for one execution, in all its renditions. Then the largest part goes
+/// out: with seven rungs it has 6 MiB at least, which S3 can still copy when parts are joined (5 MiB).
+const GATHERED_BYTES_MAX: usize = 48 << 20;
 /// How long objects on their way may take to settle before they are deleted, when the execution came to nothing.
 const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
@@ -33,7 +33,9 @@ pub(crate) struct Uploads {
     layout: Layout,
     token: Token,
     made: Vec<Made>,
-    part_bytes: usize,
+    /// Bytes of all parts that are still gathered, and how many they may become.
+    gathered: usize,
+    gathered_max: usize,
     running: JoinSet<Result<Stored, Failure>>,
     slots: Arc<Semaphore>,
     kib: Arc<Semaphore>,
@@ -47,7 +49,7 @@ struct Made {
     segments: Vec<Segment>,
     /// By place, as they are stored.
     objects: Vec<Option<Object>>,
-    /// The single-file layout's segments, one after another.
+    /// The single-file layout's segments that are not on their way yet, one after another.
     part: BytesMut,
 }
 
@@ -79,7 +81,8 @@ impl Uploads {
             layout,
             token,
             made: renditions.into_iter().map(made).collect(),
-            part_bytes: 0,
+            gathered: 0,
+            gathered_max: GATHERED_BYTES_MAX,
             running: JoinSet::new(),
             slots: Arc::new(Semaphore::new(UPLOADS_MAX)),
             kib: Arc::new(Semaphore::new(UPLOAD_KIB_MAX as usize)),
@@ -106,7 +109,7 @@ impl Uploads {
     /// Takes the next media segment of a rendition. Waits while too much is on its way.
     ///
     /// # Errors
-    /// Of an upload that failed, this or an earlier one; [`Code::LimitExceeded`] when a part grows too large.
+    /// Of an upload that failed, this or an earlier one.
     pub(crate) async fn segment(&mut self, rendition: usize, segment: Segment, bytes: Bytes) -> Result<(), Failure> {
         let layout = self.layout;
         let made = self.made(rendition)?;
@@ -121,13 +124,28 @@ impl Uploads {
             }
             Layout::SingleFile => {
                 made.part.extend_from_slice(&bytes);
-                self.part_bytes += bytes.len();
-                match self.part_bytes <= PART_BYTES_MAX {
-                    true => Ok(()),
-                    false => Err(Failure::new(Code::LimitExceeded, TOO_LARGE_A_PART)),
+                self.gathered += bytes.len();
+                if self.gathered > self.gathered_max {
+                    let sizes = self.made.iter().map(|made| made.part.len());
+                    let largest = sizes.enumerate().max_by_key(|(_, bytes)| *bytes).map_or(rendition, |(largest, _)| largest);
+                    self.send_part(largest).await?;
                 }
+                Ok(())
             }
         }
+    }
+
+    /// Sends what is gathered of a rendition on its way, as its next object.
+    async fn send_part(&mut self, rendition: usize) -> Result<(), Failure> {
+        let made = self.made(rendition)?;
+        let part = std::mem::take(&mut made.part).freeze();
+        if part.is_empty() {
+            return Ok(());
+        }
+        let (number, id, kind) = (made.objects.len(), made.rendition.id.clone(), made.rendition.segment_kind());
+        made.objects.push(None);
+        self.gathered -= part.len();
+        self.store(rendition, Place::Media(number), keys::part(&id, &self.token, number), kind, part).await
     }
 
     /// Waits until everything is stored; what was made, in the order of renditions.
@@ -135,13 +153,8 @@ impl Uploads {
     /// # Errors
     /// Of an upload that failed.
     pub(crate) async fn finish(&mut self) -> Result<Vec<Encoded>, Failure> {
-        if self.layout == Layout::SingleFile {
-            for rendition in 0..self.made.len() {
-                let made = self.made(rendition)?;
-                made.objects = vec![None];
-                let (id, kind, part) = (made.rendition.id.clone(), made.rendition.segment_kind(), std::mem::take(&mut made.part));
-                self.store(rendition, Place::Media(0), keys::part(&id, &self.token), kind, part.freeze()).await?;
-            }
+        for rendition in 0..self.made.len() {
+            self.send_part(rendition).await?;
         }
         while let Some(stored) = self.running.join_next().await {
             self.note(stored)?;
@@ -204,9 +217,6 @@ impl Uploads {
     }
 }
 
-const TOO_LARGE_A_PART: &str =
-    "the single-file layout keeps at most 256 MiB of a task's media: use shorter chunks, a lower rate, or the segments layout";
-
 impl Rendition {
     fn segment_kind(&self) -> Kind {
         match self.medium {
@@ -253,4 +263,47 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farm::plan::RenditionId;
+
+    #[tokio::test]
+    async fn a_long_part_goes_out_in_pieces_and_little_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = Storage::folder(folder.path());
+        let rendition = |id: &str| Rendition { id: RenditionId(id.to_owned()), medium: Medium::Sound, first_segment: 0 };
+        let renditions = vec![rendition("a0"), rendition("a1")];
+        let mut uploads = Uploads::new(output.clone(), Layout::SingleFile, Token::random(), renditions);
+        uploads.gathered_max = 1000;
+        let content = |index: usize, n: u8| Bytes::from(vec![n; if index == 0 { 90 } else { 30 }]);
+        let mut expected = [Vec::new(), Vec::new()];
+        for index in 0..expected.len() {
+            uploads.init(index, 48_000, "mp4a.40.2".to_owned(), Bytes::from_static(b"init")).await.expect("taken");
+        }
+        for n in 0..100 {
+            for (index, whole) in expected.iter_mut().enumerate() {
+                let bytes = content(index, n);
+                whole.extend_from_slice(&bytes);
+                let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64 };
+                uploads.segment(index, segment, bytes).await.expect("taken");
+                let kept: usize = uploads.made.iter().map(|made| made.part.len()).sum();
+                assert!(kept == uploads.gathered && kept <= 1000, "{kept} bytes are kept");
+            }
+        }
+        let made = uploads.finish().await.expect("stored");
+        for (made, whole) in made.iter().zip(expected) {
+            assert_eq!(made.segments.len(), 100);
+            assert!(made.objects.len() > 3, "{:?}", made.objects);
+            let mut joined = Vec::new();
+            for object in &made.objects {
+                let stored = output.get(&object.key).await.expect("stored");
+                assert_eq!(stored.len() as u64, object.bytes);
+                joined.extend_from_slice(&stored);
+            }
+            assert_eq!(joined, whole, "{}", made.rendition);
+        }
+    }
 }

@@ -15,10 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::Attempt;
+use crate::begun::Gate;
 use crate::guard::Guard;
 use crate::process::Spawner;
+use crate::retry::Patience;
+use crate::running::Running;
 use crate::source::Source;
-use crate::task::{Farm, Settled, handle};
+use crate::task::{Farm, Handled, handle, postpone};
 
 /// First and longest pause of a slot whose surroundings do not work.
 const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
@@ -100,11 +103,13 @@ impl Worker {
         }
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let drain_budget = settings.drain_budget;
-        let farm = Arc::new(Farm { spawner: spawner()?, settings, state, broker, kill: kill.clone() });
+        let (running, gate) = (Running::default(), Gate::new(settings.slots));
+        let (spawner, stopping, killing) = (spawner()?, stop.clone(), kill.clone());
+        let farm = Arc::new(Farm { settings, state, broker, spawner, running, gate, stop: stopping, kill: killing });
         metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
         let mut slots = JoinSet::new();
         for _ in 0..farm.settings.slots {
-            slots.spawn(slot(farm.clone(), stop.clone()));
+            slots.spawn(slot(farm.clone()));
         }
         Ok(Handle { slots, stop, kill, drain_budget })
     }
@@ -145,7 +150,8 @@ fn spawner() -> Result<Spawner, Failure> {
 }
 
 /// Takes deliveries one after another until told to stop. A slot is free before it takes, so none waits in a worker.
-async fn slot(farm: Arc<Farm>, stop: CancellationToken) {
+async fn slot(farm: Arc<Farm>) {
+    let stop = &farm.stop;
     let mut pause = *PAUSES.start();
     loop {
         let error = match stop.run_until_cancelled(farm.broker.consume(Queue::Tasks)).await {
@@ -162,17 +168,23 @@ async fn slot(farm: Arc<Farm>, stop: CancellationToken) {
                 // A task of its own, so that a panic costs one delivery and not the slot.
                 let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
                 match handled {
-                    Ok(Settled::Settled) => pause = *PAUSES.start(),
-                    Ok(Settled::GivenBack) => rest(&stop, &mut pause).await,
+                    Ok(Handled::Settled) => pause = *PAUSES.start(),
+                    Ok(Handled::GivenBack) => rest(stop, &mut pause).await,
+                    Ok(Handled::Unsettled(delivery)) => {
+                        rest(stop, &mut pause).await;
+                        if !stop.is_cancelled() {
+                            postpone(delivery).await;
+                        }
+                    }
                     Err(error) => {
                         tracing::error!(%error, "a delivery was dropped");
-                        rest(&stop, &mut pause).await;
+                        rest(stop, &mut pause).await;
                     }
                 }
             },
         };
         tracing::warn!(%error, "no deliveries: trying again");
-        rest(&stop, &mut pause).await;
+        rest(stop, &mut pause).await;
     }
 }
 
@@ -206,7 +218,7 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let spawner = spawner()?;
     let guard = Guard::new(CancellationToken::new(), settings.deadline);
     let attempt = async {
-        let source = Source::open(source, &Stores::default()).await?;
+        let source = Source::open(source, &Stores::default(), Patience::Short).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
         Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }
             .run()

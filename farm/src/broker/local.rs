@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
-use super::{Backend, BrokerError, BrokerInfo, BrokerStats, DeadLetter, Queue, Settle, Source};
+use super::{Backend, BrokerError, BrokerInfo, BrokerStats, DeadLetter, Delivery, Past, Queue, Settle, Source};
 use crate::task::Progress;
 
 /// Most messages that wait in a queue, delayed ones among them.
@@ -51,23 +51,16 @@ impl Local {
 #[async_trait::async_trait]
 impl Backend for Local {
     async fn publish(&self, queue: Queue, body: Vec<u8>, delay: Duration) -> Result<(), BrokerError> {
-        let line = self.line(queue);
+        let (line, message) = (self.line(queue), Message { body, past: Past::default() });
         if queue == Queue::Results {
-            line.change(|waiting| waiting.push_newest(body, RESULTS_MAX));
+            line.change(|waiting| waiting.push_newest(message, RESULTS_MAX));
             return Ok(());
         }
-        if delay.is_zero() {
-            return line.change(|waiting| waiting.push(body));
-        }
-        line.change(Waiting::promise)?;
-        // The timer does not keep the queue alive: it may end before its messages are due.
-        let line = Arc::downgrade(line);
-        tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            if let Some(line) = line.upgrade() {
-                line.change(|waiting| waiting.keep_promise(body));
-            }
+        let taken = line.change(|waiting| {
+            waiting.room()?;
+            Ok::<_, BrokerError>(waiting.take_in(message, delay))
         });
+        keep_promise_later(line, taken?, delay);
         Ok(())
     }
 
@@ -93,6 +86,25 @@ impl Backend for Local {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(BrokerInfo { product: "in-process".to_owned(), version, queues: Vec::new() })
     }
+}
+
+/// Has a message that was promised come when its delay is over.
+fn keep_promise_later(line: &Arc<Line>, promised: Option<Message>, delay: Duration) {
+    let Some(message) = promised else { return };
+    // The timer does not keep the queue alive: it may end before its messages are due.
+    let line = Arc::downgrade(line);
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        if let Some(line) = line.upgrade() {
+            line.change(|waiting| waiting.keep_promise(message));
+        }
+    });
+}
+
+/// A message, and what became of it before.
+struct Message {
+    body: Vec<u8>,
+    past: Past,
 }
 
 /// A queue and those who wait for its messages.
@@ -127,7 +139,7 @@ impl Line {
 /// The messages of a queue that no consumer holds.
 #[derive(Default)]
 struct Waiting {
-    ready: VecDeque<Vec<u8>>,
+    ready: VecDeque<Message>,
     /// How many are still to come out of a delay.
     promised: usize,
 }
@@ -140,29 +152,27 @@ impl Waiting {
         Err(BrokerError::Unavailable(format!("the queue is full, {QUEUE_MESSAGES_MAX} messages wait in it")))
     }
 
-    fn push(&mut self, body: Vec<u8>) -> Result<(), BrokerError> {
-        self.room()?;
-        self.ready.push_back(body);
-        Ok(())
-    }
-
-    fn promise(&mut self) -> Result<(), BrokerError> {
-        self.room()?;
+    /// Adds a message, or promises it and gives it back until its delay is over.
+    fn take_in(&mut self, message: Message, delay: Duration) -> Option<Message> {
+        if delay.is_zero() {
+            self.ready.push_back(message);
+            return None;
+        }
         self.promised += 1;
-        Ok(())
+        Some(message)
     }
 
-    fn keep_promise(&mut self, body: Vec<u8>) {
+    fn keep_promise(&mut self, message: Message) {
         self.promised -= 1;
-        self.ready.push_back(body);
+        self.ready.push_back(message);
     }
 
     /// Adds a message at the cost of the oldest when so many are there.
-    fn push_newest(&mut self, body: Vec<u8>, messages_max: usize) {
+    fn push_newest(&mut self, message: Message, messages_max: usize) {
         if self.ready.len() >= messages_max {
             self.ready.pop_front();
         }
-        self.ready.push_back(body);
+        self.ready.push_back(message);
     }
 }
 
@@ -176,22 +186,18 @@ struct Turn {
 
 #[async_trait::async_trait]
 impl Source for Turn {
-    async fn next(&mut self) -> Result<(Vec<u8>, Box<dyn Settle>), BrokerError> {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
         let gone = |_| BrokerError::Unavailable("the queue is closed".to_owned());
         let permit = self.free.clone().acquire_owned().await.map_err(gone)?;
         loop {
             // Nothing is awaited from here until the message is handed out, so a dropped future loses none.
             self.line.ready.acquire().await.map_err(gone)?.forget();
             let taken = self.line.lock().ready.pop_front();
-            if let Some(body) = taken {
-                let held = Held {
-                    body: body.clone(),
-                    line: self.line.clone(),
-                    dead: self.dead.clone(),
-                    settled: false,
-                    _permit: permit,
-                };
-                return Ok((body, Box::new(held)));
+            if let Some(Message { body, past }) = taken {
+                let message = Message { body: body.clone(), past };
+                let (line, dead) = (self.line.clone(), self.dead.clone());
+                let held = Held { message: Some(message), line, dead, _permit: permit };
+                return Ok(Delivery { body, past, settle: Box::new(held) });
             }
         }
     }
@@ -199,35 +205,50 @@ impl Source for Turn {
 
 /// A message in the hands of a consumer.
 struct Held {
-    body: Vec<u8>,
+    /// Gone once it is settled.
+    message: Option<Message>,
     line: Arc<Line>,
     dead: Arc<Line>,
-    settled: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 #[async_trait::async_trait]
 impl Settle for Held {
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    async fn postpone(mut self: Box<Self>, delay: Duration) -> Result<(), BrokerError> {
+        if let Some(Message { body, past }) = self.message.take() {
+            let past = Past { postponed: past.postponed.saturating_add(1), ..past };
+            // Always taken back, also above the limit: as in `drop`.
+            let promised = self.line.change(|waiting| waiting.take_in(Message { body, past }, delay));
+            keep_promise_later(&self.line, promised, delay);
+        }
+        Ok(())
+    }
+
     async fn ack(mut self: Box<Self>) -> Result<(), BrokerError> {
-        self.settled = true;
+        self.message = None;
         Ok(())
     }
 
     async fn reject(mut self: Box<Self>, reason: &str) -> Result<(), BrokerError> {
-        let letter = DeadLetter::new(reason, &self.body);
-        let letter = serde_json::to_vec(&letter).map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        self.dead.change(|waiting| waiting.push_newest(letter, QUEUE_MESSAGES_MAX));
-        self.settled = true;
+        let body = self.message.as_ref().map_or(&[][..], |message| &message.body);
+        let letter = serde_json::to_vec(&DeadLetter::new(reason, body));
+        let body = letter.map_err(|error| BrokerError::Unavailable(error.to_string()))?;
+        self.dead.change(|waiting| waiting.push_newest(Message { body, past: Past::default() }, QUEUE_MESSAGES_MAX));
+        self.message = None;
         Ok(())
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if !self.settled {
+        if let Some(Message { body, past }) = self.message.take() {
             // Always taken back, also above the limit: there are at most as many as there are consumers.
-            let body = std::mem::take(&mut self.body);
-            self.line.change(|waiting| waiting.ready.push_front(body));
+            let past = Past { came_back: true, ..past };
+            self.line.change(|waiting| waiting.ready.push_front(Message { body, past }));
         }
     }
 }

@@ -8,6 +8,7 @@ mod connection;
 mod consume;
 mod delay;
 mod greeting;
+mod past;
 mod progress;
 mod publish;
 mod topology;

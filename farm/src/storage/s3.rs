@@ -63,6 +63,7 @@ pub(super) struct S3 {
 struct Unsupported {
     conditions: AtomicBool,
     batches: AtomicBool,
+    /// To copy parts, or to take them in the sizes that copies have.
     copies: AtomicBool,
 }
 

@@ -55,7 +55,14 @@ fn a_joined_file_stands_for_its_parts() {
     let (plan, mut markers) = job(Layout::SingleFile);
     let sealed = seal(&plan, &markers).expect("a seal");
     assert_eq!(sealed.keys().count(), 5, "no init and no part");
-    assert!(sealed.keys().all(|key| !key.ends_with("part.m4s")));
+    assert!(sealed.keys().all(|key| !key.contains("/part-")));
+    // A long part goes out in several objects.
+    change(&mut markers, TaskId::Video(1), |made| {
+        let rest = Object { bytes: 10, ..made.objects[0].clone() };
+        made.objects[0].bytes -= 10;
+        made.objects.push(rest);
+    });
+    assert_eq!(seal(&plan, &markers).expect("a seal"), sealed);
     let pack = TaskId::Pack(RenditionId("v720".to_owned()));
     if let Some(Marker { outcome: Outcome::Packed { object }, .. }) = markers.get_mut(&pack) {
         object.bytes += 1;

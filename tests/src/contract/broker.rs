@@ -48,6 +48,9 @@ macro_rules! broker_contract {
                 a_rejected_message_goes_to_the_dead_queue,
                 a_delayed_message_comes_after_its_delay,
                 a_delayed_message_holds_up_no_other,
+                a_postponed_message_comes_again_once_and_after_its_delay,
+                a_message_may_be_postponed_more_often_than_it_may_be_dropped,
+                a_message_knows_its_past,
                 an_abandoned_wait_loses_nothing,
                 of_ten_thousand_messages_none_is_lost_or_doubled,
                 progress_is_heard_by_all_who_listen,
@@ -217,6 +220,9 @@ pub async fn a_consumer_holds_one_unsettled_delivery(fresh: &Fresh) -> Result<()
     held.reject("not wanted").await?;
     let held = next(&mut consumer).await?;
     ensure!(is_silent(&mut consumer).await, "a fourth delivery came before the third was settled");
+    held.postpone(Duration::ZERO).await?;
+    let held = next(&mut consumer).await?;
+    ensure!(is_silent(&mut consumer).await, "a fifth delivery came before the fourth was settled");
     drop(held);
     let mut left = [take(&mut consumer).await?, take(&mut consumer).await?];
     left.sort_unstable();
@@ -293,6 +299,58 @@ pub async fn a_delayed_message_holds_up_no_other(fresh: &Fresh) -> Result<()> {
         ensure!(take(&mut consumer).await? == n);
     }
     Ok(())
+}
+
+/// Those behind it come first.
+pub async fn a_postponed_message_comes_again_once_and_after_its_delay(fresh: &Fresh) -> Result<()> {
+    for n in 0..2_u32 {
+        fresh.broker.publish(Queue::Tasks, &n).await?;
+    }
+    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let delivery = next(&mut consumer).await?;
+    let delay = Duration::from_millis(1500);
+    let before = Instant::now();
+    delivery.postpone(delay).await?;
+    ensure!(take(&mut consumer).await? == 1, "the one behind it has to wait");
+    let limit = delay + fresh.delay_excess_max;
+    let delivery = timeout(limit, consumer.next()).await.context("the postponed message did not come")??;
+    ensure!(delivery.read::<u32>()? == 0 && before.elapsed() >= delay, "it came after {:?}", before.elapsed());
+    delivery.ack().await?;
+    ensure!(is_silent(&mut consumer).await, "it came twice");
+    Ok(())
+}
+
+/// Brokers move a message to the dead queue that was given back 20 times.
+pub async fn a_message_may_be_postponed_more_often_than_it_may_be_dropped(fresh: &Fresh) -> Result<()> {
+    fresh.broker.publish(Queue::Tasks, &7_u32).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut dead = fresh.broker.consume(Queue::Dead).await?;
+    for n in 0..25 {
+        let delivery = next(&mut consumer).await?;
+        ensure!(delivery.read::<u32>()? == 7 && delivery.postponed() == n, "{} instead of {n}", delivery.postponed());
+        delivery.postpone(Duration::ZERO).await?;
+    }
+    ensure!(take(&mut consumer).await? == 7);
+    ensure!(is_silent(&mut consumer).await && is_silent(&mut dead).await);
+    Ok(())
+}
+
+/// Whether somebody had it, and how often it was postponed.
+pub async fn a_message_knows_its_past(fresh: &Fresh) -> Result<()> {
+    fresh.broker.publish_later(Queue::Tasks, &7_u32, Duration::from_millis(1)).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let delivery = next(&mut consumer).await?;
+    ensure!(!delivery.came_before() && delivery.postponed() == 0 && delivery.is_ours());
+    drop(delivery);
+    let delivery = next(&mut consumer).await?;
+    ensure!(delivery.came_before() && delivery.postponed() == 0);
+    delivery.postpone(Duration::ZERO).await?;
+    let delivery = next(&mut consumer).await?;
+    ensure!(delivery.came_before() && delivery.postponed() == 1);
+    drop(delivery);
+    let delivery = next(&mut consumer).await?;
+    ensure!(delivery.came_before() && delivery.postponed() == 1);
+    Ok(delivery.ack().await?)
 }
 
 /// A wait that is given up, at any moment, takes no message with it.

@@ -33,6 +33,21 @@ pub(super) fn in_the_way(root: &Path, operation: Operation, path: &str, body: &[
     }
 }
 
+/// Whether parts of the upload that a query names differ in size, the last one excepted. s3s-fs keeps each in a file.
+pub(super) fn has_unequal_parts(root: &Path, query: &str) -> bool {
+    let upload = query.split('&').find_map(|pair| pair.strip_prefix("uploadId=")).unwrap_or_default();
+    let prefix = format!(".upload_id-{upload}.part-");
+    let mut parts: Vec<(u32, u64)> = std::fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|file| Some((file.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?, file.metadata().ok()?.len())))
+        .collect();
+    parts.sort_unstable();
+    parts.pop();
+    parts.windows(2).any(|pair| pair[0].1 != pair[1].1)
+}
+
 /// Removes an object, as if it had never been there.
 pub(super) fn remove(root: &Path, path: &str) {
     // One that is not there is as well.

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::retry::Patience;
 
 /// Unit of fetching. Large enough that a request's latency does not count, small enough for a source of a few seconds.
 pub(crate) const BLOCK_BYTES: u64 = 2 << 20;
@@ -25,17 +28,19 @@ pub(crate) trait Remote: Send + Sync + 'static {
     /// Which version that is.
     fn version(&self) -> SourceVersion;
 
-    /// A range within its size, all of it. Tries again what may pass, and ends within a limit.
+    /// A range within its size, all of it. Tries again what may pass, as long as patience lasts.
     ///
     /// # Errors
     /// As [`super::Source::read_at`].
-    fn fetch(&self, range: Range<u64>) -> impl Future<Output = Result<Bytes, Failure>> + Send;
+    fn fetch(&self, range: Range<u64>, patience: Patience) -> impl Future<Output = Result<Bytes, Failure>> + Send;
 }
 
 /// A source in blocks.
 pub(crate) struct Blocks<R> {
     remote: Arc<R>,
     version: SourceVersion,
+    /// Whether bytes came, now or for an earlier attempt: only then is their staying away an outage, and waited for.
+    is_proven: Arc<AtomicBool>,
     cache: Mutex<Cache>,
 }
 
@@ -47,10 +52,11 @@ struct Cache {
 }
 
 impl<R: Remote> Blocks<R> {
-    /// Nothing fetched yet.
-    pub(crate) fn new(remote: R) -> Self {
+    /// Nothing fetched yet. Whoever is impatient becomes patient when the first bytes have come.
+    pub(crate) fn new(remote: R, patience: Patience) -> Self {
         let cache = Mutex::new(Cache { kept: LruCache::new(BLOCKS_KEPT), last: None });
-        Self { version: remote.version(), remote: Arc::new(remote), cache }
+        let is_proven = Arc::new(AtomicBool::new(patience == Patience::Long));
+        Self { version: remote.version(), remote: Arc::new(remote), is_proven, cache }
     }
 
     /// Which version is read.
@@ -104,9 +110,62 @@ impl<R: Remote> Blocks<R> {
         let remote = self.remote.clone();
         let first = index * BLOCK_BYTES;
         let end = (first + BLOCK_BYTES).min(self.version.bytes);
-        let fetching = AbortOnDropHandle::new(tokio::spawn(async move { remote.fetch(first..end).await }));
+        let is_proven = self.is_proven.clone();
+        let fetching = AbortOnDropHandle::new(tokio::spawn(async move {
+            let patience = if is_proven.load(Ordering::Relaxed) { Patience::Long } else { Patience::Short };
+            let fetched = remote.fetch(first..end, patience).await;
+            is_proven.fetch_or(fetched.is_ok(), Ordering::Relaxed);
+            fetched
+        }));
         async move { fetching.await.unwrap_or_else(|_| Err(Failure::new(Code::Internal, "a fetch came to nothing"))) }
             .boxed()
             .shared()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
+
+    use crate::retry::{Hope, hopefully};
+
+    /// A source of ten blocks that cannot be reached between two moments.
+    struct Flaky {
+        began: Instant,
+        away: Range<u64>,
+    }
+
+    impl Remote for Flaky {
+        fn version(&self) -> SourceVersion {
+            SourceVersion { bytes: 10 * BLOCK_BYTES, etag: None, modified: None }
+        }
+
+        async fn fetch(&self, range: Range<u64>, patience: Patience) -> Result<Bytes, Failure> {
+            let ask = || {
+                let is_away = self.away.contains(&self.began.elapsed().as_secs());
+                let bytes = Bytes::from(vec![7; (range.end - range.start) as usize]);
+                std::future::ready(if is_away { Err(Failure::new(Code::SourceUnreadable, "away")) } else { Ok(bytes) })
+            };
+            hopefully(patience, |_| Hope::Soon, ask).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_was_read_before_is_waited_for_and_one_that_was_not_is_given_up() {
+        let source = |away, patience| Blocks::new(Flaky { began: Instant::now(), away }, patience);
+        let unread = source(0..100, Patience::Short);
+        assert!(unread.read_at(0, 10).await.is_err() && unread.remote.began.elapsed().as_secs() < 5);
+        let known = source(0..100, Patience::Long);
+        assert!(known.read_at(0, 10).await.is_ok() && known.remote.began.elapsed().as_secs() >= 100);
+        let read = source(10..110, Patience::Short);
+        read.read_at(0, 10).await.expect("there");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(read.read_at(5 * BLOCK_BYTES, 10).await.is_ok() && read.remote.began.elapsed().as_secs() >= 110);
+        let gone = source(10..1000, Patience::Short);
+        gone.read_at(0, 10).await.expect("there");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(gone.read_at(5 * BLOCK_BYTES, 10).await.is_err() && gone.remote.began.elapsed().as_secs() < 150);
     }
 }

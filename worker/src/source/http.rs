@@ -18,7 +18,7 @@ use reqwest::{Client, Response, StatusCode, redirect};
 use url::Url;
 
 use super::blocks::Remote;
-use crate::retry::{Hope, hopefully};
+use crate::retry::{Hope, Patience, hopefully};
 
 /// Longest wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -66,9 +66,13 @@ enum FetchError {
 }
 
 impl FetchError {
-    /// What to hope for when a source is opened: as when it is read, but one that cannot be reached is given up at once.
-    fn hope_opening(&self) -> Hope {
-        if matches!(self, Self::Unreachable(_)) { Hope::None } else { self.hope() }
+    /// What to hope for when a source is opened: as when it is read, but the impatient give one up at once that cannot be
+    /// reached.
+    fn hope_opening(&self, patience: Patience) -> Hope {
+        match (patience, self) {
+            (Patience::Short, Self::Unreachable(_)) => Hope::None,
+            _ => self.hope(),
+        }
     }
 
     fn hope(&self) -> Hope {
@@ -118,9 +122,9 @@ impl HttpRemote {
     ///
     /// # Errors
     /// As [`super::Source::open`].
-    pub(crate) async fn open(spec: &SourceSpec) -> Result<Self, Failure> {
+    pub(crate) async fn open(spec: &SourceSpec, patience: Patience) -> Result<Self, Failure> {
         let server = Server::new(spec)?;
-        let opened = hopefully(FetchError::hope_opening, || server.open()).await;
+        let opened = hopefully(patience, |error: &FetchError| error.hope_opening(patience), || server.open()).await;
         let pin = opened.map_err(|error| error.into_failure(&server.url))?;
         Ok(Self { server, pin })
     }
@@ -131,8 +135,8 @@ impl Remote for HttpRemote {
         self.pin.clone()
     }
 
-    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {
-        let fetched = hopefully(FetchError::hope, || self.server.fetch(range.start, range.end, &self.pin)).await;
+    async fn fetch(&self, range: Range<u64>, patience: Patience) -> Result<Bytes, Failure> {
+        let fetched = hopefully(patience, FetchError::hope, || self.server.fetch(range.start, range.end, &self.pin)).await;
         fetched.map_err(|error| error.into_failure(&self.server.url))
     }
 }

@@ -3,7 +3,8 @@
 use super::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,8 +37,15 @@ enum Manner {
     Circles,
     /// Cuts every other answer short.
     CutsShort,
+    /// Answers 503 for so long, from the third request on.
+    AwayFor(Duration),
+    /// Answers 404 once so many requests were served.
+    GoneAfter(u32),
     Empty,
 }
+
+/// When the one server that goes away did so.
+static LEFT: OnceLock<Instant> = OnceLock::new();
 
 struct Host {
     url: Url,
@@ -66,7 +74,7 @@ impl Host {
     }
 
     async fn open(&self) -> Result<Blocks<HttpRemote>, Failure> {
-        HttpRemote::open(&self.spec()).await.map(Blocks::new)
+        HttpRemote::open(&self.spec(), Patience::Short).await.map(|remote| Blocks::new(remote, Patience::Short))
     }
 
     fn requests(&self) -> u32 {
@@ -102,6 +110,10 @@ fn answer(manner: Manner, request: u32, head: &str) -> (Vec<u8>, bool) {
     };
     match manner {
         Manner::BusyFor(times) if request < times => return plain("503 Service Unavailable"),
+        Manner::AwayFor(time) if request >= 2 && LEFT.get_or_init(Instant::now).elapsed() < time => {
+            return plain("503 Service Unavailable");
+        }
+        Manner::GoneAfter(requests) if request >= requests => return plain("404 Not Found"),
         Manner::Status(status) => return plain(&format!("{status} No")),
         Manner::NoRanges => return plain("200 OK"),
         Manner::Empty => return plain("416 Range Not Satisfiable\r\nContent-Range: bytes */0"),
@@ -165,6 +177,22 @@ async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_goes_away_after_the_first_bytes_is_waited_for() {
+    // Longer than the impatient would try.
+    let server = Host::start(Manner::AwayFor(Duration::from_secs(5))).await;
+    let source = server.open().await.expect("readable");
+    source.read_at(0, 10).await.expect("there");
+    assert_eq!(source.read_at(3 * BLOCK_BYTES, 10).await.expect("there again"), pattern(3 * BLOCK_BYTES..3 * BLOCK_BYTES + 10));
+    assert!(server.requests() > 2 + 4, "{}", server.requests());
+    // What is not there any more is not waited for.
+    let gone = Host::start(Manner::GoneAfter(2)).await;
+    let source = gone.open().await.expect("readable");
+    source.read_at(0, 10).await.expect("there");
+    let failure = source.read_at(3 * BLOCK_BYTES, 10).await.expect_err("gone");
+    assert!(failure.lasting && gone.requests() == 3, "{failure}");
+}
+
+#[tokio::test]
 async fn an_answer_that_ends_early_is_asked_for_again() {
     let server = Host::start(Manner::CutsShort).await;
     read_all(&server.open().await.expect("readable")).await.expect("read");
@@ -196,7 +224,7 @@ async fn a_source_that_cannot_be_read_says_why_and_tells_no_secret() {
 #[tokio::test]
 async fn a_server_that_asks_to_wait_is_waited_for() {
     let server = Host::start(Manner::AsksToWait).await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     read_all(&server.open().await.expect("readable")).await.expect("read");
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
@@ -224,8 +252,9 @@ async fn a_server_that_is_not_there_is_said_to_be() {
     let port = listener.local_addr().expect("known").port();
     drop(listener);
     let url = format!("http://127.0.0.1:{port}/film.mp4?token=secret").parse().expect("a URL");
-    let began = std::time::Instant::now();
-    let failure = HttpRemote::open(&SourceSpec { url, headers: BTreeMap::new() }).await.err().expect("not there");
+    let began = Instant::now();
+    let spec = SourceSpec { url, headers: BTreeMap::new() };
+    let failure = HttpRemote::open(&spec, Patience::Short).await.err().expect("not there");
     assert_eq!(failure.code, Code::SourceUnreadable);
     assert!(failure.message.contains("refused") && !failure.message.contains("secret"), "{failure}");
     assert!(!failure.lasting && began.elapsed() < Duration::from_secs(2), "it is left to the next attempt");

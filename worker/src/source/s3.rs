@@ -9,8 +9,9 @@ use farm::storage::{PinError, PinnedObject, StorageError, Stores};
 use farm::{Code, Failure};
 
 use super::blocks::Remote;
+use crate::retry::{Hope, Patience, hopefully, storage_may_pass};
 
-/// A source in S3. The SDK below it tries again what may pass.
+/// A source in S3. The SDK below it tries again what may pass, which is enough for the impatient.
 pub(crate) struct S3Remote {
     object: PinnedObject,
 }
@@ -20,8 +21,8 @@ impl S3Remote {
     ///
     /// # Errors
     /// As [`super::Source::open`].
-    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores) -> Result<Self, Failure> {
-        let opened = stores.pin(&spec.url).await;
+    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores, patience: Patience) -> Result<Self, Failure> {
+        let opened = hopefully(patience, |error| hope(patience, error), || stores.pin(&spec.url)).await;
         opened.map(|object| Self { object }).map_err(|error| match error {
             StorageError::BadUrl(_) | StorageError::BadKey(_) => {
                 let message = format!("{} is no object: use s3://bucket/key", shown_url(&spec.url));
@@ -37,12 +38,21 @@ impl Remote for S3Remote {
         SourceVersion { bytes: self.object.bytes(), etag: self.object.etag().map(str::to_owned), modified: None }
     }
 
-    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Failure> {
-        self.object.read(range).await.map_err(|error| match error {
+    async fn fetch(&self, range: Range<u64>, patience: Patience) -> Result<Bytes, Failure> {
+        let hope = |error: &PinError| match error {
+            PinError::Changed(_) => Hope::None,
+            PinError::Storage(error) => hope(patience, error),
+        };
+        let fetched = hopefully(patience, hope, || self.object.read(range.clone())).await;
+        fetched.map_err(|error| match error {
             PinError::Changed(_) => Failure::new(Code::SourceChanged, error.to_string()),
             PinError::Storage(error) => unreadable(&error),
         })
     }
+}
+
+fn hope(patience: Patience, error: &StorageError) -> Hope {
+    if patience == Patience::Long && storage_may_pass(error) { Hope::Soon } else { Hope::None }
 }
 
 /// A source that is not there, or not for us, stays so.

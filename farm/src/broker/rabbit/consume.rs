@@ -1,21 +1,23 @@
-//! Consuming: a channel per consumer, one delivery at a time, subscribed again whenever connection, channel or queue is lost.
+//! Consuming: a channel per consumer, one delivery at a time, subscribed again when connection, channel or queue was lost.
+//!
+//! Not at once, but when somebody waits for a message: whoever still works on a delivery of the lost channel would not take the
+//! next one for a while, and it would wait where no other can take it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::{Backoff, Link, Session, while_it_lasts};
 use super::publish::Publisher;
-use super::{bounded, topology};
-use crate::broker::{BrokerError, DeadLetter, Queue, Settle, Source};
+use super::{bounded, past, topology};
+use crate::broker::{BrokerError, DeadLetter, Delivery, Past, Queue, Settle, Source};
 
 /// Longest wait for the first subscription, an outage included.
 const SUBSCRIBE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -27,6 +29,8 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// A consumer's place at a queue. Dropped, what it has not handed out goes back.
 pub(super) struct Turn {
     deliveries: mpsc::Receiver<Held>,
+    /// Whether somebody waits for a message.
+    wanted: watch::Sender<bool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -37,21 +41,39 @@ impl Turn {
         let late = |_| BrokerError::Unavailable(format!("no connection within {} s", SUBSCRIBE_TIME_MAX.as_secs()));
         let first = first.await.map_err(late)??;
         let (sender, deliveries) = mpsc::channel(1);
-        let task = tokio::spawn(run(link, publisher, queue, first, sender));
-        Ok(Self { deliveries, _task: AbortOnDropHandle::new(task) })
+        let (wanted, is_wanted) = watch::channel(false);
+        let task = tokio::spawn(run(link, publisher, queue, first, (sender, is_wanted)));
+        Ok(Self { deliveries, wanted, _task: AbortOnDropHandle::new(task) })
+    }
+}
+
+/// Somebody who waits for a message, until dropped.
+struct Wanting<'a>(&'a watch::Sender<bool>);
+
+impl<'a> Wanting<'a> {
+    fn new(wanted: &'a watch::Sender<bool>) -> Self {
+        wanted.send_replace(true);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 
 #[async_trait::async_trait]
 impl Source for Turn {
-    async fn next(&mut self) -> Result<(Vec<u8>, Box<dyn Settle>), BrokerError> {
+    async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        let _wanting = Wanting::new(&self.wanted);
         loop {
             let Some(held) = self.deliveries.recv().await else {
                 return Err(BrokerError::Unavailable("the consumer has stopped".to_owned()));
             };
             // One whose channel died while it waited here will come again.
-            if held.acker.usable() {
-                return Ok((held.body.clone(), Box::new(held)));
+            if held.is_ours() {
+                return Ok(Delivery { body: held.body.clone(), past: held.past, settle: Box::new(held) });
             }
         }
     }
@@ -83,7 +105,13 @@ impl Subscription {
 }
 
 /// Hands out what comes, for ever.
-async fn run(link: Arc<Link>, publisher: Publisher, queue: Queue, first: Subscription, deliveries: mpsc::Sender<Held>) {
+async fn run(
+    link: Arc<Link>,
+    publisher: Publisher,
+    queue: Queue,
+    first: Subscription,
+    (deliveries, mut wanted): (mpsc::Sender<Held>, watch::Receiver<bool>),
+) {
     let mut backoff = Backoff::default();
     let mut subscription = first;
     loop {
@@ -100,6 +128,10 @@ async fn run(link: Arc<Link>, publisher: Publisher, queue: Queue, first: Subscri
         if since.elapsed() >= GOOD_AFTER {
             backoff = Backoff::default();
         }
+        tracing::warn!(?queue, "the subscription has ended");
+        if wanted.wait_for(|wanted| *wanted).await.is_err() {
+            return;
+        }
         subscription = resubscribe(&link, queue, &mut backoff).await;
     }
 }
@@ -107,7 +139,6 @@ async fn run(link: Arc<Link>, publisher: Publisher, queue: Queue, first: Subscri
 /// Tries until there is a subscription.
 async fn resubscribe(link: &Link, queue: Queue, backoff: &mut Backoff) -> Subscription {
     loop {
-        tracing::warn!(?queue, "the subscription has ended: subscribing again");
         backoff.rest().await;
         match Subscription::new(link.session().await, queue).await {
             Ok(subscription) => return subscription,
@@ -118,7 +149,9 @@ async fn resubscribe(link: &Link, queue: Queue, backoff: &mut Backoff) -> Subscr
 
 /// A message in the hands of a consumer.
 struct Held {
+    queue: Queue,
     body: Vec<u8>,
+    past: Past,
     acker: Acker,
     publisher: Publisher,
     settled: bool,
@@ -127,12 +160,13 @@ struct Held {
 }
 
 impl Held {
-    fn new(delivery: Delivery, queue: Queue, channel: Channel, publisher: Publisher) -> Option<Self> {
+    fn new(delivery: lapin::message::Delivery, queue: Queue, channel: Channel, publisher: Publisher) -> Option<Self> {
+        let past = past::of(&delivery);
         let body = match queue {
             Queue::Dead => dead_letter(delivery.properties.headers().as_ref(), delivery.data)?,
             Queue::Jobs | Queue::Tasks | Queue::Events | Queue::Results => delivery.data,
         };
-        Some(Self { body, acker: delivery.acker, publisher, settled: false, channel })
+        Some(Self { queue, body, past, acker: delivery.acker, publisher, settled: false, channel })
     }
 }
 
@@ -161,6 +195,19 @@ fn field(death: &AMQPValue, name: &str) -> Option<String> {
 
 #[async_trait::async_trait]
 impl Settle for Held {
+    fn is_ours(&self) -> bool {
+        self.acker.usable()
+    }
+
+    async fn postpone(mut self: Box<Self>, delay: Duration) -> Result<(), BrokerError> {
+        if !self.is_ours() {
+            return Err(BrokerError::LostLease);
+        }
+        let (body, postponed) = (std::mem::take(&mut self.body), self.past.postponed.saturating_add(1));
+        self.publisher.publish_again(&topology::name(self.queue), body, delay, postponed).await?;
+        self.ack().await
+    }
+
     async fn ack(mut self: Box<Self>) -> Result<(), BrokerError> {
         // `false` and an error both mean that the channel is gone, and the delivery with it.
         let acked = timeout(SETTLE_TIME_MAX, self.acker.ack(BasicAckOptions::default())).await;
@@ -171,7 +218,7 @@ impl Settle for Held {
     async fn reject(mut self: Box<Self>, reason: &str) -> Result<(), BrokerError> {
         let letter = DeadLetter::new(reason, &self.body);
         let letter = serde_json::to_vec(&letter).map_err(|error| BrokerError::Unavailable(error.to_string()))?;
-        if !self.acker.usable() {
+        if !self.is_ours() {
             return Err(BrokerError::LostLease);
         }
         self.publisher.publish(&topology::name(Queue::Dead), letter, Duration::ZERO).await?;
@@ -181,7 +228,7 @@ impl Settle for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.settled || !self.acker.usable() {
+        if self.settled || !self.is_ours() {
             return;
         }
         // Outside a runtime the end of the connection gives it back.

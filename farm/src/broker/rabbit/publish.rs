@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::{Link, Session};
-use super::{PERSISTENT, bounded, delay};
+use super::{PERSISTENT, bounded, delay, past};
 use crate::broker::BrokerError;
 use crate::broker::stats::Counters;
 use crate::task::Token;
@@ -42,6 +42,8 @@ struct Order {
     key: ShortString,
     id: String,
     body: Vec<u8>,
+    /// How often the message was postponed.
+    postponed: u32,
     /// Whether it came back once already.
     returned: bool,
     done: oneshot::Sender<Result<(), BrokerError>>,
@@ -63,6 +65,17 @@ impl Publisher {
 
     /// Sends a message to a queue; when this returns, the broker has it.
     pub(super) async fn publish(&self, queue: &str, body: Vec<u8>, wait: Duration) -> Result<(), BrokerError> {
+        self.publish_again(queue, body, wait, 0).await
+    }
+
+    /// As [`Publisher::publish`], for a message that was postponed so often.
+    pub(super) async fn publish_again(
+        &self,
+        queue: &str,
+        body: Vec<u8>,
+        wait: Duration,
+        postponed: u32,
+    ) -> Result<(), BrokerError> {
         let unavailable = |why: String| Err(BrokerError::Unavailable(why));
         if body.len() > MESSAGE_BYTES_MAX {
             return unavailable(format!("a message of {} bytes is too large, {MESSAGE_BYTES_MAX} may be sent", body.len()));
@@ -72,7 +85,7 @@ impl Publisher {
         };
         let (done, result) = oneshot::channel();
         let (exchange, key) = (exchange.as_str().into(), key.as_str().into());
-        let order = Order { exchange, key, id: Token::random().to_string(), body, returned: false, done };
+        let order = Order { exchange, key, id: Token::random().to_string(), body, postponed, returned: false, done };
         let sent = timeout(PUBLISH_TIME_MAX, async {
             // Neither fails while the task runs, and it runs while `self` is there.
             let _ = self.orders.send(order).await;
@@ -188,7 +201,8 @@ async fn send(channel: &Channel, window: &VecDeque<Order>) -> Vec<Outcome> {
         let properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
             .with_content_type("application/json".into())
-            .with_message_id(order.id.as_str().into());
+            .with_message_id(order.id.as_str().into())
+            .with_headers(past::headers(order.postponed));
         let sending = channel.basic_publish(order.exchange.clone(), order.key.clone(), options, &order.body, properties);
         confirms.push(timeout_at(deadline, sending).await);
     }
@@ -272,7 +286,10 @@ mod tests {
 
     fn order(id: &str, returned: bool) -> (Order, oneshot::Receiver<Result<(), BrokerError>>) {
         let (done, result) = oneshot::channel();
-        (Order { exchange: "".into(), key: "q".into(), id: id.to_owned(), body: Vec::new(), returned, done }, result)
+        (
+            Order { exchange: "".into(), key: "q".into(), id: id.to_owned(), body: Vec::new(), postponed: 0, returned, done },
+            result,
+        )
     }
 
     #[test]

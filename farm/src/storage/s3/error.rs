@@ -28,6 +28,8 @@ pub(super) enum Meaning {
     Conflict,
     /// The object ends before the range.
     BeyondTheEnd,
+    /// The parts of an upload do not make an object, to this server's mind.
+    PartsUnfit,
     /// The server does not know how to do that.
     Unsupported,
     /// Anything else: trying again may help.
@@ -40,6 +42,8 @@ fn meaning(status: u16, code: Option<&str>) -> Meaning {
     match (status, code) {
         (_, Some("NoSuchBucket")) => Meaning::NoBucket,
         (_, Some("NoSuchUpload")) => Meaning::NoUpload,
+        // The first is what R2 says of parts that differ in size.
+        (_, Some("InvalidPart" | "EntityTooSmall")) => Meaning::PartsUnfit,
         (_, Some("QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull")) | (507, _) => Meaning::Full,
         (_, Some("NotImplemented" | "MethodNotAllowed" | "UnsupportedOperation")) | (405 | 501, _) => Meaning::Unsupported,
         (_, Some("ConditionalRequestConflict" | "OperationAborted")) | (409, _) => Meaning::Conflict,
@@ -73,6 +77,7 @@ pub(super) fn failed<E: ProvideErrorMetadata + Error + 'static>(place: &str, err
         | Meaning::ConditionFails
         | Meaning::Conflict
         | Meaning::BeyondTheEnd
+        | Meaning::PartsUnfit
         | Meaning::Unsupported
         | Meaning::Trouble => StorageError::Unavailable { key: place, why },
     }
@@ -131,6 +136,8 @@ mod tests {
             (400, Some("NotImplemented"), Meaning::Unsupported),
             (503, Some("SlowDown"), Meaning::Trouble),
             (500, None, Meaning::Trouble),
+            (400, Some("InvalidPart"), Meaning::PartsUnfit),
+            (400, Some("InvalidPartOrder"), Meaning::Trouble),
         ] {
             assert_eq!(meaning(status, code), wanted, "{status} {code:?}");
         }

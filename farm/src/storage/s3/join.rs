@@ -1,5 +1,9 @@
 //! Several objects joined into one. What is large enough is copied by the server; the rest passes through here, a bounded
 //! number of bytes at a time.
+//!
+//! Copies are as large as the objects, so parts differ in size. Most servers take that. Cloudflare's R2 wants all parts but the last
+//! to be equal, and says so when all are there; a server that does, or that cannot copy, gets parts of equal size, which all pass
+//! through here. It is asked once: the next join begins that way.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -7,7 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::multipart::{PART_BYTES, PARTS_MAX, Upload, gather, part_bytes};
+use super::multipart::{PART_BYTES, PARTS_MAX, Unfinished, Upload, gather, part_bytes};
 use super::{Bucket, Kind, StorageError};
 
 /// Smallest part that S3 takes, the last one excepted, in bytes.
@@ -120,18 +124,22 @@ impl Bucket {
             return Ok(bytes);
         }
         if self.copies() {
-            match self.join_parts(path, sources, with_copies(&sizes), kind, bytes).await? {
-                true => return Ok(bytes),
-                false => self.s3.unsupported.copies.store(true, Ordering::Relaxed),
+            match self.join_parts(path, sources, with_copies(&sizes), kind, bytes).await {
+                Err(NotJoined::Refused(error)) => {
+                    tracing::info!(%error, "parts that are copied do not make an object here: they are carried");
+                    self.s3.unsupported.copies.store(true, Ordering::Relaxed);
+                }
+                Err(NotJoined::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(bytes),
             }
         }
-        match self.join_parts(path, sources, carried(&sizes), kind, bytes).await? {
-            true => Ok(bytes),
-            false => Err(self.unfit(path, "an upload is refused")),
+        match self.join_parts(path, sources, carried(&sizes), kind, bytes).await {
+            Ok(()) => Ok(bytes),
+            Err(NotJoined::Refused(error) | NotJoined::Failed(error)) => Err(error),
         }
     }
 
-    /// Stores the parts as one object; false when the server will not copy, or not take parts of different sizes.
+    /// Stores the parts as one object.
     async fn join_parts(
         &self,
         path: &str,
@@ -139,18 +147,22 @@ impl Bucket {
         parts: Vec<Part>,
         kind: Kind,
         bytes: u64,
-    ) -> Result<bool, StorageError> {
-        let upload = Upload::begin(self, path, kind).await?;
+    ) -> Result<(), NotJoined> {
+        let upload = Upload::begin(self, path, kind).await.map_err(NotJoined::Failed)?;
         let storing = (1..).zip(parts).map(|(number, part)| self.store_part(&upload, number, part, sources));
-        let done = gather(stream::iter(storing)).await;
-        match done.map(|parts| parts.into_iter().collect::<Option<Vec<_>>>()) {
-            Ok(None) => {
-                upload.abort().await;
-                Ok(false)
+        let stored = gather(stream::iter(storing)).await;
+        let why = match stored.map(|parts| parts.into_iter().collect::<Option<Vec<_>>>()) {
+            Ok(Some(parts)) => {
+                return upload.finish(parts, bytes).await.map_err(|unfinished| match unfinished {
+                    Unfinished::PartsUnfit(error) => NotJoined::Refused(error),
+                    Unfinished::Failed(error) => NotJoined::Failed(error),
+                });
             }
-            Ok(Some(parts)) => self.end(upload, Ok(parts), bytes).await.map(|()| true),
-            Err(error) => self.end(upload, Err(error), bytes).await.map(|()| true),
-        }
+            Ok(None) => NotJoined::Refused(self.unfit(path, "it does not copy")),
+            Err(error) => NotJoined::Failed(error),
+        };
+        upload.abort().await;
+        Err(why)
     }
 
     async fn store_part(
@@ -186,6 +198,14 @@ impl Bucket {
         }
         Ok(content.freeze())
     }
+}
+
+/// Why objects were not joined.
+enum NotJoined {
+    /// The server will not copy, or not take such parts.
+    Refused(StorageError),
+    /// Anything else.
+    Failed(StorageError),
 }
 
 #[cfg(test)]

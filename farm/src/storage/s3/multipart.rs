@@ -84,7 +84,7 @@ impl Upload {
     }
 
     /// Makes the object of its parts, which come in any order.
-    pub(super) async fn finish(mut self, mut parts: Vec<CompletedPart>, bytes: u64) -> Result<(), StorageError> {
+    pub(super) async fn finish(mut self, mut parts: Vec<CompletedPart>, bytes: u64) -> Result<(), Unfinished> {
         parts.sort_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let Bucket { s3, bucket, .. } = &self.bucket;
@@ -96,9 +96,12 @@ impl Upload {
             // The answer to an earlier try was lost. Servers say in different ways that the upload is no more.
             Err(error) if tries.count() > 1 && error.as_service_error().is_some() && self.is_finished(bytes).await => {}
             Err(error) => {
-                let error = failed(&self.place(), &error);
+                let (meaning, error) = (meaning_of(&error), failed(&self.place(), &error));
                 self.abort().await;
-                return Err(error);
+                return Err(match meaning {
+                    Meaning::PartsUnfit => Unfinished::PartsUnfit(error),
+                    _ => Unfinished::Failed(error),
+                });
             }
         }
         self.is_open = false;
@@ -118,6 +121,22 @@ impl Upload {
 
     fn place(&self) -> String {
         self.bucket.place(&self.path)
+    }
+}
+
+/// Why no object was made of parts.
+pub(super) enum Unfinished {
+    /// The server does not take such parts: others may do.
+    PartsUnfit(StorageError),
+    /// Anything else.
+    Failed(StorageError),
+}
+
+impl From<Unfinished> for StorageError {
+    fn from(unfinished: Unfinished) -> Self {
+        match unfinished {
+            Unfinished::PartsUnfit(error) | Unfinished::Failed(error) => error,
+        }
     }
 }
 
@@ -154,19 +173,8 @@ impl Bucket {
         let parts: Vec<Bytes> = (0..content.len()).step_by(size).map(part).collect();
         let upload = Upload::begin(self, path, kind).await?;
         let uploading = (1..).zip(parts).map(|(number, part)| upload.put(number, part));
-        let done = gather(stream::iter(uploading)).await;
-        self.end(upload, done, bytes).await
-    }
-
-    /// Finishes an upload whose parts are stored, aborts one whose are not.
-    pub(super) async fn end(
-        &self,
-        upload: Upload,
-        parts: Result<Vec<CompletedPart>, StorageError>,
-        bytes: u64,
-    ) -> Result<(), StorageError> {
-        match parts {
-            Ok(parts) => upload.finish(parts, bytes).await,
+        match gather(stream::iter(uploading)).await {
+            Ok(parts) => Ok(upload.finish(parts, bytes).await?),
             Err(error) => {
                 upload.abort().await;
                 Err(error)
@@ -203,7 +211,7 @@ impl Bucket {
         Ok(aborted)
     }
 
-    /// Whether the server copies on its side, as far as is known.
+    /// Whether objects can be made of copies, as far as is known.
     pub(super) fn copies(&self) -> bool {
         !self.s3.unsupported.copies.load(Ordering::Relaxed)
     }
