@@ -37,6 +37,9 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
 /// is running.
 const BEAT: Duration = Duration::from_secs(1);
 
+/// Longest wait for the broker to take the word that a task is given back.
+const GIVE_BACK_WORD: Duration = Duration::from_secs(3);
+
 /// Part of the farm's jobs that is worked on; there is one so far.
 const PARTITION: u32 = 0;
 
@@ -95,7 +98,7 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
         Ok(message) => message,
         Err(failure) => return reject(delivery, &failure.message).await,
     };
-    let TaskMessage { job, task, attempt, .. } = &message;
+    let TaskMessage { job, life, task, attempt, .. } = &message;
     tracing::info!(%job, %task, attempt, "task taken");
     let began = Instant::now();
     let verdict = match execute(farm, &message).await {
@@ -109,12 +112,12 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
         }
         Verdict::Failed(failure, token) => {
             tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
-            let key = keys::fail(job, task, *attempt, &token);
+            let key = keys::fail(job, *life, task, *attempt, &token);
             // Storage may be what failed: the event tells it all the same.
             if let Err(error) = store(&farm.state, &key, &failure, false).await {
                 tracing::warn!(%job, %task, %error, "the failure cannot be recorded");
             }
-            let event = Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure };
+            let event = Event::TaskFailed { job: job.clone(), life: *life, task: task.clone(), attempt: *attempt, failure };
             acknowledge(farm, delivery, Some(event)).await
         }
         Verdict::Moot => {
@@ -126,7 +129,14 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Settled {
             acknowledge(farm, delivery, Some(Event::Stale { job: job.clone(), task: task.clone() })).await
         }
         Verdict::Senseless(reason) => reject(delivery, &reason).await,
-        Verdict::GiveBack(failure) => give_back(delivery, &failure),
+        Verdict::GiveBack(failure) => {
+            // Lost without harm, unless nobody takes the task for so long that it counts as a failed attempt.
+            let event = Event::GivenBack { job: job.clone(), task: task.clone() };
+            if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_WORD, farm.broker.publish(Queue::Events, &event)).await {
+                tracing::debug!(%error, "nobody is told that a delivery is given back");
+            }
+            give_back(delivery, &failure)
+        }
     }
 }
 
@@ -188,14 +198,14 @@ fn give_back(delivery: Delivery, failure: &Failure) -> Settled {
 
 /// Does the task unless it is done or moot already, and stores its marker.
 async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict> {
-    let TaskMessage { job, task, epoch, .. } = message;
+    let TaskMessage { job, life, task, epoch, .. } = message;
     let done = keys::done(job, task);
     match patiently(storage_may_pass, || farm.state.get(&done)).await {
         Ok(_) => return Ok(Verdict::Done),
         Err(StorageError::NotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    if is_cancelled(&farm.state, job).await? {
+    if is_cancelled(&farm.state, job, *life).await? {
         return Ok(Verdict::Moot);
     }
     if is_stale(farm, message).await? {
@@ -207,7 +217,7 @@ async fn execute(farm: &Farm, message: &TaskMessage) -> Result<Verdict, Verdict>
         error => error.into(),
     })?;
     let token = Token::random();
-    let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone());
+    let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone(), *life);
     let media_ns = Arc::default();
     let execution = Execution { farm, message, spec: &spec, output: &output, token: token.clone(), guard: &guard, media_ns };
     let _beat = execution.beat();
