@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use farm::job::JobId;
 use farm::storage::{Storage, StorageError};
-use farm::{Code, Failure, keys};
+use farm::{Code, Failure};
 use url::Url;
 
 use crate::arguments::state_folder;
@@ -101,8 +101,9 @@ impl Output {
     }
 
     async fn forget_jobs(&self, but: Option<&JobId>) {
-        let kept = but.map(|job| (keys::job_prefix(job), format!("/{job}")));
-        let is_kept = |key: &str| kept.as_ref().is_some_and(|(prefix, end)| key.starts_with(prefix) || key.ends_with(end));
+        // What stands elsewhere of a job stands under its name too.
+        let kept = but.map(|job| format!("/{job}/"));
+        let is_kept = |key: &str| kept.as_ref().is_some_and(|kept| key.contains(kept));
         let forgotten = async {
             let entries = self.state.list("").await?;
             let old: Vec<String> =

@@ -93,7 +93,7 @@ async fn farm(spec: JobSpec, output: &Output, slots: usize) -> Result<Summary, F
     scheduler.shutdown().await;
     match ended? {
         JobResult::Done(summary) => Ok(summary),
-        JobResult::Failed { failure } => Err(failure),
+        JobResult::Failed { failure, .. } => Err(failure),
         JobResult::Cancelled => Err(Failure::new(Code::Cancelled, "the job was cancelled")),
     }
 }

@@ -4,6 +4,7 @@
 
 use sha2::{Digest as _, Sha256};
 
+use crate::Life;
 use crate::job::JobId;
 use crate::plan::RenditionId;
 use crate::task::{TaskId, Token};
@@ -28,37 +29,37 @@ pub fn done(job: &JobId, task: &TaskId) -> String {
     format!("jobs/{job}/done/{task}")
 }
 
-/// Prefix of all failure records of a job.
-pub fn fail_prefix(job: &JobId) -> String {
-    format!("jobs/{job}/fail/")
+/// Prefix of all failure records of a life.
+pub fn fail_prefix(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/fail/{life}/")
 }
 
 /// Record of a failed execution.
-pub fn fail(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
-    format!("jobs/{job}/fail/{task}/{attempt}-{token}")
+pub fn fail(job: &JobId, life: Life, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/fail/{life}/{task}/{attempt}-{token}")
 }
 
 /// Prefix of the records of executions of a task that have begun and not ended.
-pub fn begun_prefix(job: &JobId, task: &TaskId) -> String {
-    format!("jobs/{job}/begun/{task}/")
+pub fn begun_prefix(job: &JobId, life: Life, task: &TaskId) -> String {
+    format!("jobs/{job}/begun/{life}/{task}/")
 }
 
 /// There while an execution runs; it stays when its worker dies.
-pub fn begun(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
-    format!("jobs/{job}/begun/{task}/{attempt}-{token}")
+pub fn begun(job: &JobId, life: Life, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/begun/{life}/{task}/{attempt}-{token}")
 }
 
 /// As [`begun`], for an execution beside which its worker runs no other.
-pub fn begun_alone(job: &JobId, task: &TaskId, attempt: u32, token: &Token) -> String {
-    format!("jobs/{job}/begun/{task}/{attempt}-{token}{ALONE}")
+pub fn begun_alone(job: &JobId, life: Life, task: &TaskId, attempt: u32, token: &Token) -> String {
+    format!("jobs/{job}/begun/{life}/{task}/{attempt}-{token}{ALONE}")
 }
 
 /// How the names of such records end.
 pub const ALONE: &str = "-alone";
 
-/// There when the job is to stop.
-pub fn cancel(job: &JobId) -> String {
-    format!("jobs/{job}/cancel")
+/// There when a life is to stop, or has ended without a result.
+pub fn cancel(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/cancel-{life}")
 }
 
 /// The exact objects of the result.
@@ -66,9 +67,19 @@ pub fn seal(job: &JobId) -> String {
     format!("jobs/{job}/seal.json")
 }
 
-/// How the job ended.
-pub fn result(job: &JobId) -> String {
-    format!("jobs/{job}/result.json")
+/// How a life ended.
+pub fn result(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/result-{life}.json")
+}
+
+/// Prefix of the lives of a job after the first.
+pub fn lives_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/lives/")
+}
+
+/// There when a life after the first has begun.
+pub fn life(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/lives/{life}")
 }
 
 /// Everything of a job.
@@ -76,76 +87,91 @@ pub fn job_prefix(job: &JobId) -> String {
     format!("jobs/{job}/")
 }
 
-/// Listing this finds everything to resume.
+/// Listing this finds everything to resume: `{job}/{life}` follow.
 pub fn active_prefix(partition: u32) -> String {
     format!("active/{partition}/")
 }
 
-/// There while the job has not ended.
-pub fn active(partition: u32, job: &JobId) -> String {
-    format!("active/{partition}/{job}")
+/// Prefix of the lives of a job that have not ended.
+pub fn active_of(partition: u32, job: &JobId) -> String {
+    format!("active/{partition}/{job}/")
 }
 
-/// Prefix of the jobs whose end is still to be told.
+/// There while a life has not ended.
+pub fn active(partition: u32, job: &JobId, life: Life) -> String {
+    format!("active/{partition}/{job}/{life}")
+}
+
+/// Prefix of the ends that are still to be told: `{job}/{life}` follow, or `{job}/again-{token}`.
 pub fn outbox_prefix(partition: u32) -> String {
     format!("outbox/{partition}/")
 }
 
-/// Prefix of what is still to be told of the end of a job.
+/// Prefix of what is still to be told of the ends of a job.
 pub fn outbox_of(partition: u32, job: &JobId) -> String {
     format!("outbox/{partition}/{job}/")
 }
 
-/// There while the end of a job is still to be told: an [`crate::ended::Ended`].
-pub fn outbox(partition: u32, job: &JobId) -> String {
-    format!("outbox/{partition}/{job}/end")
+/// There while the end of a life is still to be told: an [`crate::ended::Ended`].
+pub fn outbox(partition: u32, job: &JobId, life: Life) -> String {
+    format!("outbox/{partition}/{job}/{life}")
 }
 
-/// There while it is to be told once more, because somebody asked.
+/// There while an end is to be told once more, because somebody asked.
 pub fn outbox_again(partition: u32, job: &JobId, token: &Token) -> String {
-    format!("outbox/{partition}/{job}/{token}")
+    format!("outbox/{partition}/{job}/again-{token}")
 }
 
-/// Prefix of the jobs after which is still to be cleaned up.
+/// Prefix of the lives after which is still to be cleaned up: `{job}/{life}` follow.
 pub fn sweep_prefix(partition: u32) -> String {
     format!("sweep/{partition}/")
 }
 
-/// There while it is still to be cleaned up after a job that has ended.
-pub fn sweep(partition: u32, job: &JobId) -> String {
-    format!("sweep/{partition}/{job}")
+/// There while it is still to be cleaned up after a life that has ended.
+pub fn sweep(partition: u32, job: &JobId, life: Life) -> String {
+    format!("sweep/{partition}/{job}/{life}")
 }
 
-/// There when the end of a job was told, or telling it was given up.
-pub fn notified(job: &JobId) -> String {
-    format!("jobs/{job}/notified")
+/// There when the end of a life was told, or telling it was given up.
+pub fn told(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/told-{life}")
 }
 
-/// There while a failed job is being taken up again.
-pub fn retrying(job: &JobId) -> String {
-    format!("jobs/{job}/retrying")
+/// Prefix of the flags of those who are about to take a job up again after this life.
+pub fn retrying_prefix(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/retrying/{life}/")
 }
 
-/// There when the media of a failed job may be gone, so that it cannot be taken up again.
-pub fn given_up(job: &JobId) -> String {
-    format!("jobs/{job}/given-up")
+/// Flag of one who is about to take a job up again after this life.
+pub fn retrying(job: &JobId, life: Life, token: &Token) -> String {
+    format!("jobs/{job}/retrying/{life}/{token}")
 }
 
-/// Prefix of all jobs that have ended.
+/// Prefix of the flags of those who delete the media of a job that ended with this life.
+pub fn given_up_prefix(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/given-up/{life}/")
+}
+
+/// Flag of one who deletes the media of a job that ended with this life, so that it cannot be taken up again.
+pub fn given_up(job: &JobId, life: Life, token: &Token) -> String {
+    format!("jobs/{job}/given-up/{life}/{token}")
+}
+
+/// Prefix of all lives that have ended: the tenant's hash and `{job}/{life}` follow.
 pub fn ended_prefix(partition: u32) -> String {
     format!("ended/{partition}/")
 }
 
-/// Prefix of the jobs of a tenant that have ended. Tenants may have any name, so a hash of it stands here.
+/// Prefix of the lives of a tenant's jobs that have ended. Tenants may have any name, so a hash of it stands here.
 pub fn ended_of_tenant(partition: u32, tenant: &str) -> String {
     let digest = Sha256::digest(tenant.as_bytes());
     let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("ended/{partition}/{hash}/")
 }
 
-/// There when a job has ended: an [`crate::ended::Ended`].
-pub fn ended(partition: u32, tenant: &str, job: &JobId) -> String {
-    format!("{}{job}", ended_of_tenant(partition, tenant))
+/// There when a life has ended: an [`crate::ended::Ended`].
+pub fn ended(partition: u32, tenant: &str, job: &JobId, life: Life) -> String {
+    format!("{}{job}/{life}", ended_of_tenant(partition, tenant))
 }
 
 /// The term of the scheduler that acts.

@@ -1,7 +1,7 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`ended`], [`failure`], [`keys`], [`rate`]) or a port
-//! ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]). Nothing here knows GStreamer.
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`failure`], [`keys`], [`rate`]) or a
+//! port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]). Nothing here knows GStreamer.
 
 pub mod admin;
 pub mod broker;
@@ -9,6 +9,7 @@ pub mod ended;
 pub mod failure;
 pub mod job;
 pub mod keys;
+pub mod life;
 pub mod media;
 pub mod metrics;
 pub mod plan;
@@ -17,4 +18,5 @@ pub mod storage;
 pub mod task;
 
 pub use failure::{Code, Failure, Fault};
+pub use life::Life;
 pub use rate::Rate;

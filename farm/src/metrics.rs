@@ -201,7 +201,9 @@ impl SchedulerSeries {
         for (way, result) in [("exchange", "told"), ("exchange", "failed"), ("call", "told"), ("call", "failed")] {
             series.notifications.with_label_values(&[way, result]);
         }
-        series.notifications.with_label_values(&["call", "given_up"]);
+        for (way, result) in [("letter", "told"), ("letter", "failed"), ("call", "given_up")] {
+            series.notifications.with_label_values(&[way, result]);
+        }
         series
     }
 }

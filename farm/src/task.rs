@@ -10,10 +10,10 @@ use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
 use crate::job::JobId;
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId};
+use crate::{Failure, Life};
 
 /// A unit of work of a job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -125,7 +125,10 @@ pub struct TaskMessage {
     pub job: JobId,
     /// The task.
     pub task: TaskId,
-    /// Number of this attempt, from 1.
+    /// Life of the job that it is done for.
+    #[serde(default)]
+    pub life: Life,
+    /// Number of this attempt in that life, from 1.
     pub attempt: u32,
     /// Epoch of the plan it belongs to.
     pub epoch: u64,
@@ -149,6 +152,9 @@ pub enum Event {
     TaskFailed {
         /// The job.
         job: JobId,
+        /// Life of the job.
+        #[serde(default)]
+        life: Life,
         /// The task.
         task: TaskId,
         /// The attempt.
@@ -163,6 +169,13 @@ pub enum Event {
     },
     /// A message of an earlier term was dropped by a worker: if nobody else is at this task, it has to be sent again.
     Stale {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+    },
+    /// A worker that is well has given a task back to the queue without doing it: it stops, or its surroundings do not work.
+    GivenBack {
         /// The job.
         job: JobId,
         /// The task.

@@ -3,7 +3,7 @@
 //! Every tenant is owed the same amount of work, times its weight. Priority and age count only between jobs of one tenant.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use farm::job::JobId;
@@ -26,15 +26,22 @@ pub struct Candidate<'a> {
     pub cost_ns: u64,
 }
 
-/// How much work each tenant was given so far, in ns of media over its weight. Only differences between tenants mean anything.
+/// How much work each tenant was given, in ns of media over its weight: start-time fair queueing (Goyal, Vin and Cheng,
+/// SIGCOMM 1996).
+///
+/// The *turn time* is where the tenant stood who was served last. Who has tasks all the while is never behind it, since the
+/// hindmost is served first; so whoever is behind it wanted nothing for a while, whether it had no job, or all its tasks were
+/// with workers, or its jobs were halted. It starts anew from the turn time: being away saves nothing up, and costs nothing.
+/// Between two tenants who both have tasks, what they are given differs by no more than a task of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shares {
+    /// Where each tenant stands that is ahead of the turn time; all others stand at it.
     given_ns: BTreeMap<String, u64>,
+    /// The turn time.
+    now_ns: u64,
     /// When each tenant was last given something, counted in tasks: between equals, who waited longest goes first.
     last_turn: BTreeMap<String, u64>,
     turn: u64,
-    /// Tenants that have a job.
-    present: BTreeSet<String>,
     /// What a tenant is owed against others: 1 where nothing is said.
     weights: Arc<BTreeMap<String, u32>>,
 }
@@ -45,36 +52,30 @@ impl Shares {
         Self { weights, ..Self::default() }
     }
 
-    /// Says which tenants have a job. One that comes (again) starts with what the least of the others was given, if that is
-    /// more than it had: being away saves nothing up.
-    pub fn set_present(&mut self, tenants: BTreeSet<String>) {
-        let least = self.present.intersection(&tenants).map(|tenant| self.given(tenant)).min();
-        for newcomer in tenants.difference(&self.present) {
-            let start_ns = self.given(newcomer).max(least.unwrap_or(0));
-            self.given_ns.insert(newcomer.clone(), start_ns);
-        }
-        self.present = tenants;
-        // What an absent tenant was given matters only while it is more than a newcomer would start with.
-        let least = self.present.iter().map(|tenant| self.given(tenant)).min();
-        let present = &self.present;
-        self.given_ns.retain(|tenant, given_ns| present.contains(tenant) || least.is_some_and(|least| *given_ns > least));
-        self.last_turn.retain(|tenant, _| present.contains(tenant));
-        if present.is_empty() {
-            self.turn = 0;
-        }
-    }
-
-    /// Notes work that was handed out. Anything counts as some work.
+    /// Notes work that was handed out to the tenant whose turn it was. Anything counts as some work.
     pub fn charge(&mut self, tenant: &str, cost_ns: u64) {
         let weight = self.weights.get(tenant).copied().unwrap_or(1).max(1);
-        let given_ns = self.given(tenant).saturating_add((cost_ns / u64::from(weight)).max(1));
+        self.now_ns = self.given(tenant);
+        let given_ns = self.now_ns.saturating_add((cost_ns / u64::from(weight)).max(1));
         self.given_ns.insert(tenant.to_owned(), given_ns);
         self.turn += 1;
         self.last_turn.insert(tenant.to_owned(), self.turn);
     }
 
+    /// Forgets what makes no difference any more: of tenants that are not ahead of the others. On an idle farm, everything.
+    pub fn tidy(&mut self, is_idle: bool) {
+        if is_idle {
+            *self = Self::weighted(Arc::clone(&self.weights));
+        }
+        let now_ns = self.now_ns;
+        self.given_ns.retain(|_, given_ns| *given_ns > now_ns);
+        let ahead = &self.given_ns;
+        self.last_turn.retain(|tenant, _| ahead.contains_key(tenant));
+    }
+
+    /// Where a tenant stands.
     fn given(&self, tenant: &str) -> u64 {
-        self.given_ns.get(tenant).copied().unwrap_or(0)
+        self.given_ns.get(tenant).copied().unwrap_or(0).max(self.now_ns)
     }
 }
 

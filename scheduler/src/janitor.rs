@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use farm::job::{JobId, JobSpec};
 use farm::storage::{Entry, Storage};
 use farm::task::Marker;
-use farm::{Failure, keys, metrics};
+use farm::{Failure, Life, keys, metrics};
 
-use crate::scheduler::{PARTITION, Watch, claim_media, delete_all, fetch, fetch_if_there, is_published, is_there};
+use crate::scheduler::{PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, is_published, is_there};
 use crate::seal::Seal;
 use crate::step::JobResult;
 
@@ -55,10 +55,11 @@ pub async fn run(settings: Settings, state: Storage, watch: Watch) {
 pub async fn round(settings: &Settings, state: &Storage) -> Result<(), Failure> {
     let prefix = keys::sweep_prefix(PARTITION);
     for entry in state.list(&prefix).await? {
-        let id = entry.key.strip_prefix(&prefix).and_then(|id| JobId::try_from(id.to_owned()).ok());
-        let Some(id) = id.filter(|_| age(entry.modified_ms) >= settings.grace) else { continue };
-        match sweep(settings, state, &id).await {
-            Ok(()) => state.delete(&[entry.key]).await?,
+        let ended = entry.key.strip_prefix(&prefix).and_then(Life::in_key);
+        let Some((id, life)) = ended.filter(|_| age(entry.modified_ms) >= settings.grace) else { continue };
+        match sweep(settings, state, &id, life).await {
+            Ok(Swept::Clean) => state.delete(&[entry.key]).await?,
+            Ok(Swept::Later) => tracing::info!(job = %id, "it is being taken up again: nothing is deleted now"),
             Err(failure) => tracing::warn!(job = %id, %failure, "cannot be cleaned up after now"),
         }
     }
@@ -72,16 +73,27 @@ fn age(modified_ms: u64) -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(modified_ms)).unwrap_or_default()
 }
 
-/// Deletes what a job that has ended left behind.
-async fn sweep(settings: &Settings, state: &Storage, id: &JobId) -> Result<(), Failure> {
-    let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(()) };
-    // None: it was taken up again, and will end again.
-    let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(id)).await? else { return Ok(()) };
+/// What came of cleaning up after a job.
+enum Swept {
+    /// Nothing is left to do.
+    Clean,
+    /// Not now.
+    Later,
+}
+
+/// Deletes what a job that ended with this life left behind.
+async fn sweep(settings: &Settings, state: &Storage, id: &JobId, life: Life) -> Result<Swept, Failure> {
+    let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(Swept::Clean) };
+    // It was taken up again, and there will be another sweep when that life has ended.
+    if current_life(state, id).await? != life {
+        return Ok(Swept::Clean);
+    }
+    let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(id, life)).await? else { return Ok(Swept::Later) };
     let output = state.open_beside(&spec.output.url)?;
     let unwanted = match result {
         JobResult::Done(_) => beside_the_result(state, &output, id).await?,
-        JobResult::Failed { .. } if !claim_media(state, id).await? => return Ok(()),
-        JobResult::Failed { .. } | JobResult::Cancelled => of_no_result(state, &output, id).await?,
+        JobResult::Failed { .. } | JobResult::Cancelled if !claim_media(state, id, life).await? => return Ok(Swept::Later),
+        JobResult::Failed { .. } | JobResult::Cancelled => of_no_result(state, &output, id, life).await?,
     };
     if !unwanted.is_empty() {
         tracing::info!(job = %id, objects = unwanted.len(), "left-over media is deleted");
@@ -93,7 +105,7 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId) -> Result<(), F
     if aborted > 0 {
         tracing::info!(job = %id, aborted, "uploads that nobody finished are aborted");
     }
-    Ok(())
+    Ok(Swept::Clean)
 }
 
 /// Media that the seal does not name, if the result there is this job's. The listing comes first: a later job takes the
@@ -112,12 +124,12 @@ async fn beside_the_result(state: &Storage, output: &Storage, id: &JobId) -> Res
 
 /// Media of a job that ended without a result: what its markers name, and what was there when it ended; if no other job has
 /// put a result in its place.
-async fn of_no_result(state: &Storage, output: &Storage, id: &JobId) -> Result<Vec<String>, Failure> {
+async fn of_no_result(state: &Storage, output: &Storage, id: &JobId, life: Life) -> Result<Vec<String>, Failure> {
     let listed = output.list("").await?;
     if is_there(output, keys::MASTER).await? {
         return Ok(Vec::new());
     }
-    let result = keys::result(id);
+    let result = keys::result(id, life);
     let about = state.list(&keys::job_prefix(id)).await?.into_iter().find(|entry| entry.key == result);
     let Some(ended_ms) = about.map(|entry| entry.modified_ms) else { return Ok(Vec::new()) };
     let mut tokens = BTreeSet::new();
@@ -132,11 +144,18 @@ async fn of_no_result(state: &Storage, output: &Storage, id: &JobId) -> Result<V
 /// Deletes the state of jobs that ended long ago.
 async fn forget(state: &Storage, retention: Duration) -> Result<(), Failure> {
     for entry in state.list(&keys::ended_prefix(PARTITION)).await? {
-        let id = entry.key.rsplit('/').next().and_then(|id| JobId::try_from(id.to_owned()).ok());
-        let Some(id) = id.filter(|_| age(entry.modified_ms) >= retention) else { continue };
+        // The tenant's hash stands before.
+        let ended = entry.key.strip_prefix(&keys::ended_prefix(PARTITION)).and_then(|rest| rest.split_once('/'));
+        let ended = ended.and_then(|(_, tail)| Life::in_key(tail));
+        let Some((id, life)) = ended.filter(|_| age(entry.modified_ms) >= retention) else { continue };
+        if current_life(state, &id).await? > life {
+            // Another life has begun since: this one is in no list any more.
+            state.delete(&[entry.key]).await?;
+            continue;
+        }
         let untold = state.list(&keys::outbox_of(PARTITION, &id)).await?;
-        let is_open = is_there(state, &keys::active(PARTITION, &id)).await? || !untold.is_empty();
-        if is_open || is_there(state, &keys::sweep(PARTITION, &id)).await? {
+        let active = state.list(&keys::active_of(PARTITION, &id)).await?;
+        if !untold.is_empty() || !active.is_empty() || is_there(state, &keys::sweep(PARTITION, &id, life)).await? {
             continue;
         }
         // From then on it is in no list; what a crash leaves of it takes room and does no harm.

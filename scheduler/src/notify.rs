@@ -1,25 +1,26 @@
-//! Tells the end of jobs: on the results exchange, and by the signed call that a job may ask for.
+//! Tells the end of jobs: on the results exchange, by the signed call that a job may ask for, and, where a job has failed, by
+//! a letter on the dead queue.
 //!
-//! What is to be told stands in the outbox in storage, so it outlives a scheduler. It is told at least once.
+//! What is to be told stands in the outbox in storage, so it outlives a scheduler. It is told at least once, and more than once
+//! only after a crash or when another scheduler takes over. Nothing waits for a call but the call itself: a receiver that does
+//! not answer costs nobody else.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod letter;
+mod teller;
 
-use bytes::Bytes;
-use farm::broker::{Broker, Queue};
-use farm::ended::Ended;
-use farm::job::{JobId, JobSpec, NotifySpec, shown_url};
-use farm::storage::{Entry, Kind, Storage};
-use farm::{Code, Failure, keys, metrics};
-use futures::StreamExt as _;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::StatusCode;
-use reqwest::redirect::Policy as Redirects;
-use serde::Serialize;
-use sha2::Sha256;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use farm::broker::Broker;
+use farm::storage::Storage;
+use farm::{Code, Failure, keys};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use crate::scheduler::{PARTITION, Watch, fetch_if_there, is_there};
+pub use self::teller::signature;
+use self::teller::{Call, Outcome, Steps, Teller, Told};
+use crate::scheduler::{PARTITION, Watch};
 
 /// How telling is done.
 #[derive(Clone, Copy, Debug)]
@@ -46,34 +47,33 @@ impl Default for Settings {
     }
 }
 
-/// Ends told at a time.
+/// Ends told on the exchange at a time.
 const TELLINGS_MAX: usize = 8;
-/// Longest a receiver may take to be reached, and to answer.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Calls at a time: in all, for a tenant, and to a receiver.
+const CALLS_MAX: usize = 64;
+const CALLS_OF_TENANT_MAX: usize = 16;
+const CALLS_TO_RECEIVER_MAX: usize = 2;
 
-/// How often telling was tried.
-#[derive(Clone, Copy, Debug)]
-struct Tries {
-    count: u32,
-    next_at: Instant,
-    /// Whether it was told on the results exchange.
-    published: bool,
+/// An entry of the outbox.
+#[derive(Debug)]
+struct Telling {
+    /// When it was put there, in ms since 1970 by storage's clock.
+    since_ms: u64,
+    steps: Steps,
+    failures: u32,
+    stage: Stage,
 }
 
-struct Teller {
-    settings: Settings,
-    state: Storage,
-    broker: Broker,
-    client: reqwest::Client,
-}
-
-/// What one attempt came to.
-enum Told {
-    /// All who are to know were told.
-    All,
-    /// Not all; `published` tells whether the exchange was.
-    Not { published: bool },
+#[derive(Debug)]
+enum Stage {
+    /// To be told at that time.
+    Due(Instant),
+    /// Being told on the exchange.
+    Telling,
+    /// Waits for a place among the calls.
+    Callable(Arc<Call>),
+    /// Being called.
+    Calling(Arc<Call>),
 }
 
 /// Tells what is in the outbox, while this scheduler acts, until the future is dropped.
@@ -81,146 +81,174 @@ enum Told {
 /// # Errors
 /// [`Code::Internal`] when there is no way to make calls at all.
 pub async fn run(settings: Settings, state: Storage, broker: Broker, watch: Watch) -> Result<(), Failure> {
-    let teller = Teller { settings, state, broker, client: client()? };
-    let mut tries: BTreeMap<String, Tries> = BTreeMap::new();
+    let teller = Teller::new(settings.give_up, state, broker)?;
+    let mut desk = Desk::new(settings, teller);
+    let mut look_at = Instant::now();
     loop {
+        let mut wake_at = Instant::now() + settings.poll;
         if watch.is_acting() {
-            teller.round(&mut tries).await;
+            if look_at <= Instant::now() {
+                desk.look().await;
+                look_at = Instant::now() + settings.poll;
+            }
+            desk.start_tellings();
+            desk.start_calls();
+            wake_at = desk.next_at().map_or(look_at, |at| at.min(look_at));
         }
-        let next_at = tries.values().map(|tried| tried.next_at).min();
-        let poll_at = Instant::now() + settings.poll;
         tokio::select! {
-            () = watch.ended() => {}
-            () = tokio::time::sleep_until(next_at.map_or(poll_at, |at| at.min(poll_at))) => {}
+            () = watch.ended() => look_at = Instant::now(),
+            Some(done) = desk.work.join_next_with_id() => desk.settle(done),
+            () = tokio::time::sleep_until(wake_at) => {}
         }
     }
 }
 
-fn client() -> Result<reqwest::Client, Failure> {
-    let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX).redirect(Redirects::none());
-    let builder = builder.user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")));
-    builder.build().map_err(|error| Failure::new(Code::Internal, format!("no calls can be made: {error}")))
+/// What is to be told, and what is going on about it.
+struct Desk {
+    settings: Settings,
+    teller: Arc<Teller>,
+    /// By key in the outbox.
+    tellings: BTreeMap<String, Telling>,
+    work: JoinSet<Result<Told, Failure>>,
+    /// The key that each piece of work is about.
+    working: HashMap<task::Id, String>,
 }
 
-impl Teller {
-    /// Looks at the outbox once and tells what is due.
-    async fn round(&self, tries: &mut BTreeMap<String, Tries>) {
-        let prefix = keys::outbox_prefix(PARTITION);
-        let listed = match self.state.list(&prefix).await {
+impl Desk {
+    fn new(settings: Settings, teller: Teller) -> Self {
+        let (tellings, work, working) = (BTreeMap::new(), JoinSet::new(), HashMap::new());
+        Self { settings, teller: Arc::new(teller), tellings, work, working }
+    }
+
+    /// Looks into the outbox.
+    async fn look(&mut self) {
+        let listed = match self.teller.state.list(&keys::outbox_prefix(PARTITION)).await {
             Ok(listed) => listed,
             Err(error) => {
                 tracing::warn!(%error, "the outbox cannot be listed now");
                 return;
             }
         };
-        let now = Instant::now();
-        tries.retain(|key, _| listed.iter().any(|entry| entry.key == *key));
-        let due = listed.into_iter().filter(|entry| tries.get(&entry.key).is_none_or(|tried| tried.next_at <= now));
-        let due: Vec<_> = due
-            .map(|entry| {
-                let published = tries.get(&entry.key).is_some_and(|tried| tried.published);
-                async move { (self.tell(&entry, published).await, entry.key) }
-            })
-            .collect();
-        let told: Vec<_> = futures::stream::iter(due).buffer_unordered(TELLINGS_MAX).collect().await;
-        for (told, key) in told {
-            let published = match told {
-                Ok(Told::All) => {
-                    tries.remove(&key);
-                    continue;
-                }
-                Ok(Told::Not { published }) => published,
-                Err(failure) => {
-                    tracing::warn!(key, %failure, "the end of a job cannot be told now");
-                    tries.get(&key).is_some_and(|tried| tried.published)
-                }
-            };
-            let count = tries.get(&key).map_or(0, |tried| tried.count) + 1;
-            tries.insert(key, Tries { count, next_at: Instant::now() + self.settings.pause(count), published });
+        let mut known = std::mem::take(&mut self.tellings);
+        for entry in listed {
+            let stage = Stage::Due(Instant::now());
+            let fresh = Telling { since_ms: entry.modified_ms, steps: Steps::default(), failures: 0, stage };
+            let telling = known.remove(&entry.key).unwrap_or(fresh);
+            self.tellings.insert(entry.key, telling);
+        }
+        let at_work = known.into_iter().filter(|(_, telling)| matches!(telling.stage, Stage::Telling | Stage::Calling(_)));
+        self.tellings.extend(at_work);
+    }
+
+    /// Places left for telling on the exchange.
+    fn places(&self) -> usize {
+        TELLINGS_MAX.saturating_sub(self.tellings.values().filter(|telling| matches!(telling.stage, Stage::Telling)).count())
+    }
+
+    /// When the next is due, if there is a place for it.
+    fn next_at(&self) -> Option<Instant> {
+        let due = self.tellings.values().filter_map(|telling| match telling.stage {
+            Stage::Due(at) => Some(at),
+            Stage::Telling | Stage::Callable(_) | Stage::Calling(_) => None,
+        });
+        due.min().filter(|_| self.places() > 0)
+    }
+
+    fn start_tellings(&mut self) {
+        let (now, places) = (Instant::now(), self.places());
+        let is_due = |stage: &Stage| matches!(stage, Stage::Due(at) if *at <= now);
+        for (key, telling) in self.tellings.iter_mut().filter(|(_, telling)| is_due(&telling.stage)).take(places) {
+            telling.stage = Stage::Telling;
+            let (teller, wanted, steps, since_ms) = (Arc::clone(&self.teller), key.clone(), telling.steps, telling.since_ms);
+            let started = self.work.spawn(async move { teller.tell(&wanted, steps, since_ms).await });
+            self.working.insert(started.id(), key.clone());
         }
     }
 
-    async fn tell(&self, entry: &Entry, published: bool) -> Result<Told, Failure> {
-        let Some(ended) = fetch_if_there::<Ended>(&self.state, &entry.key).await? else { return Ok(Told::All) };
-        let job = &ended.job;
-        let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_millis(entry.modified_ms)).unwrap_or_default();
-        let is_last = age > self.settings.give_up;
-        let published = published || self.publish(&ended).await;
-        let called = self.call(job, &ended).await?;
-        let is_told = published && called;
-        if !is_told && !is_last {
-            return Ok(Told::Not { published });
+    fn start_calls(&mut self) {
+        for key in choose(&self.tellings) {
+            let Some(telling) = self.tellings.get_mut(&key) else { continue };
+            let Stage::Callable(call) = &telling.stage else { continue };
+            let (teller, call, steps, since_ms) = (Arc::clone(&self.teller), Arc::clone(call), telling.steps, telling.since_ms);
+            telling.stage = Stage::Calling(Arc::clone(&call));
+            let wanted = key.clone();
+            let started = self.work.spawn(async move { teller.call(&wanted, &call, steps, since_ms).await });
+            self.working.insert(started.id(), key);
         }
-        if !called {
-            count("call", "given_up");
-            tracing::error!(%job, "the call at the end of a job is given up");
-        }
-        let told = if called { "told" } else { "given up" };
-        self.state.put(&keys::notified(job), Bytes::from_static(told.as_bytes()), Kind::Json).await?;
-        self.state.put(&keys::sweep(PARTITION, job), Bytes::new(), Kind::Json).await?;
-        self.state.delete(std::slice::from_ref(&entry.key)).await?;
-        Ok(Told::All)
     }
 
-    async fn publish(&self, ended: &Ended) -> bool {
-        let published = self.broker.publish(Queue::Results, ended).await;
-        count("exchange", if published.is_ok() { "told" } else { "failed" });
-        if let Err(error) = &published {
-            tracing::warn!(job = %ended.job, %error, "no result event");
+    /// Takes in what came of a piece of work.
+    fn settle(&mut self, done: Result<(task::Id, Result<Told, Failure>), JoinError>) {
+        let (id, told) = match done {
+            Ok((id, told)) => (id, told),
+            Err(error) => (error.id(), Err(Failure::new(Code::Internal, format!("telling ended badly: {error}")))),
+        };
+        let Some(key) = self.working.remove(&id) else { return };
+        let Some(telling) = self.tellings.get_mut(&key) else { return };
+        let outcome = told.map(|told| {
+            telling.steps = told.steps;
+            told.outcome
+        });
+        match outcome {
+            Ok(Outcome::Finished) => {
+                self.tellings.remove(&key);
+                return;
+            }
+            Ok(Outcome::ToCall(call)) => {
+                telling.stage = Stage::Callable(call);
+                return;
+            }
+            Ok(Outcome::NotYet) => {}
+            Err(failure) => tracing::warn!(key, %failure, "the end of a job cannot be told now"),
         }
-        published.is_ok()
-    }
-
-    /// Makes the call that the job asks for, unless it was made. Whether nothing is left to do.
-    async fn call(&self, job: &JobId, ended: &Ended) -> Result<bool, Failure> {
-        let Some(spec) = fetch_if_there::<JobSpec>(&self.state, &keys::spec(job)).await? else { return Ok(true) };
-        let Some(notify) = spec.notify else { return Ok(true) };
-        if is_there(&self.state, &keys::notified(job)).await? {
-            return Ok(true);
-        }
-        let sent_at = metrics::now_seconds();
-        let body = serde_json::to_vec(&Call { sent_at, ended }).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
-        let answer = self.post(&notify, body, sent_at).await;
-        let taken = answer.as_ref().is_ok_and(|status| status.is_success());
-        count("call", if taken { "told" } else { "failed" });
-        match answer {
-            Ok(status) if !taken => tracing::warn!(%job, %status, "the call was not taken"),
-            Err(why) => tracing::warn!(%job, url = shown_url(&notify.url), why, "the call failed"),
-            Ok(_) => {}
-        }
-        Ok(taken)
-    }
-
-    async fn post(&self, notify: &NotifySpec, body: Vec<u8>, sent_at: i64) -> Result<StatusCode, String> {
-        let signature = signature(notify.secret.as_bytes(), &body);
-        let request = self.client.post(notify.url.clone()).header("content-type", "application/json");
-        let request = request.header("x-shoal-signature", signature).header("x-shoal-timestamp", sent_at).body(body);
-        // The URL may hold a secret; it is told apart, without it.
-        request.send().await.map(|answer| answer.status()).map_err(|error| error.without_url().to_string())
+        telling.failures = telling.failures.saturating_add(1);
+        telling.stage = Stage::Due(Instant::now() + self.settings.pause(telling.failures));
     }
 }
 
-/// The body of a call. The time is part of what is signed, so that an old call can be told from a new one.
-#[derive(Serialize)]
-struct Call<'a> {
-    /// Seconds since 1970.
-    sent_at: i64,
-    #[serde(flatten)]
-    ended: &'a Ended,
+/// Which calls are to be made now, by key: those that failed least go first, so that receivers that do not answer come last.
+fn choose(tellings: &BTreeMap<String, Telling>) -> Vec<String> {
+    let mut places = Places::default();
+    let mut waiting = Vec::new();
+    for (key, telling) in tellings {
+        match &telling.stage {
+            Stage::Calling(call) => places.take(call),
+            Stage::Callable(call) => waiting.push((telling.failures, key, call)),
+            Stage::Due(_) | Stage::Telling => {}
+        }
+    }
+    waiting.sort_by_key(|(failures, key, _)| (*failures, *key));
+    let mut chosen = Vec::new();
+    for (_, key, call) in waiting {
+        if places.is_there_one_for(call) {
+            places.take(call);
+            chosen.push(key.clone());
+        }
+    }
+    chosen
 }
 
-fn count(way: &str, result: &str) {
-    metrics::scheduler().notifications.with_label_values(&[way, result]).inc();
+/// Places that are taken by calls.
+#[derive(Default)]
+struct Places<'a> {
+    all: usize,
+    of_tenant: HashMap<&'a str, usize>,
+    to_receiver: HashMap<&'a str, usize>,
 }
 
-/// The value of `X-Shoal-Signature`: `sha256=` and the HMAC-SHA-256 of the body in hex.
-pub fn signature(secret: &[u8], body: &[u8]) -> String {
-    // HMAC takes a key of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return String::new() };
-    mac.update(body);
-    let digest = mac.finalize().into_bytes();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
+impl<'a> Places<'a> {
+    fn is_there_one_for(&self, call: &Call) -> bool {
+        let taken = |map: &HashMap<&str, usize>, name: &str| map.get(name).copied().unwrap_or(0);
+        self.all < CALLS_MAX
+            && taken(&self.of_tenant, &call.ended.tenant) < CALLS_OF_TENANT_MAX
+            && taken(&self.to_receiver, &call.receiver) < CALLS_TO_RECEIVER_MAX
+    }
+
+    fn take(&mut self, call: &'a Call) {
+        self.all += 1;
+        *self.of_tenant.entry(&call.ended.tenant).or_default() += 1;
+        *self.to_receiver.entry(&call.receiver).or_default() += 1;
+    }
 }
 
 impl Settings {
@@ -235,16 +263,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_is_the_hmac_of_the_body() {
-        // RFC 4231, test case 2.
-        let expected = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
-        assert_eq!(signature(b"Jefe", b"what do ya want for nothing?"), expected);
-    }
-
-    #[test]
     fn pauses_grow_to_a_limit() {
         let settings = Settings::default();
         let pauses: Vec<u64> = [1, 2, 5, 10, 11, 99].iter().map(|count| settings.pause(*count).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 16, 512, 900, 900]);
+    }
+
+    fn callable(job: &str, tenant: &str, url: &str, failures: u32) -> (String, Telling) {
+        let stage = Stage::Callable(Arc::new(Call::to(job, tenant, url)));
+        (format!("outbox/0/{job}/1"), Telling { since_ms: 0, steps: Steps::default(), failures, stage })
+    }
+
+    /// Gives places to all who wait; whose calls are under way then, sorted.
+    fn placed(tellings: &mut BTreeMap<String, Telling>) -> Vec<String> {
+        let chosen = choose(tellings);
+        for key in &chosen {
+            let telling = tellings.get_mut(key).expect("it is there");
+            let Stage::Callable(call) = &telling.stage else { panic!("it waits") };
+            telling.stage = Stage::Calling(Arc::clone(call));
+        }
+        assert!(choose(tellings).is_empty(), "what is chosen takes its place");
+        chosen
+    }
+
+    #[test]
+    fn no_receiver_and_no_tenant_takes_the_places_of_others() {
+        let dead = (0..500).map(|n| callable(&format!("a-{n:03}"), "one", "http://dead.example/hook", 0));
+        let mut tellings: BTreeMap<_, _> = dead.chain([callable("b", "two", "http://well.example/hook", 0)]).collect();
+        assert_eq!(placed(&mut tellings), ["outbox/0/a-000/1", "outbox/0/a-001/1", "outbox/0/b/1"]);
+        let many = (0..500).map(|n| callable(&format!("a-{n:03}"), "one", &format!("http://{n}.example/hook"), 0));
+        let mut tellings: BTreeMap<_, _> = many.chain([callable("b", "two", "http://well.example/hook", 0)]).collect();
+        let chosen = placed(&mut tellings);
+        assert_eq!((chosen.len(), chosen.last().map(String::as_str)), (CALLS_OF_TENANT_MAX + 1, Some("outbox/0/b/1")));
+        let tenants = (0..500).map(|n| callable(&format!("a-{n:03}"), &format!("t{n}"), &format!("http://{n}.example/"), 9));
+        let mut tellings: BTreeMap<_, _> = tenants.chain([callable("b", "two", "http://well.example/hook", 0)]).collect();
+        let chosen = placed(&mut tellings);
+        assert_eq!((chosen.len(), chosen[0].as_str()), (CALLS_MAX, "outbox/0/b/1"), "those that never failed go first");
     }
 }

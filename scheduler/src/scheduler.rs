@@ -21,15 +21,16 @@ use farm::broker::{Broker, Queue};
 use farm::job::{JobId, JobSpec};
 use farm::storage::{Creation, Kind, Storage};
 use farm::task::{Event, Token};
-use farm::{Code, Failure, keys};
+use farm::{Code, Failure, Life, keys};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 pub use again::retry;
-pub(crate) use again::{claim_media, is_there, tell_again};
-pub(crate) use job::{delete_all, fetch, fetch_if_there, is_published};
+pub(crate) use again::{claim_media, current_life, tell_again};
+pub(crate) use job::{delete_all, fetch, fetch_if_there, is_published, is_there};
 pub use view::{JobView, Phase, Watch};
 
+use self::again::{current_result, is_active};
 use crate::dispatch::Window;
 use crate::step::JobResult;
 use engine::Engine;
@@ -94,7 +95,7 @@ impl Settings {
 
     /// The usual settings of a farm with any number of workers, which come and go.
     pub fn for_farm() -> Self {
-        let window = Window::Following { least: 2, most: 10_000 };
+        let window = Window::Following { least: 1, most: 10_000 };
         Self { window, settle: Duration::from_secs(3), aftercare: Aftercare::Later, ..Self::for_slots(1) }
     }
 }
@@ -147,10 +148,10 @@ impl Handle {
     /// [`Code::InvalidRequest`] when there is no such job, [`Code::Interrupted`] when the scheduler has stopped, storage's.
     pub async fn follow(&self, job: &JobId) -> Result<watch::Receiver<JobView>, Failure> {
         if self.board.get(job).is_none() {
-            let result = fetch_if_there::<JobResult>(&self.state, &keys::result(job)).await?;
+            let ended = current_result(&self.state, job).await?;
             // One that is still active is to be closed first, which whoever acts is about to do.
-            let is_closed = result.is_some() && !is_there(&self.state, &keys::active(PARTITION, job)).await?;
-            if let Some(result) = result.filter(|_| is_closed) {
+            let is_open = ended.is_some() && is_active(&self.state, job).await?;
+            if let Some(result) = ended.filter(|_| !is_open) {
                 self.board.put(job, JobView { phase: Phase::Ended(result), ..JobView::default() });
             } else if fetch_if_there::<JobSpec>(&self.state, &keys::spec(job)).await?.is_none() {
                 return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));
@@ -275,10 +276,11 @@ pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Resu
     if stored != spec {
         return Ok((id, Accepted::Other));
     }
-    if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id)).await? {
+    let life = if is_new { Life::FIRST } else { current_life(state, &id).await? };
+    if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id, life)).await? {
         return Ok((id, Accepted::Ended(result)));
     }
-    state.put_new(&keys::active(PARTITION, &id), bytes::Bytes::new(), Kind::Json).await?;
+    state.put_new(&keys::active(PARTITION, &id, life), bytes::Bytes::new(), Kind::Json).await?;
     ring(broker, &id).await;
     Ok((id, if is_new { Accepted::New } else { Accepted::Known }))
 }
@@ -291,8 +293,9 @@ pub async fn cancel(state: &Storage, broker: &Broker, job: &JobId) -> Result<(),
     if fetch_if_there::<JobSpec>(state, &keys::spec(job)).await?.is_none() {
         return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));
     }
-    if fetch_if_there::<JobResult>(state, &keys::result(job)).await?.is_none() {
-        state.put(&keys::cancel(job), bytes::Bytes::new(), Kind::Json).await?;
+    let life = current_life(state, job).await?;
+    if fetch_if_there::<JobResult>(state, &keys::result(job, life)).await?.is_none() {
+        state.put(&keys::cancel(job, life), bytes::Bytes::new(), Kind::Json).await?;
         ring(broker, job).await;
     }
     Ok(())

@@ -1,17 +1,17 @@
 //! How jobs stand, as outsiders are told: from storage, and from the scheduler where it knows more.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use farm::ended::Ended;
 use farm::job::{JobId, JobSpec, Layout, shown_url};
 use farm::plan::Plan;
-use farm::storage::Storage;
+use farm::storage::{Entry, Storage};
 use farm::task::TaskId;
-use farm::{Failure, keys};
+use farm::{Failure, Life, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
-use crate::scheduler::{JobView, PARTITION, Phase, fetch, fetch_if_there};
+use crate::scheduler::{JobView, PARTITION, Phase, current_life, fetch, fetch_if_there};
 use crate::step::{JobResult, Summary};
 
 /// Objects fetched at a time.
@@ -116,10 +116,11 @@ pub struct Filter {
 /// Storage's.
 pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Result<Option<JobStatus>, Failure> {
     let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(None) };
+    let life = current_life(state, id).await?;
     let listed: Vec<String> = state.list(&keys::job_prefix(id)).await?.into_iter().map(|entry| entry.key).collect();
     let is_there = |key: String| listed.contains(&key);
-    let result = match is_there(keys::result(id)) {
-        true => fetch_if_there::<JobResult>(state, &keys::result(id)).await?,
+    let result = match is_there(keys::result(id, life)) {
+        true => fetch_if_there::<JobResult>(state, &keys::result(id, life)).await?,
         false => None,
     };
     // A view of a job that was taken up again since says that it has ended.
@@ -135,9 +136,9 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
     };
     let (word, result, error) = match (result, view.map(|view| view.phase)) {
         (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary), None),
-        (Some(JobResult::Failed { failure }), _) => (State::Failed, None, Some(failure)),
+        (Some(JobResult::Failed { failure, .. }), _) => (State::Failed, None, Some(failure)),
         (Some(JobResult::Cancelled), _) => (State::Cancelled, None, None),
-        (None, _) if is_there(keys::cancel(id)) => (State::Cancelling, None, None),
+        (None, _) if is_there(keys::cancel(id, life)) => (State::Cancelling, None, None),
         (None, Some(Phase::Halted(failure))) => (State::Halted, None, Some(failure)),
         (None, Some(Phase::Probing)) => (State::Probing, None, None),
         (None, Some(Phase::Encoding)) => (State::Encoding, None, None),
@@ -169,6 +170,7 @@ async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progr
 /// Where a job of a list was found.
 struct Found {
     id: JobId,
+    life: Life,
     since_ms: u64,
     place: Place,
 }
@@ -193,17 +195,23 @@ pub async fn list(
     filter: &Filter,
     tenant_of: impl Fn(&JobId) -> Option<String>,
 ) -> Result<Vec<Listed>, Failure> {
+    let entries = state.list(&keys::active_prefix(PARTITION)).await?;
+    let mut ended = if filter.ended == Some(false) { Vec::new() } else { ended(state, filter).await? };
+    // One that is just being closed is in both lists, and of one that was taken up again an earlier life may be in the other.
+    let mut last: HashMap<JobId, Life> = HashMap::new();
+    let ids = ended.iter().map(|job| (job.id.clone(), job.life)).chain(entries.iter().filter_map(active_life));
+    ids.for_each(|(id, life)| {
+        let known = last.entry(id).or_insert(life);
+        *known = life.max(*known);
+    });
+    ended.retain(|job| last.get(&job.id) == Some(&job.life));
     let mut found = Vec::new();
     if filter.ended != Some(true) {
-        found.extend(active(state, filter, tenant_of).await?);
+        found = active(state, entries, filter, tenant_of).await?;
+        let closing: HashSet<&JobId> = ended.iter().map(|job| &job.id).collect();
+        found.retain(|job| last.get(&job.id) == Some(&job.life) && !closing.contains(&job.id));
     }
-    if filter.ended != Some(false) {
-        let ended = ended(state, filter).await?;
-        // One that is just being closed is in both lists.
-        let names: HashSet<&JobId> = ended.iter().map(|job| &job.id).collect();
-        found.retain(|active: &Found| !names.contains(&active.id));
-        found.extend(ended);
-    }
+    found.extend(ended);
     let from = filter.after.as_ref().and_then(|after| found.iter().position(|job| job.id == *after)).map_or(0, |place| place + 1);
     let page: Vec<Found> = found.into_iter().skip(from).take(filter.limit).collect();
     let lines: Vec<Option<Listed>> =
@@ -211,21 +219,29 @@ pub async fn list(
     Ok(lines.into_iter().flatten().collect())
 }
 
-async fn active(state: &Storage, filter: &Filter, tenant_of: impl Fn(&JobId) -> Option<String>) -> Result<Vec<Found>, Failure> {
-    let prefix = keys::active_prefix(PARTITION);
-    let mut entries = state.list(&prefix).await?;
+/// Job and life of an entry among the active ones.
+fn active_life(entry: &Entry) -> Option<(JobId, Life)> {
+    entry.key.strip_prefix(&keys::active_prefix(PARTITION)).and_then(Life::in_key)
+}
+
+async fn active(
+    state: &Storage,
+    mut entries: Vec<Entry>,
+    filter: &Filter,
+    tenant_of: impl Fn(&JobId) -> Option<String>,
+) -> Result<Vec<Found>, Failure> {
     entries.sort_by(|a, b| (a.modified_ms, &a.key).cmp(&(b.modified_ms, &b.key)));
     let ids = entries.into_iter().filter_map(|entry| {
-        let id = JobId::try_from(entry.key.strip_prefix(&prefix)?.to_owned()).ok()?;
-        Some((tenant_of(&id), id, entry.modified_ms))
+        let (id, life) = active_life(&entry)?;
+        Some((tenant_of(&id), id, life, entry.modified_ms))
     });
     let found: Vec<Option<Found>> = futures::stream::iter(ids.collect::<Vec<_>>())
-        .map(|(known, id, since_ms)| async move {
+        .map(|(known, id, life, since_ms)| async move {
             let tenant = match known {
                 Some(tenant) => Some(tenant),
                 None => fetch_if_there::<JobSpec>(state, &keys::spec(&id)).await?.map(|spec| spec.tenant),
             };
-            Ok::<_, Failure>(tenant.map(|tenant| Found { id, since_ms, place: Place::Active { tenant } }))
+            Ok::<_, Failure>(tenant.map(|tenant| Found { id, life, since_ms, place: Place::Active { tenant } }))
         })
         .buffered(FETCHES_MAX)
         .try_collect()
@@ -245,15 +261,17 @@ async fn ended(state: &Storage, filter: &Filter) -> Result<Vec<Found>, Failure> 
     let mut entries = state.list(&prefix).await?;
     entries.sort_by(|a, b| (b.modified_ms, &a.key).cmp(&(a.modified_ms, &b.key)));
     let found = entries.into_iter().filter_map(|entry| {
-        let id = JobId::try_from(entry.key.rsplit('/').next()?.to_owned()).ok()?;
-        Some(Found { id, since_ms: entry.modified_ms, place: Place::Ended(entry.key) })
+        // The tenant's hash stands before.
+        let (_, tail) = entry.key.strip_prefix(&keys::ended_prefix(PARTITION))?.split_once('/')?;
+        let (id, life) = Life::in_key(tail)?;
+        Some(Found { id, life, since_ms: entry.modified_ms, place: Place::Ended(entry.key) })
     });
     Ok(found.collect())
 }
 
 /// A line of the list; none for a job that went away meanwhile.
 async fn line(state: &Storage, job: Found) -> Result<Option<Listed>, Failure> {
-    let Found { id, since_ms, place } = job;
+    let Found { id, since_ms, place, .. } = job;
     let (tenant, word) = match place {
         Place::Active { tenant } => (tenant, "active"),
         Place::Ended(key) => match fetch_if_there::<Ended>(state, &key).await? {

@@ -8,7 +8,7 @@ use farm::media::MediaInfo;
 use farm::plan::{Plan, RenditionId};
 use farm::storage::Kind;
 use farm::task::{Marker, Outcome, TaskId};
-use farm::{Code, Failure, Fault, keys};
+use farm::{Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::plan;
@@ -32,6 +32,8 @@ pub fn wait_ms(attempt: u32) -> u64 {
 pub struct JobState {
     /// Its name.
     pub job: JobId,
+    /// Which of its lives this is: failures, cancellation and result are of this one.
+    pub life: Life,
     /// What was asked for.
     pub spec: JobSpec,
     /// Whether playlists of an earlier job were taken away from its output prefix.
@@ -51,10 +53,11 @@ pub struct JobState {
 }
 
 impl JobState {
-    /// A job of which storage has nothing but the spec.
-    pub fn new(job: JobId, spec: JobSpec) -> Self {
+    /// A job of which storage has nothing but the spec, in this life.
+    pub fn new(job: JobId, life: Life, spec: JobSpec) -> Self {
         Self {
             job,
+            life,
             spec,
             cleared: false,
             cancelled: false,
@@ -66,11 +69,13 @@ impl JobState {
         }
     }
 
-    /// Notes a failed attempt. One that was stopped from outside says nothing about its task.
-    pub fn note_failure(&mut self, task: TaskId, attempt: u32, failure: Failure) {
-        if !matches!(failure.code, Code::Cancelled | Code::Interrupted) {
+    /// Notes a failed attempt; whether it counts. One that was stopped from outside says nothing about its task.
+    pub fn note_failure(&mut self, task: TaskId, attempt: u32, failure: Failure) -> bool {
+        let counts = !matches!(failure.code, Code::Cancelled | Code::Interrupted);
+        if counts {
             self.failures.entry(task).or_default().insert(attempt, failure);
         }
+        counts
     }
 
     /// What the probe found.
@@ -84,7 +89,7 @@ impl JobState {
     }
 }
 
-/// How a job ended. Stored as `result.json`.
+/// How a life of a job ended. Stored as `result-{life}.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobResult {
@@ -94,9 +99,21 @@ pub enum JobResult {
     Failed {
         /// Why.
         failure: Failure,
+        /// The task that could not be done, if it was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<FailedTask>,
     },
     /// It was cancelled; there is no output.
     Cancelled,
+}
+
+/// A task that could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedTask {
+    /// The task.
+    pub task: TaskId,
+    /// How many attempts were made at it.
+    pub attempts: u32,
 }
 
 impl JobResult {
@@ -113,7 +130,7 @@ impl JobResult {
     pub fn ended(&self, job: &JobId, spec: &JobSpec) -> Ended {
         let (code, message) = match self {
             Self::Done(_) => (None, None),
-            Self::Failed { failure } => (Some(failure.code), Some(failure.message.clone())),
+            Self::Failed { failure, .. } => (Some(failure.code), Some(failure.message.clone())),
             Self::Cancelled => (Some(Code::Cancelled), Some("the job was cancelled".to_owned())),
         };
         let master = match self {
@@ -196,11 +213,37 @@ pub fn step(job: &JobState) -> Next {
     if job.cancelled {
         return Next::Finish(JobResult::Cancelled);
     }
-    forward(job).unwrap_or_else(|failure| Next::Finish(JobResult::Failed { failure }))
+    forward(job).unwrap_or_else(|Defeat { failure, at }| Next::Finish(JobResult::Failed { failure, at }))
+}
+
+/// Why a job cannot go on, and the task at which it ended, if it was one.
+struct Defeat {
+    failure: Failure,
+    at: Option<FailedTask>,
+}
+
+impl From<Failure> for Defeat {
+    fn from(failure: Failure) -> Self {
+        Self { failure, at: None }
+    }
+}
+
+/// Whether a step ends a life, so that it is to be decided on what storage has now and not on a copy of a while ago.
+pub fn is_end(next: &Next) -> bool {
+    matches!(next, Next::Publish { .. } | Next::Finish(_))
+}
+
+/// What is to be noted of an attempt of which nothing was heard any more for so many seconds, when storage has neither a
+/// marker of its task nor a failure of the attempt or of a later one: somebody was at it, and is gone.
+pub fn lost(job: &JobState, task: &TaskId, attempt: u32, silent_s: u64) -> Option<Failure> {
+    let is_settled = job.markers.contains_key(task)
+        || job.failures.get(task).and_then(BTreeMap::last_key_value).is_some_and(|(last, _)| *last >= attempt);
+    let message = format!("attempt {attempt} at {task} was begun, and nothing was heard of it for {silent_s} s");
+    (!is_settled).then(|| Failure::new(Code::ChildStalled, message))
 }
 
 /// The way of a job that was not cancelled.
-fn forward(job: &JobState) -> Result<Next, Failure> {
+fn forward(job: &JobState) -> Result<Next, Defeat> {
     let Some(decided) = &job.plan else {
         if !job.cleared {
             return Ok(Next::Clear);
@@ -212,7 +255,7 @@ fn forward(job: &JobState) -> Result<Next, Failure> {
     };
     if let Some(seal) = &job.seal {
         let info = job.info().ok_or_else(|| Failure::new(Code::Internal, "a sealed job has no probe"))??;
-        return publish(job, info, decided, seal);
+        return Ok(publish(job, info, decided, seal)?);
     }
     match missing(job, decided) {
         tasks if tasks.is_empty() => Ok(Next::StoreSeal(seal(decided, &job.markers)?)),
@@ -236,14 +279,14 @@ fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
 }
 
 /// These tasks with the attempts that are due, unless one has failed too often.
-fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Failure> {
+fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Defeat> {
     let mut due = Vec::with_capacity(tasks.len());
     let mut halted = None;
     for task in tasks {
         match verdict(job.failures.get(&task)) {
             Verdict::Try(attempt) => due.push(Due { task, attempt, wait_ms: wait_ms(attempt) }),
             Verdict::Halt(failure) => halted = halted.or(Some(failure)),
-            Verdict::Fail(failure) => return Err(failure),
+            Verdict::Fail { failure, attempts } => return Err(Defeat { failure, at: Some(FailedTask { task, attempts }) }),
         }
     }
     Ok(halted.map_or(Next::Run(due), Next::Halt))
@@ -256,7 +299,12 @@ enum Verdict {
     /// The environment has to be mended first.
     Halt(Failure),
     /// It will not get better.
-    Fail(Failure),
+    Fail {
+        /// Why.
+        failure: Failure,
+        /// How many attempts were made.
+        attempts: u32,
+    },
 }
 
 fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
@@ -264,7 +312,7 @@ fn verdict(failures: Option<&BTreeMap<u32, Failure>>) -> Verdict {
     let hopeless = failures.into_iter().flat_map(BTreeMap::values).find(|failure| !failure.may_pass_next_time());
     match hopeless.or((*last >= ATTEMPTS_MAX).then_some(failure)) {
         Some(failure) if is_environment(failure.code) => Verdict::Halt(failure.clone()),
-        Some(failure) => Verdict::Fail(failure.clone()),
+        Some(failure) => Verdict::Fail { failure: failure.clone(), attempts: *last },
         None => Verdict::Try(last.saturating_add(1)),
     }
 }

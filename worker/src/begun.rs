@@ -54,7 +54,7 @@ impl Deaths {
     /// # Errors
     /// Storage's.
     pub(crate) async fn of(state: &Storage, message: &TaskMessage) -> Result<Self, StorageError> {
-        let prefix = keys::begun_prefix(&message.job, &message.task);
+        let prefix = keys::begun_prefix(&message.job, message.life, &message.task);
         let listed = patiently(storage_may_pass, || state.list(&prefix)).await?;
         let keys = listed.into_iter().map(|entry| entry.key);
         Ok(Self::among(&prefix, message.attempt, keys))
@@ -108,10 +108,10 @@ impl Begun {
         token: &Token,
         (company, deaths): (Company, Deaths),
     ) -> Result<Self, StorageError> {
-        let TaskMessage { job, task, attempt, .. } = message;
+        let TaskMessage { job, life, task, attempt, .. } = message;
         let record = match company {
-            Company::Any => keys::begun(job, task, *attempt, token),
-            Company::None => keys::begun_alone(job, task, *attempt, token),
+            Company::Any => keys::begun(job, *life, task, *attempt, token),
+            Company::None => keys::begun_alone(job, *life, task, *attempt, token),
         };
         patiently(storage_may_pass, || state.put(&record, Bytes::new(), Kind::Json)).await?;
         Ok(Self { state: state.clone(), record, deaths })
@@ -173,6 +173,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farm::Life;
     use farm::job::JobId;
     use farm::task::TaskId;
 
@@ -215,7 +216,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let state = Storage::folder(folder.path());
         let job = JobId::try_from("j1".to_owned()).expect("a job id");
-        let message = TaskMessage { job, task: TaskId::Video(7), attempt: 2, epoch: 1, term: 0 };
+        let message = TaskMessage { job, task: TaskId::Video(7), life: Life::FIRST, attempt: 2, epoch: 1, term: 0 };
         let begin = async || {
             let before = Deaths::of(&state, &message).await.expect("listed");
             Begun::note(&state, &message, &Token::random(), (Company::None, before)).await.expect("stored")

@@ -5,7 +5,7 @@ use std::time::Duration;
 use farm::job::JobId;
 use farm::keys;
 use farm::storage::{Storage, StorageError};
-use farm::{Code, Failure};
+use farm::{Code, Failure, Life};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ pub(crate) struct Guard {
     kill: CancellationToken,
     limit: Duration,
     deadline: Instant,
-    job: Option<(Storage, JobId)>,
+    job: Option<(Storage, JobId, Life)>,
 }
 
 impl Guard {
@@ -28,9 +28,9 @@ impl Guard {
         Self { kill, limit, deadline: Instant::now() + limit, job: None }
     }
 
-    /// Ends it also when this job is cancelled.
-    pub(crate) fn of_job(self, state: Storage, job: JobId) -> Self {
-        Self { job: Some((state, job)), ..self }
+    /// Ends it also when this life of a job is cancelled.
+    pub(crate) fn of_job(self, state: Storage, job: JobId, life: Life) -> Self {
+        Self { job: Some((state, job, life)), ..self }
     }
 
     /// Does `work`, or drops it when it is ended from outside.
@@ -51,10 +51,10 @@ impl Guard {
     }
 
     async fn cancelled(&self) {
-        let Some((state, job)) = &self.job else { return std::future::pending().await };
+        let Some((state, job, life)) = &self.job else { return std::future::pending().await };
         loop {
             tokio::time::sleep(CANCEL_POLL).await;
-            match tokio::time::timeout(CANCEL_ANSWER, is_cancelled(state, job)).await {
+            match tokio::time::timeout(CANCEL_ANSWER, is_cancelled(state, job, *life)).await {
                 Ok(Ok(true)) => return,
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "cannot tell whether the job was cancelled"),
@@ -64,12 +64,12 @@ impl Guard {
     }
 }
 
-/// Whether a job was cancelled.
+/// Whether a life of a job was cancelled.
 ///
 /// # Errors
 /// When storage does not say.
-pub(crate) async fn is_cancelled(state: &Storage, job: &JobId) -> Result<bool, StorageError> {
-    match state.get(&keys::cancel(job)).await {
+pub(crate) async fn is_cancelled(state: &Storage, job: &JobId, life: Life) -> Result<bool, StorageError> {
+    match state.get(&keys::cancel(job, life)).await {
         Ok(_) => Ok(true),
         Err(StorageError::NotFound(_)) => Ok(false),
         Err(error) => Err(error),

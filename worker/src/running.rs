@@ -86,7 +86,7 @@ mod tests {
 
     fn message(attempt: u32) -> TaskMessage {
         let job = JobId::try_from("j1".to_owned()).expect("a job id");
-        TaskMessage { job, task: TaskId::Probe, attempt, epoch: 1, term: 0 }
+        TaskMessage { job, task: TaskId::Probe, life: farm::Life::FIRST, attempt, epoch: 1, term: 0 }
     }
 
     #[tokio::test]

@@ -41,6 +41,8 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// How often is looked whether a delivery is still ours.
 const LEASE_LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for the broker to take the word that a task is given back.
+const GIVE_BACK_WORD: Duration = Duration::from_secs(3);
 
 /// Part of the farm's jobs that is worked on; there is one so far.
 const PARTITION: u32 = 0;
@@ -110,7 +112,7 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
         Ok(message) => message,
         Err(failure) => return reject(delivery, &failure.message).await,
     };
-    let TaskMessage { job, task, attempt, .. } = &message;
+    let TaskMessage { job, life, task, attempt, .. } = &message;
     let place = match turn(farm, &delivery, &message).await {
         Turn::Ours(place) => place,
         Turn::Covered => {
@@ -132,12 +134,12 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
         }
         Verdict::Failed(failure, token) => {
             tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
-            let key = keys::fail(job, task, *attempt, &token);
+            let key = keys::fail(job, *life, task, *attempt, &token);
             // Storage may be what failed: the event tells it all the same.
             if let Err(error) = store(&farm.state, &key, &failure, false).await {
                 tracing::warn!(%job, %task, %error, "the failure cannot be recorded");
             }
-            Some(Event::TaskFailed { job: job.clone(), task: task.clone(), attempt: *attempt, failure })
+            Some(Event::TaskFailed { job: job.clone(), life: *life, task: task.clone(), attempt: *attempt, failure })
         }
         Verdict::Moot => {
             tracing::info!(%job, %task, attempt, "the job was cancelled");
@@ -150,9 +152,13 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
         Verdict::Senseless(reason) => return reject(delivery, &reason).await,
         Verdict::GiveBack(failure) => {
             tracing::warn!(code = %failure.code, %failure, "a delivery is given back");
+            tell_given_back(farm, &message).await;
             return Handled::GivenBack;
         }
-        Verdict::Postpone(failure) => return unsettled(delivery, &failure),
+        Verdict::Postpone(failure) => {
+            tell_given_back(farm, &message).await;
+            return unsettled(delivery, &failure);
+        }
     };
     // Without the event confirmed there is no acknowledgement: the delivery comes again and finds the marker, or the attempt is
     // made again.
@@ -204,6 +210,15 @@ async fn excused(farm: &Farm, delivery: &Delivery) {
     tokio::select! {
         () = farm.stop.cancelled() => {}
         () = lost => {}
+    }
+}
+
+/// Tells the scheduler that a task was not done for no fault of its own. Lost without harm, unless nobody takes the task for so
+/// long that it counts as a failed attempt.
+async fn tell_given_back(farm: &Farm, message: &TaskMessage) {
+    let event = Event::GivenBack { job: message.job.clone(), task: message.task.clone() };
+    if let Ok(Err(error)) = tokio::time::timeout(GIVE_BACK_WORD, farm.broker.publish(Queue::Events, &event)).await {
+        tracing::debug!(%error, "nobody is told that a delivery is given back");
     }
 }
 
@@ -272,14 +287,14 @@ fn count(task: &TaskId, outcome: &str) {
 
 /// Does the task unless it is done or moot already, or workers die of it.
 async fn execute(farm: &Farm, message: &TaskMessage, delivery: &Delivery) -> Result<Verdict, Verdict> {
-    let TaskMessage { job, task, .. } = message;
+    let TaskMessage { job, life, task, .. } = message;
     let done = keys::done(job, task);
     match patiently(storage_may_pass, || farm.state.get(&done)).await {
         Ok(_) => return Ok(Verdict::Done),
         Err(StorageError::NotFound(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    if is_cancelled(&farm.state, job).await? {
+    if is_cancelled(&farm.state, job, *life).await? {
         return Ok(Verdict::Moot);
     }
     if is_stale(farm, message).await? {
@@ -309,13 +324,13 @@ async fn execute(farm: &Farm, message: &TaskMessage, delivery: &Delivery) -> Res
 
 /// Does the task and stores its marker.
 async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdict, Verdict> {
-    let TaskMessage { job, task, epoch, .. } = message;
+    let TaskMessage { job, life, task, epoch, .. } = message;
     let spec: JobSpec = load(&farm.state, &keys::spec(job)).await?;
     let output = farm.state.open_beside(&spec.output.url).map_err(|error| match error {
         StorageError::BadUrl(_) => Verdict::Senseless(error.to_string()),
         error => error.into(),
     })?;
-    let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone());
+    let guard = Guard::new(farm.kill.clone(), farm.settings.deadline).of_job(farm.state.clone(), job.clone(), *life);
     let media_ns = Arc::default();
     let execution = Execution { farm, message, spec: &spec, output: &output, token: token.clone(), guard: &guard, media_ns };
     let _beat = execution.beat();

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
+use farm::Life;
 use farm::broker::Consumer;
 use farm::job::Layout;
 use farm::plan::RenditionId;
@@ -64,7 +65,7 @@ impl Bench {
     }
 
     async fn send(&self, task: TaskId) {
-        let message = TaskMessage { job: self.job.clone(), task, attempt: 1, epoch: 1, term: 0 };
+        let message = TaskMessage { job: self.job.clone(), task, life: Life::FIRST, attempt: 1, epoch: 1, term: 0 };
         self.broker.publish(Queue::Tasks, &message).await.expect("published");
     }
 
@@ -92,7 +93,7 @@ impl Bench {
 
     /// Records of executions that have begun and not ended, without what is before their attempt.
     async fn begun(&self, task: &TaskId) -> Vec<String> {
-        let prefix = keys::begun_prefix(&self.job, task);
+        let prefix = keys::begun_prefix(&self.job, Life::FIRST, task);
         let listed = self.state.list(&prefix).await.expect("listed");
         listed.into_iter().filter_map(|entry| Some(entry.key.strip_prefix(&prefix)?.to_owned())).collect()
     }
@@ -112,7 +113,7 @@ impl Bench {
     }
 
     async fn failures(&self) -> usize {
-        self.state.list(&keys::fail_prefix(&self.job)).await.expect("listed").len()
+        self.state.list(&keys::fail_prefix(&self.job, Life::FIRST)).await.expect("listed").len()
     }
 
     /// Waits until so many objects are stored.
@@ -213,7 +214,7 @@ async fn a_failed_attempt_is_recorded_told_and_leaves_nothing() {
     let Event::TaskFailed { attempt: 1, failure, .. } = bench.event().await else { panic!("no failure") };
     assert_eq!(failure.code, Code::ChildCrashed);
     assert!(failure.message.contains("SIGSEGV"), "{failure}");
-    let records = bench.state.list(&keys::fail_prefix(&bench.job)).await.expect("listed");
+    let records = bench.state.list(&keys::fail_prefix(&bench.job, Life::FIRST)).await.expect("listed");
     let [record] = records.as_slice() else { panic!("one record: {records:?}") };
     assert!(record.key.starts_with("jobs/job-1/fail/video-00000/1-"), "{}", record.key);
     let recorded: Failure = serde_json::from_slice(&bench.state.get(&record.key).await.expect("stored")).expect("a failure");
@@ -259,7 +260,7 @@ async fn a_cancelled_job_is_not_begun_and_a_running_one_is_killed() {
     let worker = bench.worker("half");
     bench.send(TaskId::Video(0)).await;
     bench.stored(4).await;
-    store(&bench.state, &keys::cancel(&bench.job), &"please", false).await.expect("stored");
+    store(&bench.state, &keys::cancel(&bench.job, Life::FIRST), &"please", false).await.expect("stored");
     bench.send(TaskId::Video(1)).await;
     // There is one slot: when this is rejected, both before it are settled.
     let mut dead = bench.broker.consume(Queue::Dead).await.expect("a consumer");
@@ -382,7 +383,7 @@ async fn what_makes_no_sense_is_rejected_with_the_reason_and_the_worker_goes_on(
     bench.send(TaskId::Video(99)).await;
     bench.send(TaskId::Pack(RenditionId("v1".to_owned()))).await;
     let other = JobId::try_from("other".to_owned()).expect("a job id");
-    let message = TaskMessage { job: other, task: TaskId::Probe, attempt: 1, epoch: 1, term: 0 };
+    let message = TaskMessage { job: other, task: TaskId::Probe, life: Life::FIRST, attempt: 1, epoch: 1, term: 0 };
     bench.broker.publish(Queue::Tasks, &message).await.expect("published");
     for words in ["cannot be understood", "has no task video-00099", "has no task pack-v1", "jobs/other/spec.json is not there"] {
         let delivery =
@@ -401,7 +402,7 @@ async fn a_message_of_an_earlier_term_is_dropped_and_the_scheduler_told() {
     let worker = bench.worker("honest");
     let (job, task) = (bench.job.clone(), TaskId::Audio(0));
     bench.state.put(&keys::term(0), bytes::Bytes::from_static(b"5"), Kind::Json).await.expect("stored");
-    let of_term = |term| TaskMessage { job: job.clone(), task: task.clone(), attempt: 1, epoch: 1, term };
+    let of_term = |term| TaskMessage { job: job.clone(), task: task.clone(), life: Life::FIRST, attempt: 1, epoch: 1, term };
     bench.broker.publish(Queue::Tasks, &of_term(4)).await.expect("published");
     assert_eq!(bench.event().await, Event::Stale { job: job.clone(), task: task.clone() });
     assert!(bench.state.get(&keys::done(&job, &task)).await.is_err());

@@ -6,9 +6,9 @@ use axum::http::HeaderMap;
 use farm::broker::{DeadLetter, Queue};
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{Layout, NotifySpec};
-use farm::keys;
 use farm::storage::Kind;
-use farm::task::TaskId;
+use farm::task::{TaskId, Token};
+use farm::{Life, keys};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -288,7 +288,7 @@ async fn the_end_of_a_job_is_told_by_a_signed_call_until_it_is_taken() {
     assert_eq!(running.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
     running.reach("called", ONE, "done").await;
     let told = async {
-        while farm.state.get(&keys::notified(&JobId::try_from("called".to_owned()).expect("an id"))).await.is_err() {
+        while farm.state.get(&keys::told(&JobId::try_from("called".to_owned()).expect("an id"), Life::FIRST)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -360,11 +360,11 @@ async fn a_failed_job_is_given_up_by_the_janitor_and_then_cannot_be_retried() {
     assert!(!farm.outputs().await.is_empty(), "its media is kept for a while");
     let at_once = janitor::Settings { grace: Duration::ZERO, ..janitor::Settings::default() };
     // While somebody takes it up again, the janitor keeps away.
-    farm.state.put(&keys::retrying(&id), Bytes::new(), Kind::Json).await.expect("stored");
+    let flag = keys::retrying(&id, Life::FIRST, &Token::random());
+    farm.state.put(&flag, Bytes::new(), Kind::Json).await.expect("stored");
     janitor::round(&at_once, &farm.state).await.expect("a round");
     assert!(!farm.outputs().await.is_empty());
-    farm.state.delete(&[keys::retrying(&id)]).await.expect("deleted");
-    farm.state.put(&keys::sweep(PARTITION, &id), Bytes::new(), Kind::Json).await.expect("stored");
+    farm.state.delete(&[flag]).await.expect("deleted");
     janitor::round(&at_once, &farm.state).await.expect("a round");
     assert_eq!(farm.outputs().await, std::collections::BTreeSet::new());
     let (status, refused) = running.post("/v1/jobs/bad/retry", ONE, "").await;
@@ -374,5 +374,110 @@ async fn a_failed_job_is_given_up_by_the_janitor_and_then_cannot_be_retried() {
     janitor::round(&forgetful, &farm.state).await.expect("a round");
     assert!(farm.state.list(&keys::job_prefix(&id)).await.expect("a listing").is_empty());
     assert_eq!(running.get("/v1/jobs/bad", ONE).await.0, 404);
+    running.stop().await;
+}
+
+/// The next message of a queue, which must come in time.
+async fn next<T: serde::de::DeserializeOwned>(queue: &mut farm::broker::Consumer) -> T {
+    let delivery = timeout(LIMIT, queue.next()).await.expect("in time").expect("a message");
+    let message = delivery.read().expect("understood");
+    delivery.ack().await.expect("acked");
+    message
+}
+
+#[tokio::test]
+async fn each_life_of_a_job_has_an_end_that_is_told_once_and_a_failed_one_leaves_a_letter() {
+    let mut farm = Farm::new();
+    let is_broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let broken = Arc::clone(&is_broken);
+    farm.add_worker(move |message| match message.task {
+        TaskId::Video(1) if broken.load(std::sync::atomic::Ordering::Relaxed) => Act::Fail(farm::Code::Undecodable),
+        _ => Act::Do,
+    });
+    let mut results = farm.broker.consume(Queue::Results).await.expect("a consumer");
+    let mut dead = farm.broker.consume(Queue::Dead).await.expect("a consumer");
+    // It refuses the first call, so that the end of the first life is still to be told when the second begins.
+    let (url, heard, _receiver) = receiver(1).await;
+    let mut spec = message(&farm, "twice");
+    spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
+    let running = Running::start(&farm, OPEN).await;
+    assert_eq!(running.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
+    running.reach("twice", ONE, "failed").await;
+    is_broken.store(false, std::sync::atomic::Ordering::Relaxed);
+    let asked = async {
+        // It may still be being closed.
+        while running.post("/v1/jobs/twice/retry", ONE, "").await.0 != 202 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, asked).await.expect("it is taken up again");
+    running.reach("twice", ONE, "done").await;
+    let ends = [next::<Ended>(&mut results).await.outcome, next::<Ended>(&mut results).await.outcome];
+    assert_eq!(std::collections::BTreeSet::from(ends), [JobOutcome::Done, JobOutcome::Failed].into());
+    let letter: DeadLetter = next(&mut dead).await;
+    assert!(letter.reason.starts_with("job twice failed: undecodable: "), "{}", letter.reason);
+    let body: Value = serde_json::from_str(&letter.body).expect("JSON");
+    assert_eq!((&body["task"], &body["attempts"], &body["tenant"]), (&json!("video-00001"), &json!(1), &json!("one")));
+    let told = async {
+        while !farm.state.list(&keys::outbox_prefix(PARTITION)).await.expect("a listing").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, told).await.expect("both are told");
+    let (_, all) = running.get("/v1/jobs", ONE).await;
+    let lines = all["jobs"].as_array().expect("a list");
+    assert_eq!((lines.len(), &lines[0]["state"]), (1, &json!("done")), "it is in the list once");
+    running.stop().await;
+    let outcomes: Vec<Value> = heard
+        .lock()
+        .expect("not poisoned")
+        .iter()
+        .map(|(_, body)| serde_json::from_slice::<Value>(body).expect("JSON")["outcome"].clone())
+        .collect();
+    let (failed, done) = outcomes.iter().partition::<Vec<&Value>, _>(|outcome| *outcome == "failed");
+    assert_eq!(
+        (failed.len() + done.len(), done.is_empty(), failed.is_empty()),
+        (3, false, false),
+        "two, and one that was refused"
+    );
+    let more = tokio::time::timeout(Duration::ZERO, dead.next()).await;
+    assert!(more.is_err(), "one letter for one failure");
+    assert!(tokio::time::timeout(Duration::ZERO, results.next()).await.is_err(), "each end is told once");
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_answers_delays_nobody_else() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    // It takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let dead = format!("http://{}/hook", silent.local_addr().expect("an address"));
+    let _held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(connection) = silent.accept().await {
+            held.push(connection);
+        }
+    });
+    let (well, heard, _receiver) = receiver(0).await;
+    let mut results = farm.broker.consume(Queue::Results).await.expect("a consumer");
+    let running = Running::start(&farm, OPEN).await;
+    for n in 0..20 {
+        let id = format!("job-{n:02}");
+        let (url, token) = if n == 19 { (&well, TWO) } else { (&dead, ADMIN) };
+        let mut spec = message(&farm, &id);
+        spec.output.url = url::Url::from_directory_path(farm.folder.path().join(&id)).expect("a URL");
+        spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
+        assert_eq!(running.post("/v1/jobs", token, text(&spec)).await.0, 201);
+    }
+    for _ in 0..20 {
+        next::<Ended>(&mut results).await;
+    }
+    let called = async {
+        while heard.lock().expect("not poisoned").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // One after the other, two at a time, the silent ones would take 15 s each: more than twice the limit.
+    timeout(LIMIT, called).await.expect("the one that answers is called");
     running.stop().await;
 }

@@ -8,7 +8,7 @@ use farm::broker::{Broker, BrokerError, Consumer, Delivery, Queue};
 use farm::job::JobId;
 use farm::storage::{Entry as Listed, Storage, StorageError};
 use farm::task::{Event, Progress, TaskId};
-use farm::{Code, Failure, keys, metrics};
+use farm::{Code, Failure, Life, keys, metrics};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -36,8 +36,6 @@ pub(super) struct Engine {
     /// Jobs with news.
     pub(super) dirty: BTreeSet<JobId>,
     pub(super) shares: Shares,
-    /// Whether tenants may have come or gone since `shares` was told.
-    pub(super) tenants_changed: bool,
     pub(super) work: JoinSet<Work>,
     pub(super) working: HashMap<task::Id, Working>,
     pub(super) scan: Scan,
@@ -89,7 +87,6 @@ impl Engine {
             jobs: BTreeMap::new(),
             dirty: BTreeSet::new(),
             shares: Shares::weighted(Arc::clone(&settings.weights)),
-            tenants_changed: false,
             work: JoinSet::new(),
             working: HashMap::new(),
             scan: Scan::default(),
@@ -158,9 +155,9 @@ impl Engine {
             entry.is_driven = true;
             entry.retry_at = None;
             let (job, news) = (entry.job.take(), std::mem::take(&mut entry.news));
-            let (state, driven_id, aftercare) = (self.state.clone(), id.clone(), self.settings.aftercare);
+            let (state, driven_id, life, aftercare) = (self.state.clone(), id.clone(), entry.life, self.settings.aftercare);
             let started = self.work.spawn(async move {
-                let driven = drive(state, driven_id.clone(), job, news, aftercare).await;
+                let driven = drive(state, driven_id.clone(), life, job, news, aftercare).await;
                 Work::Driven(driven_id, Box::new(driven))
             });
             self.working.insert(started.id(), Working::Drive(id));
@@ -216,10 +213,18 @@ impl Engine {
         let (job, task) = match &event {
             Event::Tick => return,
             Event::Submitted { job } => (job.clone(), None),
-            Event::TaskDone { job, task } | Event::TaskFailed { job, task, .. } | Event::Stale { job, task } => {
-                (job.clone(), Some(task.clone()))
-            }
+            Event::TaskDone { job, task }
+            | Event::TaskFailed { job, task, .. }
+            | Event::Stale { job, task }
+            | Event::GivenBack { job, task } => (job.clone(), Some(task.clone())),
         };
+        if let (Event::GivenBack { .. }, Some(task)) = (&event, &task) {
+            self.heard.remove(&(job.clone(), task.clone()));
+            if let Some(entry) = self.jobs.get_mut(&job) {
+                entry.note_given_back(task, Instant::now(), self.settings.lease);
+            }
+            return;
+        }
         if let (Event::Stale { .. }, Some(task)) = (&event, &task) {
             // It was running when this term began, and its worker is gone. If it is ours, a message of this term is on its way.
             self.heard.remove(&(job.clone(), task.clone()));
@@ -234,14 +239,16 @@ impl Engine {
             return;
         };
         match task {
-            None => entry.news.everything = true,
+            None => (entry.news.everything, entry.has_others) = (true, true),
             Some(task) => {
                 entry.note_start();
                 entry.look_at(&task);
                 self.finished.push_back(Instant::now());
             }
         }
-        if let Event::TaskFailed { task, attempt, failure, .. } = event {
+        if let Event::TaskFailed { life, task, attempt, failure, .. } = event
+            && life == entry.life
+        {
             tracing::warn!(%job, %task, attempt, %failure, "an attempt failed");
             let labels = [metrics::kind(&task), &failure.code.to_string()];
             metrics::scheduler().task_failures.with_label_values(&labels).inc();
@@ -255,13 +262,9 @@ impl Engine {
             self.heard.insert((progress.job.clone(), progress.task.clone()));
         }
         let Some(entry) = self.jobs.get_mut(&progress.job) else { return };
-        // What was heard of a task that is not on its way comes from an execution that no longer matters.
-        let Some(outstanding) = entry.outstanding.get_mut(&progress.task) else { return };
-        outstanding.lease_until = Instant::now() + self.settings.lease;
-        entry.note_start();
-        let so_far = entry.running.entry(progress.task.clone()).or_default();
-        *so_far = progress.media_ns.max(*so_far);
-        entry.show(&progress.job, &self.board);
+        if entry.note_progress(&progress.task, progress.media_ns, Instant::now(), self.settings.lease) {
+            entry.show(&progress.job, &self.board);
+        }
     }
 
     /// Takes in what ran beside the loop.
@@ -314,19 +317,19 @@ impl Engine {
             self.lead.settle_now(Instant::now());
         }
         for active in listed {
-            let id = active.key.strip_prefix(&prefix).map(|id| JobId::try_from(id.to_owned()));
-            let Some(Ok(id)) = id else { continue };
-            self.jobs.entry(id.clone()).or_insert_with(|| {
+            let Some((id, life)) = active.key.strip_prefix(&prefix).and_then(Life::in_key) else { continue };
+            let entry = self.jobs.entry(id.clone()).or_insert_with(|| {
                 self.dirty.insert(id);
-                Entry { submitted_ms: active.modified_ms, news: News::fresh_start(), ..Entry::default() }
+                Entry { life, submitted_ms: active.modified_ms, news: News::fresh_start(), ..Entry::default() }
             });
+            // One after the other: there may be an older one that nobody closed to its end.
+            entry.has_others |= entry.life != life;
         }
     }
 
     fn settle_driven(&mut self, id: JobId, driven: Driven) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         entry.is_driven = false;
-        self.tenants_changed |= entry.phase.is_none();
         if let Some(job) = &driven.job {
             entry.epoch = job.epoch;
             entry.tally = driven.tally;
@@ -349,19 +352,18 @@ impl Engine {
             }
             Stand::Ended(result) => {
                 tracing::info!(job = %id, "ended");
-                self.tenants_changed = true;
                 let series = metrics::scheduler();
                 series.jobs_finished.with_label_values(&[result.outcome().word()]).inc();
                 series.job_duration.observe(since_ms(entry.submitted_ms));
                 entry.phase = Some(Phase::Ended(result));
                 entry.show(&id, &self.board);
                 self.board.note_end();
+                self.scan.is_wanted |= entry.has_others;
                 self.jobs.remove(&id);
                 self.dirty.remove(&id);
                 return;
             }
             Stand::Gone => {
-                self.tenants_changed = true;
                 self.jobs.remove(&id);
                 self.dirty.remove(&id);
                 self.board.remove(&id);
@@ -394,12 +396,12 @@ impl Engine {
         }
         self.scan.retry_at.take_if(|at| *at <= now);
         self.issue_at.take_if(|at| *at <= now);
+        // On a standby, silence says nothing: it may be the one that is cut off.
+        let counts = self.lead.term().is_some();
         for (id, entry) in &mut self.jobs {
             entry.retry_at.take_if(|at| *at <= now);
-            let expired = entry.outstanding.iter().filter(|(_, outstanding)| outstanding.lease_until <= now);
-            for task in expired.map(|(task, _)| task.clone()).collect::<Vec<_>>() {
+            for task in entry.expire(now, self.settings.lease, counts) {
                 tracing::warn!(job = %id, %task, "nothing was heard of it");
-                entry.look_at(&task);
                 self.dirty.insert(id.clone());
             }
         }

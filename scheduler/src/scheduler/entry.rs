@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use farm::job::JobId;
 use farm::task::TaskId;
-use farm::{Failure, metrics};
+use farm::{Failure, Life, metrics};
 use tokio::time::Instant;
 
-use super::job::{Job, News};
+use super::job::{Job, Lost, News};
 use super::view::{Board, Phase, Tally};
 use crate::step::Due;
 
 /// A job as the loop knows it.
 #[derive(Default)]
 pub(super) struct Entry {
+    /// The life that is driven.
+    pub(super) life: Life,
+    /// Whether another life may be active too, to be looked for when this one has ended.
+    pub(super) has_others: bool,
     pub(super) submitted_ms: u64,
     /// Whether a worker was heard of.
     pub(super) is_started: bool,
@@ -42,6 +46,48 @@ pub(super) struct Outstanding {
     pub(super) lease_until: Instant,
     /// Whether it was handed out in this term; if not, it was heard to be running when the term began.
     pub(super) is_ours: bool,
+    begun: Begun,
+}
+
+/// Whether somebody is at a task.
+#[derive(Clone, Copy, Debug)]
+enum Begun {
+    /// Nobody was heard to be: it may be on the queue.
+    No,
+    /// Somebody was, and gave it back: it is on the queue again. What is heard of it before this time may be that one's last
+    /// word, which comes by another way than the event.
+    GivenBack(Instant),
+    /// Somebody was.
+    Yes,
+}
+
+/// How long the last word of one who has given a task back may take to come.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+impl Outstanding {
+    /// A task that is put on the queue.
+    pub(super) fn issued(attempt: u32, lease_until: Instant) -> Self {
+        Self { attempt, lease_until, is_ours: true, begun: Begun::No }
+    }
+
+    /// A task that was heard to be running when the term began.
+    pub(super) fn adopted(attempt: u32, lease_until: Instant) -> Self {
+        Self { attempt, lease_until, is_ours: false, begun: Begun::Yes }
+    }
+
+    /// The attempt that was lost, when nothing was heard until the lease ran out. A task that nobody was heard to be at is not:
+    /// where there are no workers, it waits on the queue.
+    fn lost(&self) -> Option<u32> {
+        matches!(self.begun, Begun::Yes).then_some(self.attempt)
+    }
+
+    /// Somebody says at this time that it is at it.
+    fn note_begun(&mut self, now: Instant) {
+        match self.begun {
+            Begun::GivenBack(deaf_until) if now < deaf_until => {}
+            Begun::No | Begun::GivenBack(_) | Begun::Yes => self.begun = Begun::Yes,
+        }
+    }
 }
 
 impl Entry {
@@ -51,6 +97,38 @@ impl Entry {
         self.running.remove(task);
         self.due.retain(|due| due.task != *task);
         self.news.tasks.insert(task.clone());
+    }
+
+    /// A worker is at a task. Whether it is on its way: what is heard of others comes from executions that no longer matter.
+    pub(super) fn note_progress(&mut self, task: &TaskId, media_ns: u64, now: Instant, lease: Duration) -> bool {
+        let Some(outstanding) = self.outstanding.get_mut(task) else { return false };
+        outstanding.lease_until = now + lease;
+        outstanding.note_begun(now);
+        self.note_start();
+        let so_far = self.running.entry(task.clone()).or_default();
+        *so_far = media_ns.max(*so_far);
+        true
+    }
+
+    /// A worker that is well put a task back on the queue.
+    pub(super) fn note_given_back(&mut self, task: &TaskId, now: Instant, lease: Duration) {
+        self.running.remove(task);
+        if let Some(outstanding) = self.outstanding.get_mut(task) {
+            (outstanding.lease_until, outstanding.begun) = (now + lease, Begun::GivenBack(now + LAST_WORD));
+        }
+    }
+
+    /// Has tasks looked at whose lease has run out; which. With `counts`, those that were begun have failed, unless storage
+    /// knows better.
+    pub(super) fn expire(&mut self, now: Instant, lease: Duration, counts: bool) -> Vec<TaskId> {
+        let over = self.outstanding.iter().filter(|(_, outstanding)| outstanding.lease_until <= now);
+        let over: Vec<(TaskId, Option<u32>)> = over.map(|(task, outstanding)| (task.clone(), outstanding.lost())).collect();
+        for (task, lost) in &over {
+            self.look_at(task);
+            let lost = lost.filter(|_| counts).map(|attempt| Lost { task: task.clone(), attempt, silent_s: lease.as_secs() });
+            self.news.lost.extend(lost);
+        }
+        over.into_iter().map(|(task, _)| task).collect()
     }
 
     /// Takes in what is missing by what storage says.
@@ -100,4 +178,51 @@ impl Entry {
 pub(super) fn since_ms(then_ms: u64) -> f64 {
     let then = std::time::UNIX_EPOCH + Duration::from_millis(then_ms);
     then.elapsed().unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(1500);
+
+    /// An entry with the second attempt at the probe handed out at that time.
+    fn issued(now: Instant) -> Entry {
+        let mut entry = Entry::default();
+        entry.outstanding.insert(TaskId::Probe, Outstanding::issued(2, now + LEASE));
+        entry
+    }
+
+    /// The attempts that are lost when nothing is heard from that time on.
+    fn lost(mut entry: Entry, now: Instant, counts: bool) -> Vec<u32> {
+        assert!(entry.expire(now + LEASE - Duration::from_secs(1), LEASE, counts).is_empty(), "not before its time");
+        assert_eq!(entry.expire(now + LEASE, LEASE, counts), [TaskId::Probe]);
+        assert!(entry.outstanding.is_empty() && entry.running.is_empty() && entry.news.tasks.contains(&TaskId::Probe));
+        entry.news.lost.iter().map(|lost| lost.attempt).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_only_after_somebody_was_heard_to_be_at_it_and_did_not_give_it_back() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        assert_eq!(lost(issued(start), start, true), [0_u32; 0], "it may be on the queue");
+        let mut begun = issued(start);
+        assert!(begun.note_progress(&TaskId::Probe, 1, start + second, LEASE));
+        assert!(!begun.note_progress(&TaskId::Video(0), 1, start + second, LEASE), "nobody was sent that");
+        assert_eq!(lost(begun, start + second, true), [2]);
+        let mut cut_off = issued(start);
+        cut_off.note_progress(&TaskId::Probe, 1, start, LEASE);
+        assert_eq!(lost(cut_off, start, false), [0_u32; 0], "on a standby silence says nothing");
+        let given_back = || {
+            let mut entry = issued(start);
+            entry.note_progress(&TaskId::Probe, 1, start, LEASE);
+            entry.note_given_back(&TaskId::Probe, start, LEASE);
+            assert!(entry.running.is_empty());
+            entry.note_progress(&TaskId::Probe, 1, start + second, LEASE);
+            entry
+        };
+        assert_eq!(lost(given_back(), start + second, true), [0_u32; 0], "a last word that came late");
+        let mut taken_again = given_back();
+        taken_again.note_progress(&TaskId::Probe, 1, start + LAST_WORD, LEASE);
+        assert_eq!(lost(taken_again, start + LAST_WORD, true), [2]);
+    }
 }

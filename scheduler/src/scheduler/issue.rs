@@ -50,8 +50,7 @@ impl Engine {
             self.shares.charge(&tenant, cost_ns);
             if let Some(entry) = self.jobs.get_mut(&message.job) {
                 let lease_until = Instant::now() + wait + self.settings.lease;
-                let outstanding = Outstanding { attempt: message.attempt, lease_until, is_ours: true };
-                entry.outstanding.insert(message.task, outstanding);
+                entry.outstanding.insert(message.task, Outstanding::issued(message.attempt, lease_until));
             }
         }
     }
@@ -67,10 +66,7 @@ impl Engine {
         if room == 0 {
             return Vec::new();
         }
-        if std::mem::take(&mut self.tenants_changed) {
-            let known = self.jobs.values().filter(|entry| entry.phase.is_some());
-            self.shares.set_present(known.map(|entry| entry.tally.tenant.clone()).collect());
-        }
+        self.shares.tidy(self.jobs.is_empty());
         let mut candidates = Vec::new();
         let mut dues = Vec::new();
         for (id, entry) in &self.jobs {
@@ -85,7 +81,7 @@ impl Engine {
                     task: &due.task,
                     cost_ns: entry.tally.cost_ns(&due.task),
                 });
-                dues.push((due, entry.epoch));
+                dues.push((due, entry.life, entry.epoch));
             }
         }
         let mut shares = self.shares.clone();
@@ -93,10 +89,10 @@ impl Engine {
         while chosen.len() < room
             && let Some(place) = pick_next(&candidates, &shares)
         {
-            let (candidate, (due, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
+            let (candidate, (due, life, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
             shares.charge(candidate.tenant, candidate.cost_ns);
             let (job, task) = (candidate.job.clone(), due.task.clone());
-            let message = TaskMessage { job, task, attempt: due.attempt, epoch, term };
+            let message = TaskMessage { job, life, task, attempt: due.attempt, epoch, term };
             chosen.push(Chosen {
                 message,
                 wait_ms: due.wait_ms,
@@ -119,8 +115,8 @@ impl Engine {
         self.heard.retain(|(job, task)| {
             let Some(entry) = jobs.get_mut(job) else { return true };
             let Some(due) = entry.due.iter().find(|due| due.task == *task) else { return true };
-            let outstanding = Outstanding { attempt: due.attempt, lease_until, is_ours: false };
-            entry.outstanding.entry(task.clone()).or_insert(outstanding);
+            let adopted = Outstanding::adopted(due.attempt, lease_until);
+            entry.outstanding.entry(task.clone()).or_insert(adopted);
             entry.running.entry(task.clone()).or_default();
             false
         });

@@ -6,17 +6,18 @@ use bytes::Bytes;
 use farm::job::{JobId, JobSpec};
 use farm::plan::Plan;
 use farm::storage::{Creation, Kind, Storage, StorageError};
-use farm::task::{Marker, Outcome, TaskId};
-use farm::{Code, Failure, keys};
+use farm::task::{Marker, Outcome, TaskId, Token};
+use farm::{Code, Failure, Life, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::again::claim_media;
 use super::view::Tally;
 use super::{Aftercare, PARTITION};
 use crate::playlist;
 use crate::seal::Seal;
-use crate::step::{Document, Due, JobResult, JobState, Next, is_environment, step};
+use crate::step::{Document, Due, JobResult, JobState, Next, is_end, is_environment, lost, step};
 
 /// Objects fetched at a time.
 const FETCHES_MAX: usize = 16;
@@ -45,6 +46,17 @@ pub(super) struct News {
     pub(super) tasks: BTreeSet<TaskId>,
     /// Attempts that are said to have failed. Their records may be missing where storage is what failed.
     pub(super) failed: Vec<(TaskId, u32, Failure)>,
+    /// Attempts of which nothing is heard any more.
+    pub(super) lost: Vec<Lost>,
+}
+
+/// An attempt that was begun, and of which nothing is heard any more.
+#[derive(Clone, Debug)]
+pub(super) struct Lost {
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
+    /// For how long, in seconds.
+    pub(super) silent_s: u64,
 }
 
 impl News {
@@ -55,7 +67,7 @@ impl News {
 
     /// Whether there is nothing to look at.
     pub(super) fn is_empty(&self) -> bool {
-        !self.everything && self.tasks.is_empty() && self.failed.is_empty()
+        !self.everything && self.tasks.is_empty() && self.failed.is_empty() && self.lost.is_empty()
     }
 }
 
@@ -83,10 +95,10 @@ pub(super) struct Driven {
     pub(super) tally: Tally,
 }
 
-/// Drives a job as far as it goes without workers.
-pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: News, aftercare: Aftercare) -> Driven {
+/// Drives a life of a job as far as it goes without workers.
+pub(super) async fn drive(state: Storage, id: JobId, life: Life, job: Option<Job>, news: News, aftercare: Aftercare) -> Driven {
     let mut job = job;
-    let stand = match drive_on(&state, &id, &mut job, news, aftercare).await {
+    let stand = match drive_on(&state, (&id, life), &mut job, news, aftercare).await {
         Ok(stand) => stand,
         Err(failure) if failure.code.may_pass_next_time() => Stand::Trouble(failure),
         Err(failure) => Stand::Halted(failure),
@@ -97,7 +109,7 @@ pub(super) async fn drive(state: Storage, id: JobId, job: Option<Job>, news: New
 
 async fn drive_on(
     state: &Storage,
-    id: &JobId,
+    (id, life): (&JobId, Life),
     slot: &mut Option<Job>,
     news: News,
     aftercare: Aftercare,
@@ -107,16 +119,21 @@ async fn drive_on(
         let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else {
             // A submitter stores the spec first, so nobody is about to.
             tracing::warn!(job = %id, "active without a spec: forgotten");
-            state.delete(&[keys::active(PARTITION, id)]).await?;
+            state.delete(&[keys::active(PARTITION, id, life)]).await?;
             return Ok(Stand::Gone);
         };
-        *slot = Some(Job { state: JobState::new(id.clone(), spec), epoch: FIRST_EPOCH });
+        *slot = Some(Job { state: JobState::new(id.clone(), life, spec), epoch: FIRST_EPOCH });
     }
     let Some(job) = slot.as_mut() else { return Ok(Stand::Gone) };
+    let mut is_fresh = news.everything;
     job.refresh(state, news).await?;
     let output = state.open_beside(&job.state.spec.output.url)?;
     loop {
         match step(&job.state) {
+            next if is_end(&next) && !is_fresh => {
+                job.refresh_everything(state, false).await?;
+                is_fresh = true;
+            }
             Next::Run(due) => return Ok(Stand::Due(due)),
             Next::Halt(failure) => return Ok(Stand::Halted(failure)),
             Next::Clear => {
@@ -127,9 +144,9 @@ async fn drive_on(
             Next::StoreSeal(seal) => job.state.seal = Some(store_once(state, &keys::seal(id), seal).await?),
             Next::Publish { documents, result } => {
                 publish(&output, documents).await?;
-                job.state.result = Some(store_once(state, &keys::result(id), result).await?);
+                job.state.result = Some(store_once(state, &keys::result(id, life), result).await?);
             }
-            Next::Finish(result) => job.state.result = Some(store_once(state, &keys::result(id), result).await?),
+            Next::Finish(result) => job.state.result = Some(store_once(state, &keys::result(id, life), result).await?),
             Next::Close(result) => {
                 close(state, &output, &job.state, &result, aftercare).await?;
                 return Ok(Stand::Ended(result));
@@ -149,7 +166,7 @@ impl Job {
                     self.state.markers.insert(task, marker);
                     continue;
                 }
-                let prefix = format!("{}{task}/", keys::fail_prefix(&self.state.job));
+                let prefix = format!("{}{task}/", keys::fail_prefix(&self.state.job, self.state.life));
                 let records = state.list(&prefix).await?.into_iter().map(|entry| entry.key).collect();
                 self.fetch_failures(state, records, false).await?;
             }
@@ -157,17 +174,38 @@ impl Job {
         for (task, attempt, failure) in news.failed {
             let is_known = self.state.failures.get(&task).is_some_and(|attempts| attempts.contains_key(&attempt));
             if !is_known {
-                self.state.note_failure(task, attempt, failure);
+                self.record(state, task, attempt, failure).await?;
             }
+        }
+        for Lost { task, attempt, silent_s } in news.lost {
+            if let Some(failure) = lost(&self.state, &task, attempt, silent_s) {
+                tracing::warn!(job = %self.state.job, %task, attempt, "the attempt is lost and counts as failed");
+                self.record(state, task, attempt, failure).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a failed attempt of which no worker has stored a record.
+    async fn record(&mut self, state: &Storage, task: TaskId, attempt: u32, failure: Failure) -> Result<(), Failure> {
+        if self.state.note_failure(task.clone(), attempt, failure.clone()) {
+            let key = keys::fail(&self.state.job, self.state.life, &task, attempt, &Token::random());
+            let content =
+                serde_json::to_vec(&failure).map_err(|error| Failure::new(Code::Internal, format!("{key}: {error}")))?;
+            state.put(&key, content.into(), Kind::Json).await?;
         }
         Ok(())
     }
 
     /// One listing tells what there is; what never changes is fetched once.
     async fn refresh_everything(&mut self, state: &Storage, forgive: bool) -> Result<(), Failure> {
-        let id = self.state.job.clone();
+        let (id, life) = (self.state.job.clone(), self.state.life);
         let listed: Vec<String> = state.list(&keys::job_prefix(&id)).await?.into_iter().map(|entry| entry.key).collect();
         let is_listed = |key: &String| listed.contains(key);
+        // Whoever began this life may have stopped in between: see the argument in `again`.
+        if life != Life::FIRST && !is_listed(&keys::life(&id, life)) {
+            state.put(&keys::life(&id, life), Bytes::new(), Kind::Json).await?;
+        }
         let plan_prefix = format!("{}plan-", keys::job_prefix(&id));
         let epochs = listed.iter().filter_map(|key| key.strip_prefix(&plan_prefix)?.strip_suffix(".json")?.parse().ok());
         if let Some(epoch) = epochs.max().filter(|epoch| self.state.plan.is_none() || *epoch > self.epoch) {
@@ -186,23 +224,23 @@ impl Job {
             .try_collect()
             .await?;
         self.state.markers.extend(fetched);
-        let records = listed.iter().filter(|key| key.starts_with(&keys::fail_prefix(&id))).cloned().collect();
+        let records = listed.iter().filter(|key| key.starts_with(&keys::fail_prefix(&id, life))).cloned().collect();
         self.state.failures.clear();
         self.fetch_failures(state, records, forgive).await?;
-        self.state.cancelled = is_listed(&keys::cancel(&id));
+        self.state.cancelled = is_listed(&keys::cancel(&id, life));
         if self.state.seal.is_none() && is_listed(&keys::seal(&id)) {
             self.state.seal = Some(fetch::<Seal>(state, &keys::seal(&id)).await?);
         }
-        if self.state.result.is_none() && is_listed(&keys::result(&id)) {
-            self.state.result = Some(fetch::<JobResult>(state, &keys::result(&id)).await?);
+        if self.state.result.is_none() && is_listed(&keys::result(&id, life)) {
+            self.state.result = Some(fetch::<JobResult>(state, &keys::result(&id, life)).await?);
         }
         Ok(())
     }
 
-    /// Fetches failure records, `jobs/{job}/fail/{task}/{attempt}-{token}`. With `forgive`, those that lie with the
+    /// Fetches failure records, `jobs/{job}/fail/{life}/{task}/{attempt}-{token}`. With `forgive`, those that lie with the
     /// environment are deleted instead.
     async fn fetch_failures(&mut self, state: &Storage, records: Vec<String>, forgive: bool) -> Result<(), Failure> {
-        let prefix = keys::fail_prefix(&self.state.job);
+        let prefix = keys::fail_prefix(&self.state.job, self.state.life);
         let mut forgiven = Vec::new();
         for key in records {
             let parsed = key.strip_prefix(&prefix).and_then(|rest| {
@@ -243,40 +281,41 @@ async fn close(
     result: &JobResult,
     aftercare: Aftercare,
 ) -> Result<(), Failure> {
-    let at_once = aftercare == Aftercare::AtOnce;
+    let (at_once, id, life) = (aftercare == Aftercare::AtOnce, &job.job, job.life);
     match result {
         JobResult::Done(_) if at_once => keep_only_sealed(state, output, job).await?,
         JobResult::Done(_) => delete_all(output, superfluous(state, job).await?).await?,
         JobResult::Failed { .. } | JobResult::Cancelled => {
             // Tells workers that are still at it to stop. The result is stored, so it cannot turn it into a cancelled job.
-            state.put(&keys::cancel(&job.job), Bytes::new(), Kind::Json).await?;
-            // Without a plan nothing of this job was ever written. A failed job keeps its media to be taken up again.
-            if job.plan.is_some() && at_once {
-                output.delete(&[keys::MASTER.to_owned()]).await?;
-                delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await?;
-            } else if job.plan.is_some() {
-                take_back(output, job, *result == JobResult::Cancelled).await?;
+            state.put(&keys::cancel(id, life), Bytes::new(), Kind::Json).await?;
+            // Without a plan nothing of this job was ever written. A failed job keeps its media to be taken up again, and
+            // published nothing.
+            let goes = job.plan.is_some() && (at_once || *result == JobResult::Cancelled);
+            if goes && claim_media(state, id, life).await? {
+                take_back(output, job, at_once).await?;
             }
         }
     }
     if !at_once {
-        announce(state, &job.job, &job.spec, result).await?;
+        announce(state, job, result).await?;
     }
-    Ok(state.delete(&[keys::active(PARTITION, &job.job)]).await?)
+    Ok(state.delete(&[keys::active(PARTITION, id, life)]).await?)
 }
 
-/// Takes away what is this job's own: another job may be at work in the same place, or have its result there.
-async fn take_back(output: &Storage, job: &JobState, media_goes: bool) -> Result<(), Failure> {
+/// Takes away what a job without a result has written. Where the place is not its own (`alone`), only what is surely this
+/// job's: another may be at work there, or have its result there.
+async fn take_back(output: &Storage, job: &JobState, alone: bool) -> Result<(), Failure> {
+    if alone {
+        output.delete(&[keys::MASTER.to_owned()]).await?;
+        return delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await;
+    }
     if let Some(seal) = &job.seal
         && is_published(output, seal).await?
     {
         clear(output).await?;
     }
-    if media_goes {
-        let tokens: BTreeSet<String> = job.markers.values().map(|marker| marker.token.to_string()).collect();
-        delete_where(output, |key| keys::token_in(key).is_some_and(|token| tokens.contains(token))).await?;
-    }
-    Ok(())
+    let tokens: BTreeSet<String> = job.markers.values().map(|marker| marker.token.to_string()).collect();
+    delete_where(output, |key| keys::token_in(key).is_some_and(|token| tokens.contains(token))).await
 }
 
 /// Whether the result at an output is that of this seal. The multivariant playlist of another job may read the same; media
@@ -300,15 +339,15 @@ pub(crate) fn told(id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<Byt
     Ok(content.into())
 }
 
-/// Puts an ended job on the list of those, and has its end told unless that was done already.
-async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<(), Failure> {
-    let content = told(id, spec, result)?;
-    state.put_new(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
-    match state.get(&keys::notified(id)).await {
-        Ok(_) => Ok(()),
-        Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
-        Err(error) => Err(error.into()),
+/// Puts a life that has ended on the list of those, and has its end told unless that was done already.
+async fn announce(state: &Storage, job: &JobState, result: &JobResult) -> Result<(), Failure> {
+    let (id, life) = (&job.job, job.life);
+    let content = told(id, &job.spec, result)?;
+    state.put_new(&keys::ended(PARTITION, &job.spec.tenant, id, life), content.clone(), Kind::Json).await?;
+    if !is_there(state, &keys::told(id, life)).await? {
+        state.put(&keys::outbox(PARTITION, id, life), content, Kind::Json).await?;
     }
+    Ok(())
 }
 
 /// What the markers of a finished job name and its seal does not: init segments that are equal, and parts that were joined.
@@ -375,6 +414,15 @@ async fn store_once<T: Serialize + DeserializeOwned>(state: &Storage, key: &str,
 pub(crate) async fn fetch<T: DeserializeOwned>(state: &Storage, key: &str) -> Result<T, Failure> {
     let content = state.get(key).await?;
     serde_json::from_slice(&content).map_err(|error| Failure::new(Code::Internal, format!("{key} cannot be understood: {error}")))
+}
+
+/// Whether an object is there.
+pub(crate) async fn is_there(state: &Storage, key: &str) -> Result<bool, Failure> {
+    match state.get(key).await {
+        Ok(_) => Ok(true),
+        Err(StorageError::NotFound(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// As [`fetch`], or `None` when it is not there.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::Poll;
 
@@ -37,6 +37,10 @@ pub(crate) enum Act {
     Hold,
     /// Says every second that it is at it, and never ends.
     Beat,
+    /// Says that it is at it, and then nobody has the message any more: it killed everyone who took it.
+    Kill,
+    /// Says that it is at it, and gives the message back, since the worker stops.
+    GiveBack,
 }
 
 /// A farm in folders: state, output, broker, and workers that behave as told.
@@ -94,9 +98,15 @@ impl Farm {
                     }
                     Act::Fail(code) => fail(&state, &broker, message, Failure::new(code, "as told")).await,
                     Act::Vanish => {}
+                    Act::Kill => broker.tell(word(&message)),
+                    Act::GiveBack => {
+                        broker.tell(word(&message));
+                        let back = Event::GivenBack { job: message.job, task: message.task };
+                        broker.publish(Queue::Events, &back).await.expect("published");
+                        return;
+                    }
                     Act::Beat => loop {
-                        let (job, task) = (message.job.clone(), message.task.clone());
-                        broker.tell(Progress { job, task, token: Token::random(), media_ns: 1 });
+                        broker.tell(word(&message));
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     },
                     Act::Hold => {
@@ -133,6 +143,11 @@ impl Farm {
     }
 }
 
+/// Word that an execution has just begun.
+fn word(message: &TaskMessage) -> Progress {
+    Progress { job: message.job.clone(), task: message.task.clone(), token: Token::random(), media_ns: 1 }
+}
+
 fn info() -> MediaInfo {
     source(vec![picture(426, 240, "25", 14)], vec![sound(1, 48_000, 14)])
 }
@@ -165,10 +180,10 @@ pub(crate) async fn work(state: &Storage, job: &JobId, task: &TaskId) {
 }
 
 async fn fail(state: &Storage, broker: &Broker, message: TaskMessage, failure: Failure) {
-    let TaskMessage { job, task, attempt, .. } = message;
+    let TaskMessage { job, life, task, attempt, .. } = message;
     let record = serde_json::to_vec(&failure).expect("JSON");
-    state.put(&keys::fail(&job, &task, attempt, &Token::random()), record.into(), Kind::Json).await.expect("stored");
-    broker.publish(Queue::Events, &Event::TaskFailed { job, task, attempt, failure }).await.expect("published");
+    state.put(&keys::fail(&job, life, &task, attempt, &Token::random()), record.into(), Kind::Json).await.expect("stored");
+    broker.publish(Queue::Events, &Event::TaskFailed { job, life, task, attempt, failure }).await.expect("published");
 }
 
 async fn end(scheduler: &Handle, job: &JobId) -> Result<JobResult, Failure> {
@@ -246,8 +261,12 @@ async fn the_same_job_is_done_once_and_another_under_its_name_is_refused() {
 }
 
 /// Polls a future until it has waited so often, and then drops it: a crash. What it had begun may still happen.
-async fn cut<F: Future>(work: F, waits_left: &mut Option<usize>) -> Option<F::Output> {
-    let mut work = pin!(work);
+pub(crate) async fn cut<F: Future>(work: F, waits_left: &mut Option<usize>) -> Option<F::Output> {
+    pause(&mut pin!(work), waits_left).await
+}
+
+/// Polls a future until it has waited so often, and then lets it be: what it goes on with later, it does on an old copy.
+pub(crate) async fn pause<F: Future>(work: &mut Pin<&mut F>, waits_left: &mut Option<usize>) -> Option<F::Output> {
     std::future::poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending => match waits_left {
@@ -277,8 +296,11 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
         let mut waits_left = Some(cuts);
         let mut done = Vec::new();
         loop {
-            let driven =
-                cut(drive(farm.state.clone(), job.clone(), None, News::fresh_start(), Aftercare::AtOnce), &mut waits_left).await;
+            let driven = cut(
+                drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), Aftercare::AtOnce),
+                &mut waits_left,
+            )
+            .await;
             match driven.map(|driven| driven.stand) {
                 None => {}
                 Some(Stand::Due(due)) => {
@@ -368,8 +390,9 @@ async fn a_job_that_fails_leaves_nothing_that_looks_finished() {
         farm.add_worker(move |message| if message.task.to_string() == task { Act::Fail(code) } else { Act::Do });
         let scheduler = farm.start();
         let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
-        let Ok(JobResult::Failed { failure }) = end(&scheduler, &job).await else { panic!("a failure") };
-        assert_eq!(failure.code, code);
+        let Ok(JobResult::Failed { failure, at: Some(at) }) = end(&scheduler, &job).await else { panic!("a failure") };
+        assert_eq!((failure.code, at.task.to_string().as_str()), (code, task));
+        assert_eq!(Some(&at.attempts), attempts.last());
         assert_eq!(farm.attempts(task), attempts);
         // A worker may have been at another chunk when the job ended.
         farm.workers.shutdown().await;
@@ -393,7 +416,7 @@ async fn a_broken_environment_halts_a_job_and_mending_it_takes_it_on() {
     let scheduler = farm.start();
     let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
     assert_eq!(end(&scheduler, &job).await.map_err(|failure| failure.code), Err(Code::StorageFull));
-    assert!(fetch_if_there::<JobResult>(&farm.state, &keys::result(&job)).await.expect("storage").is_none());
+    assert!(fetch_if_there::<JobResult>(&farm.state, &keys::result(&job, Life::FIRST)).await.expect("storage").is_none());
     assert_eq!(farm.active().await, 1);
     is_full.store(false, std::sync::atomic::Ordering::Relaxed);
     let mut views = scheduler.follow(&job).await.expect("a view");
@@ -452,6 +475,33 @@ async fn a_task_of_which_nothing_is_heard_is_handed_out_again() {
     let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
     assert!(matches!(end(&scheduler, &job).await, Ok(JobResult::Done(_))));
     assert!(farm.attempts("video-00000").len() == 2 && begin.elapsed() >= Duration::from_secs(25 * 60), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_whoever_takes_it_ends_its_job_within_its_attempts() {
+    let mut farm = Farm::new();
+    farm.add_worker(|message| if message.task == TaskId::Video(1) { Act::Kill } else { Act::Do });
+    let scheduler = farm.start();
+    let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
+    let Ok(JobResult::Failed { failure, at: Some(at) }) = end(&scheduler, &job).await else { panic!("a failure") };
+    assert_eq!((failure.code, at.task, at.attempts), (Code::ChildStalled, TaskId::Video(1), 3));
+    assert_eq!(farm.attempts("video-00001"), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_a_worker_is_not_lost() {
+    let mut farm = Farm::new();
+    let scheduler = farm.start();
+    let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
+    tokio::time::sleep(Duration::from_secs(5 * 3600)).await;
+    // It stops in the midst of a task, and again there is nobody.
+    farm.add_worker(|message| if message.task == TaskId::Video(1) { Act::GiveBack } else { Act::Do });
+    tokio::time::sleep(Duration::from_secs(5 * 3600)).await;
+    assert!(farm.workers.join_next().await.is_some_and(|ended| ended.is_ok()), "it has stopped");
+    farm.add_worker(|_| Act::Do);
+    assert!(matches!(end(&scheduler, &job).await, Ok(JobResult::Done(_))));
+    let taken = farm.taken.lock().expect("not poisoned").clone();
+    assert!(taken.iter().all(|(_, attempt)| *attempt == 1), "{taken:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -570,7 +620,7 @@ async fn a_failed_job_taken_up_again_keeps_what_is_done() {
     assert!(taken.len() > before);
     // What the result does not name is the janitor's.
     farm.put("v240/0123456789abcdef/00000.m4s").await;
-    farm.state.put(&keys::sweep(PARTITION, &job), bytes::Bytes::new(), Kind::Json).await.expect("stored");
+    farm.state.put(&keys::sweep(PARTITION, &job, Life::FIRST.next()), bytes::Bytes::new(), Kind::Json).await.expect("stored");
     let at_once = crate::janitor::Settings { grace: Duration::ZERO, ..crate::janitor::Settings::default() };
     crate::janitor::round(&at_once, &farm.state).await.expect("a round");
     check_complete(&farm).await;

@@ -200,11 +200,16 @@ impl Board {
         if has_ended && !matches!(place.send_replace(view.clone()).phase, Phase::Ended(_)) {
             views.ended.push_back(job.clone());
         } else {
+            let mut goes_on = false;
             place.send_if_modified(|shown| {
                 let changed = *shown != view;
+                goes_on = !has_ended && matches!(shown.phase, Phase::Ended(_));
                 *shown = view;
                 changed
             });
+            if goes_on {
+                views.ended.retain(|ended| ended != job);
+            }
         }
         while views.ended.len() > ENDED_MAX {
             if let Some(oldest) = views.ended.pop_front() {

@@ -14,7 +14,7 @@ fn new_job(layout: Layout) -> JobState {
     let mut spec = spec();
     spec.output.layout = layout;
     spec.chunk_seconds = Some(8);
-    JobState::new(JobId::try_from("job".to_owned()).expect("an id"), spec)
+    JobState::new(JobId::try_from("job".to_owned()).expect("an id"), Life::FIRST, spec)
 }
 
 fn due(next: &Next) -> Vec<(String, u32, u64)> {
@@ -124,7 +124,10 @@ fn a_task_is_tried_again_as_long_as_there_is_hope() {
         "stopped is not failed"
     );
     let verdict = |codes: &[Code]| match step(&failed(codes)) {
-        Next::Finish(JobResult::Failed { failure }) => format!("failed: {}", failure.message),
+        Next::Finish(JobResult::Failed { failure, at: Some(at) }) => {
+            assert_eq!(at, FailedTask { task: TaskId::Probe, attempts: codes.len().try_into().expect("a few") });
+            format!("failed: {}", failure.message)
+        }
         Next::Halt(failure) => format!("halted: {}", failure.message),
         other => panic!("{other:?}"),
     };
@@ -135,6 +138,23 @@ fn a_task_is_tried_again_as_long_as_there_is_hope() {
     assert_eq!(verdict(&[Code::StorageFull]), "halted: attempt 1");
     assert_eq!(verdict(&[Code::MissingElement]), "halted: attempt 1");
     assert_eq!(verdict(&[Code::StorageUnavailable; 3]), "halted: attempt 3");
+}
+
+#[test]
+fn an_attempt_that_was_begun_and_lost_counts_once_and_so_the_job_ends() {
+    let mut job = failed(&[]);
+    for attempt in 1..=ATTEMPTS_MAX {
+        assert_eq!(due(&step(&job)), [("probe".to_owned(), attempt, wait_ms(attempt))]);
+        let failure = lost(&job, &TaskId::Probe, attempt, 1500).expect("it counts");
+        assert_eq!(failure.message, format!("attempt {attempt} at probe was begun, and nothing was heard of it for 1500 s"));
+        job.note_failure(TaskId::Probe, attempt, failure);
+        assert_eq!(lost(&job, &TaskId::Probe, attempt, 1500), None, "it is known");
+    }
+    let Next::Finish(JobResult::Failed { failure, .. }) = step(&job) else { panic!("a failure") };
+    assert_eq!(failure.code, Code::ChildStalled);
+    let (done, _) = live(new_job(Layout::Segments), &info());
+    assert_eq!(lost(&done, &TaskId::Video(0), 1, 1500), None, "it is done");
+    assert_eq!(lost(&failed(&[Code::ChildCrashed; 2]), &TaskId::Probe, 1, 1500), None, "a later attempt has failed since");
 }
 
 #[test]
@@ -152,7 +172,7 @@ fn a_source_that_cannot_be_planned_fails_the_job() {
     let playable = plan(&job.spec, &info()).expect("a plan");
     let empty = MediaInfo { video: vec![], audio: vec![], ..info() };
     job.markers.insert(TaskId::Probe, marker(&playable, &empty, &TaskId::Probe, &Token::random(), &job.markers));
-    let Next::Finish(JobResult::Failed { failure }) = step(&job) else { panic!("a failure") };
+    let Next::Finish(JobResult::Failed { failure, at: None }) = step(&job) else { panic!("a failure of no task") };
     assert_eq!(failure.code, Code::NoDecodableStream);
 }
 
@@ -171,7 +191,7 @@ fn markers_that_do_not_fit_fail_the_job_by_name() {
     (job.result, job.seal) = (None, None);
     let probe = job.markers[&TaskId::Probe].clone();
     job.markers.insert(TaskId::Video(1), probe);
-    let Next::Finish(JobResult::Failed { failure }) = step(&job) else { panic!("a failure") };
+    let Next::Finish(JobResult::Failed { failure, .. }) = step(&job) else { panic!("a failure") };
     assert_eq!(failure.code, Code::Internal);
     assert!(failure.message.contains("video-00001"), "{failure}");
 }
