@@ -29,7 +29,7 @@ use crate::{check, shoal};
 /// The token of the only tenant.
 pub const TOKEN: &str = "the token of a tenant";
 /// Longest wait for what must come: a machine of two cores that others use too.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(240);
 /// The queue of job messages.
 pub const JOBS: &str = "shoal.v1.jobs";
 /// The queue of task messages.

@@ -24,7 +24,7 @@ fn film() -> Job {
     Job::new("film", 20, Layout::Segments)
 }
 
-/// Holds the upload of the picture's segment with this number, from 1.
+/// Holds the upload of the picture's segment with this number, from 0.
 fn hold_segment(farm: &Farm, number: u32) -> Hold {
     let end = format!("/{number:05}.m4s");
     farm.s3.hold(Moment::Before, move |operation, path| operation.writes() && path.contains("/v240/") && path.ends_with(&end))
@@ -41,7 +41,7 @@ fn a_broker_that_is_killed_and_started_again_in_mid_job() -> Result<()> {
     let mut farm = Farm::on(server.vhost()?)?;
     let _services = [farm.scheduler()?, farm.worker()?, farm.worker()?];
     let job = film();
-    let hold = hold_segment(&farm, 3);
+    let hold = hold_segment(&farm, 2);
     farm.send(&job)?;
     wait(&farm, &hold)?;
     server.kill()?;
@@ -57,7 +57,7 @@ fn a_broker_that_is_wiped_in_mid_job() -> Result<()> {
     let mut farm = Farm::new()?;
     let _services = [farm.scheduler()?, farm.worker()?, farm.worker()?];
     let job = film();
-    let hold = hold_segment(&farm, 3);
+    let hold = hold_segment(&farm, 2);
     farm.send(&job)?;
     wait(&farm, &hold)?;
     farm.broker.delete()?;
@@ -68,7 +68,7 @@ fn a_broker_that_is_wiped_in_mid_job() -> Result<()> {
 
 /// Has the way of one service to the broker cut, then stalled, then throttled, each until it was noticed.
 fn on_a_bad_line(farm: &Farm, job: &Job, line: &Proxy, service: &Service) -> Result<()> {
-    let holds = [2, 3, 4].map(|number| hold_segment(farm, number));
+    let holds = [1, 2, 3].map(|number| hold_segment(farm, number));
     let connected =
         |is: bool| service.until_series("shoal_broker_connected", "", LIMIT, move |connected| (connected == 1.0) == is);
     farm.send(job)?;
@@ -118,7 +118,7 @@ fn a_line_to_storage_that_is_cut_stalled_and_throttled() -> Result<()> {
     let ways = Ways { s3: Some(format!("http://{}", proxy.address())), ..Ways::default() };
     let _services = [farm.scheduler_by(&ways)?, farm.worker_by(&ways)?];
     let job = film();
-    let holds = [1, 2, 3, 4].map(|number| hold_segment(&farm, number));
+    let holds = [0, 1, 2, 3].map(|number| hold_segment(&farm, number));
     proxy.set(Mode::Throttle(400_000));
     farm.send(&job)?;
     for (number, hold) in holds.into_iter().enumerate() {
@@ -144,7 +144,7 @@ fn a_storage_that_answers_nothing_but_503_for_a_while() -> Result<()> {
     let mut farm = Farm::new()?;
     let _services = [farm.scheduler()?, farm.worker()?, farm.worker()?];
     let job = film();
-    let hold = hold_segment(&farm, 3);
+    let hold = hold_segment(&farm, 2);
     farm.send(&job)?;
     wait(&farm, &hold)?;
     let all = [Operation::Get, Operation::Head, Operation::List, Operation::Put, Operation::PutNew, Operation::Delete];
@@ -173,7 +173,7 @@ const WRITES: [(Operation, &str); 18] = [
     (Operation::Put, "/report.json"),
     (Operation::Put, "/master.m3u8"),
     (Operation::PutNew, "/result.json"),
-    (Operation::PutNew, "/ended/0/"),
+    (Operation::Put, "/ended/0/"),
     (Operation::Put, "/outbox/0/"),
     (Operation::Put, "/notified"),
     (Operation::Put, "/sweep/0/"),
@@ -243,8 +243,8 @@ fn bodies_that_come_slowly_or_not_to_their_end() -> Result<()> {
     farm.s3.inject(Operation::Get, "/spec.json", 2, Fault::AnswerCut);
     farm.s3.inject(Operation::Get, "/plan-1.json", 2, Fault::Slow(5, Duration::from_millis(200)));
     farm.s3.inject(Operation::Get, "/done/", 2, Fault::AnswerCut);
-    farm.s3.inject(Operation::List, "", 5, Fault::Slow(5, Duration::from_millis(100)));
-    farm.s3.inject(Operation::List, "", 3, Fault::AnswerCut);
+    farm.s3.inject(Operation::List, "", 1, Fault::Slow(5, Duration::from_millis(100)));
+    farm.s3.inject(Operation::List, "", 2, Fault::AnswerCut);
     let job = film();
     farm.send(&job)?;
     farm.ends_well(&job, 0)?;
@@ -260,7 +260,7 @@ fn creates_whose_condition_is_ignored() -> Result<()> {
     farm.s3.inject(Operation::PutNew, "", ALWAYS, Fault::Unconditional);
     let _services = [farm.scheduler()?, farm.worker()?, farm.worker()?];
     let job = film();
-    let hold = hold_segment(&farm, 2);
+    let hold = hold_segment(&farm, 1);
     farm.send(&job)?;
     farm.send(&job)?;
     wait(&farm, &hold)?;

@@ -47,10 +47,10 @@ fn a_worker_that_is_killed_costs_at_most_the_chunk_it_was_at() -> Result<()> {
     let mut farm = Farm::new()?;
     let _scheduler = farm.scheduler()?;
     let mut workers = vec![farm.worker()?, farm.worker()?];
-    // Half-way: at the third segment of five, and the marker of its chunk.
+    // Half-way: at the third segment of five, from 0, and the marker of its chunk.
     for (moment, end) in [
-        (Moment::Before, "/00003.m4s"),
-        (Moment::After, "/00003.m4s"),
+        (Moment::Before, "/00002.m4s"),
+        (Moment::After, "/00002.m4s"),
         (Moment::Before, "/done/video-00002"),
         (Moment::After, "/done/video-00002"),
     ] {
@@ -125,7 +125,7 @@ fn scheduler_and_worker_are_killed_together() -> Result<()> {
     let mut farm = Farm::new()?;
     let (mut scheduler, mut worker) = (farm.scheduler()?, farm.worker()?);
     let job = Job::new("film", 20, Layout::Segments);
-    let hold = hold_write(&farm, Moment::Before, "/00003.m4s");
+    let hold = hold_write(&farm, Moment::Before, "/00002.m4s");
     farm.send(&job)?;
     hold.wait(LIMIT).with_context(|| farm.logs())?;
     scheduler.kill()?;
@@ -181,7 +181,7 @@ fn a_worker_that_was_frozen_wakes_up_when_its_task_is_done_by_another() -> Resul
         let _scheduler = farm.scheduler()?;
         let job = Job::new("film", 20, Layout::Segments);
         let frozen = farm.worker_by(&soon_dead(&farm))?;
-        let hold = hold_write(&farm, Moment::Before, "/00002.m4s");
+        let hold = hold_write(&farm, Moment::Before, "/00001.m4s");
         farm.send(&job)?;
         hold.wait(LIMIT).with_context(|| farm.logs())?;
         frozen.freeze();
@@ -276,7 +276,7 @@ fn the_same_message_twice_is_the_same_work_once() -> Result<()> {
     farm.send(&job)?;
     farm.send(&job)?;
     // The first worker is held in the middle of a chunk while another is sent the same task, and does it.
-    let hold = hold_write(&farm, Moment::Before, "/00002.m4s");
+    let hold = hold_write(&farm, Moment::Before, "/00001.m4s");
     let caught = hold.wait(LIMIT).with_context(|| farm.logs())?;
     let held = asker(&mut workers, &caught)?;
     let term = farm.object("state/term/0")?.context("no term")?;

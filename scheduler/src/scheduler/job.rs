@@ -303,7 +303,7 @@ pub(crate) fn told(id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<Byt
 /// Puts an ended job on the list of those, and has its end told unless that was done already.
 async fn announce(state: &Storage, id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<(), Failure> {
     let content = told(id, spec, result)?;
-    state.put_new(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
+    state.put(&keys::ended(PARTITION, &spec.tenant, id), content.clone(), Kind::Json).await?;
     match state.get(&keys::notified(id)).await {
         Ok(_) => Ok(()),
         Err(StorageError::NotFound(_)) => Ok(state.put(&keys::outbox(PARTITION, id), content, Kind::Json).await?),
