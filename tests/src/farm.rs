@@ -61,7 +61,7 @@ pub struct Ways {
     pub broker: Option<String>,
     /// URL of the S3 server.
     pub s3: Option<String>,
-    /// The folder that it runs in, and takes for its home and for temporary files.
+    /// The folder that it runs in, and takes for temporary files.
     pub folder: Option<PathBuf>,
 }
 
@@ -155,7 +155,7 @@ impl Farm {
             command.env("SHOAL_S3_ENDPOINT", s3);
         }
         if let Some(folder) = &ways.folder {
-            command.current_dir(folder).env("HOME", folder).env("TMPDIR", folder).env_remove("XDG_CACHE_HOME");
+            command.current_dir(folder).env("TMPDIR", folder);
         }
         let state = self.s3.url(&format!("{}/state/", self.name))?;
         command.env("SHOAL_STORAGE", state.as_str()).env("SHOAL_SERVER", &self.server);
