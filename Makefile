@@ -36,12 +36,16 @@ test: build test-deps ## install what the tests need and run every suite
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --no-fail-fast -- --show-output
 
 .PHONY: conformance
-conformance: deps ## the storage contract over real S3 servers (Garage and moto are installed; takes a while the first time)
-	tests/conformance.sh $(or $(SERVERS),garage moto)
+conformance: build test-deps ## storage contract and fault suites over real S3 servers (installs Garage and moto: takes a while)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" tests/conformance.sh $(or $(SERVERS),garage moto)
 
 .PHONY: bench-scheduler
 bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, through RabbitMQ
 	cargo test --release -p tests --locked --test bench_scheduler -- --ignored --nocapture
+
+.PHONY: bench-memory
+bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --test bench_memory -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The storage contract over real S3 servers: tests/conformance.sh [garage] [moto] [named]
+# The storage contract and the farm's fault suites over real S3 servers: tests/conformance.sh [garage] [moto] [named]
 #   garage  installs Garage 2.5.0 with cargo unless it is there (a quarter of an hour), and starts it
 #   moto    installs moto into a virtual environment unless it is there, and starts it
 #   named   the server that SHOAL_CONFORMANCE_S3, SHOAL_CONFORMANCE_BUCKET and AWS_* name
+# SUITES names others than these: conformance farm_kills farm_faults farm_poison
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,8 +34,11 @@ await_port() {
 }
 
 suite() {
-  echo "== $1"
-  cargo test -p tests --locked --features conformance --test conformance -- ${TEST_ARGS:-}
+  local name
+  for name in ${SUITES:-conformance farm_kills farm_faults farm_poison}; do
+    echo "== $1: $name"
+    cargo test -p tests --locked --features conformance --test "$name" -- ${TEST_ARGS:-}
+  done
 }
 
 start_garage() {

@@ -280,7 +280,12 @@ pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Resu
     if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id, life)).await? {
         return Ok((id, Accepted::Ended(result)));
     }
-    state.put_new(&keys::active(PARTITION, &id, life), bytes::Bytes::new(), Kind::Json).await?;
+    let active = keys::active(PARTITION, &id, life);
+    // Not again where it is there: its age is the job's. A server that only says so must not lose the job.
+    let created = state.put_new(&active, bytes::Bytes::new(), Kind::Json).await?;
+    if created == Creation::Existed && !is_there(state, &active).await? {
+        state.put(&active, bytes::Bytes::new(), Kind::Json).await?;
+    }
     ring(broker, &id).await;
     Ok((id, if is_new { Accepted::New } else { Accepted::Known }))
 }

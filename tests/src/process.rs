@@ -1,6 +1,7 @@
 //! Runs programs the way every test must: in a process group of their own, with a time limit, and with a bound on what
 //! they may print.
 
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -192,6 +193,41 @@ fn drain(stream: Option<impl Read>) -> io::Result<Vec<u8>> {
         io::copy(&mut stream, &mut io::sink())?;
     }
     Ok(bytes)
+}
+
+/// Every process that came of this one.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let parent_of = |pid: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in brackets and may hold anything; the parent comes second after it.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids: Vec<u32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let comes_of = |mut pid: u32| {
+        while let Some(parent) = parent_of(pid) {
+            if parent == root {
+                return true;
+            }
+            pid = parent;
+        }
+        false
+    };
+    pids.into_iter().filter(|&pid| comes_of(pid)).collect()
+}
+
+/// Waits until something holds.
+///
+/// # Errors
+/// When it does not within `limit`, or cannot be told.
+pub fn until(what: &str, limit: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let began = Instant::now();
+    while !holds()? {
+        ensure!(began.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 /// The folder that cargo builds into: a test executable is `<target>/<profile>/deps/<name>`.

@@ -376,6 +376,17 @@ impl Vhost {
         self.at.must("PUT", &format!("/api/policies/{}/limit", self.name), Some(&policy)).map(drop)
     }
 
+    /// The messages that are ready in a queue, at most a hundred. They stay there.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn peek(&self, queue: &str) -> Result<Vec<Vec<u8>>> {
+        let how = json!({"count": 100, "ackmode": "ack_requeue_true", "encoding": "base64"});
+        let messages = self.at.must("POST", &format!("/api/queues/{}/{queue}/get", self.name), Some(&how))?;
+        let bodies = messages.as_array().into_iter().flatten().filter_map(|message| message["payload"].as_str());
+        bodies.map(|body| Ok(STANDARD.decode(body)?)).collect()
+    }
+
     /// Puts bytes on a queue as another program would.
     ///
     /// # Errors

@@ -1,7 +1,12 @@
-//! A real S3 server over a socket: s3s for protocol and signatures, s3s-fs for the objects, a folder for each server. Faults
-//! are put between the two and the network, so that a client sees what it would see of a server or a network that goes wrong.
+//! A real S3 server over a socket: s3s for protocol and signatures, s3s-fs for the objects, a folder for each server; or a
+//! server elsewhere, to which requests are passed on as they come. Faults are put between the two and the network, so that a
+//! client sees what it would see of a server or a network that goes wrong.
 
 mod files;
+mod hold;
+mod remote;
+
+pub use hold::{Caught, Hold, Moment};
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,7 +32,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use url::Url;
 
-/// The only bucket.
+use self::hold::{Trap, Way};
+use self::remote::Remote;
+
+/// The only bucket of a server of ours.
 pub const BUCKET: &str = "farm";
 const ACCESS_KEY_ID: &str = "test-key";
 const SECRET_ACCESS_KEY: &str = "test-secret";
@@ -105,7 +113,7 @@ pub enum Fault {
     AnswerCut,
     /// The answer's body comes in so many pieces with a pause before each.
     Slow(usize, Duration),
-    /// The condition in the request is not heeded.
+    /// The condition in the request is not heeded. A server elsewhere is asked as it is: this is for one that heeds none.
     Unconditional,
     /// An upload is refused whose parts, the last one excepted, differ in size: as R2 does it.
     UnequalParts,
@@ -124,6 +132,13 @@ pub struct Rule {
     pub fault: Fault,
 }
 
+impl Operation {
+    /// Whether it may change what is stored.
+    pub fn writes(self) -> bool {
+        !matches!(self, Self::Get | Self::Head | Self::List | Self::ListUploads)
+    }
+}
+
 /// What was asked, for what path, and with which status it was answered, if it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -135,19 +150,41 @@ pub struct Seen {
     pub status: Option<u16>,
 }
 
-/// What the connections of a server share.
-struct Shared {
-    service: S3Service,
-    folder: PathBuf,
-    rules: Mutex<Vec<Rule>>,
-    seen: Mutex<Vec<Seen>>,
-    /// s3s-fs looks and then writes: of several creators more than one would win. Real servers do better.
-    creating: tokio::sync::Mutex<()>,
+/// Who keeps the objects.
+enum Keeper {
+    /// s3s-fs, in this process.
+    Files {
+        service: S3Service,
+        folder: PathBuf,
+        /// s3s-fs looks and then writes: of several creators more than one would win. Real servers do better.
+        creating: tokio::sync::Mutex<()>,
+    },
+    /// A server elsewhere.
+    Remote(Remote),
 }
 
-/// A running server. Dropped, it stops, and its objects are gone.
+/// What the connections of a server share.
+struct Shared {
+    keeper: Keeper,
+    rules: Mutex<Vec<Rule>>,
+    traps: Mutex<Vec<Trap>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// Where, and as whom, a server is asked.
+struct Access {
+    bucket: String,
+    region: String,
+    key_id: String,
+    secret: String,
+}
+
+/// A running server. Dropped, it stops; the objects of one of ours are gone then.
 pub struct S3Server {
     address: SocketAddr,
+    /// The same objects without faults, holds and notes.
+    quiet: SocketAddr,
+    access: Access,
     shared: Arc<Shared>,
     folder: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
@@ -165,16 +202,42 @@ impl S3Server {
         let files = s3s_fs::FileSystem::new(folder.path()).map_err(|error| anyhow::anyhow!("s3s-fs: {error:?}"))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
-        let shared = Arc::new(Shared {
-            service: builder.build(),
-            folder: folder.path().to_owned(),
-            rules: Mutex::default(),
-            seen: Mutex::default(),
-            creating: tokio::sync::Mutex::default(),
-        });
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
+        let creating = tokio::sync::Mutex::default();
+        let keeper = Keeper::Files { service: builder.build(), folder: folder.path().to_owned(), creating };
+        let access = Access {
+            bucket: BUCKET.to_owned(),
+            region: "us-east-1".to_owned(),
+            key_id: ACCESS_KEY_ID.to_owned(),
+            secret: SECRET_ACCESS_KEY.to_owned(),
+        };
+        Self::serve(keeper, access, folder)
+    }
+
+    /// The server that `SHOAL_CONFORMANCE_S3` names, behind the same faults; without the variable, as [`S3Server::start`].
+    /// Objects of others may be in its bucket.
+    ///
+    /// # Errors
+    /// As [`S3Server::start`], and when a variable makes no sense.
+    pub fn named_or_start() -> Result<Self> {
+        let Ok(endpoint) = std::env::var("SHOAL_CONFORMANCE_S3") else { return Self::start() };
+        let variable = |name: &str| std::env::var(name).with_context(|| format!("{name} is not set"));
+        let access = Access {
+            bucket: std::env::var("SHOAL_CONFORMANCE_BUCKET").unwrap_or_else(|_| BUCKET.to_owned()),
+            region: std::env::var("AWS_REGION").unwrap_or_else(|_| "us-east-1".to_owned()),
+            key_id: variable("AWS_ACCESS_KEY_ID")?,
+            secret: variable("AWS_SECRET_ACCESS_KEY")?,
+        };
+        Self::serve(Keeper::Remote(Remote::new(&endpoint)?), access, tempfile::tempdir()?)
+    }
+
+    fn serve(keeper: Keeper, access: Access, folder: tempfile::TempDir) -> Result<Self> {
+        let shared = Arc::new(Shared { keeper, rules: Mutex::default(), traps: Mutex::default(), seen: Mutex::default() });
+        let listen = || -> Result<_> {
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?, listener))
+        };
+        let ((address, listener), (quiet, quiet_listener)) = (listen()?, listen()?);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let serving = shared.clone();
@@ -182,12 +245,13 @@ impl S3Server {
             runtime.block_on(async move {
                 tokio::select! {
                     _ = stopped => {}
-                    _ = accept(listener, &serving) => {}
+                    _ = accept(listener, Way::Watched, &serving) => {}
+                    _ = accept(quiet_listener, Way::Quiet, &serving) => {}
                 }
             });
             runtime.shutdown_timeout(STOP_WAIT);
         });
-        Ok(Self { address, shared, folder, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, quiet, access, shared, folder, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -197,11 +261,16 @@ impl S3Server {
 
     /// What programs need in their environment to use it.
     pub fn environment(&self) -> [(&'static str, String); 4] {
+        self.environment_at(self.endpoint())
+    }
+
+    fn environment_at(&self, endpoint: String) -> [(&'static str, String); 4] {
+        let Access { region, key_id, secret, .. } = &self.access;
         [
-            ("SHOAL_S3_ENDPOINT", self.endpoint()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY.to_owned()),
+            ("SHOAL_S3_ENDPOINT", endpoint),
+            ("AWS_REGION", region.clone()),
+            ("AWS_ACCESS_KEY_ID", key_id.clone()),
+            ("AWS_SECRET_ACCESS_KEY", secret.clone()),
         ]
     }
 
@@ -210,7 +279,11 @@ impl S3Server {
     /// # Errors
     /// Never: they are well formed.
     pub fn settings(&self) -> Result<S3Settings> {
-        let environment = self.environment();
+        self.settings_at(self.endpoint())
+    }
+
+    fn settings_at(&self, endpoint: String) -> Result<S3Settings> {
+        let environment = self.environment_at(endpoint);
         let variable = |name: &str| environment.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
         Ok(S3Settings { checksums: Checksums::Auto, ..S3Settings::from_variables(variable)? })
     }
@@ -223,17 +296,37 @@ impl S3Server {
         Ok(Stores::new(self.settings()?).open(&self.url(prefix)?)?)
     }
 
+    /// The same for who looks on: nothing goes wrong, is held, or is noted.
+    ///
+    /// # Errors
+    /// As [`S3Server::storage`].
+    pub fn quiet_storage(&self, prefix: &str) -> Result<Storage> {
+        Ok(Stores::new(self.settings_at(format!("http://{}", self.quiet))?).open(&self.url(prefix)?)?)
+    }
+
     /// `s3://bucket/path`
     ///
     /// # Errors
     /// When it makes no URL.
     pub fn url(&self, path: &str) -> Result<Url> {
-        Url::parse(&format!("s3://{BUCKET}/{path}")).context("a URL")
+        Url::parse(&format!("s3://{}/{path}", self.access.bucket)).context("a URL")
     }
 
     /// Has requests go wrong, from now on.
     pub fn inject(&self, operation: Operation, path: &str, times: usize, fault: Fault) {
         lock(&self.shared.rules).push(Rule { operation, path: path.to_owned(), times, fault });
+    }
+
+    /// Has nothing go wrong any more.
+    pub fn calm(&self) {
+        lock(&self.shared.rules).clear();
+    }
+
+    /// Holds the next request that is `wanted`, of those that nothing else holds.
+    pub fn hold(&self, moment: Moment, wanted: impl Fn(Operation, &str) -> bool + Send + Sync + 'static) -> Hold {
+        let (trap, hold) = hold::set(moment, Box::new(wanted));
+        lock(&self.shared.traps).push(trap);
+        hold
     }
 
     /// How often faults are still to happen; 0 when a test has seen all that it ordered.
@@ -273,26 +366,34 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: std::net::TcpListener, shared: &Arc<Shared>) -> io::Result<()> {
+async fn accept(listener: std::net::TcpListener, way: Way, shared: &Arc<Shared>) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
-        let (stream, _) = listener.accept().await?;
-        tokio::spawn(connection(stream, shared.clone()));
+        let (stream, peer) = listener.accept().await?;
+        tokio::spawn(connection(stream, peer, way, shared.clone()));
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, way: Way, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let answer = hyper::service::service_fn(move |request| {
         let shared = shared.clone();
-        async move { shared.answer(request).await }
+        async move {
+            match way {
+                Way::Watched => shared.answer(request, peer).await,
+                Way::Quiet => {
+                    let (head, body) = request.into_parts();
+                    shared.done(head, body.collect().await.map_err(io::Error::other)?.to_bytes()).await
+                }
+            }
+        }
     });
     // A connection that ends badly is the client's business, or a fault that was ordered.
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> io::Result<Response<Body>> {
         let (head, body) = request.into_parts();
         let (operation, path) = (Operation::of(&head), head.uri.path().to_owned());
         let fault = self.fault(operation, &path);
@@ -311,21 +412,25 @@ impl Shared {
             _ => {}
         }
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        if let Some((status, code)) = files::in_the_way(&self.folder, operation, &path, &body) {
-            see(Some(status));
-            return Ok(refusal(status, code));
+        let caught = Caught { operation, path: path.clone(), peer };
+        let trap = self.trap(operation, &path);
+        if let Some(trap) = &trap {
+            trap.stop(Moment::Before, &caught).await?;
         }
-        if fault == Some(Fault::UnequalParts) && files::has_unequal_parts(&self.folder, head.uri.query().unwrap_or_default()) {
-            see(Some(400));
-            return Ok(refusal(400, "InvalidPart"));
+        if let Keeper::Files { folder, .. } = &self.keeper {
+            if fault == Some(Fault::UnequalParts) && files::has_unequal_parts(folder, head.uri.query().unwrap_or_default()) {
+                see(Some(400));
+                return Ok(refusal(400, "InvalidPart"));
+            }
+            if fault == Some(Fault::Unconditional) {
+                files::remove(folder, &path);
+            }
         }
-        let _one = if operation == Operation::PutNew { Some(self.creating.lock().await) } else { None };
-        if fault == Some(Fault::Unconditional) {
-            files::remove(&self.folder, &path);
-        }
-        let done = self.service.call(Request::from_parts(head, Body::from(body))).await;
-        let answer = done.map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let answer = self.done(head, body).await?;
         see(Some(answer.status().as_u16()).filter(|_| fault != Some(Fault::AnswerLost)));
+        if let Some(trap) = &trap {
+            trap.stop(Moment::After, &caught).await?;
+        }
         match fault {
             Some(Fault::AnswerLost) => Err(io::Error::other("ordered")),
             Some(Fault::AnswerLate(pause)) => {
@@ -336,6 +441,29 @@ impl Shared {
             Some(Fault::Slow(pieces, pause)) => Ok(in_pieces(answer, pieces, pause, false).await?),
             _ => Ok(answer),
         }
+    }
+
+    /// Does what a request asks for.
+    async fn done(&self, head: Parts, body: Bytes) -> io::Result<Response<Body>> {
+        let (operation, path) = (Operation::of(&head), head.uri.path());
+        match &self.keeper {
+            Keeper::Remote(remote) => remote.ask(head, body).await,
+            Keeper::Files { service, folder, creating } => {
+                if let Some((status, code)) = files::in_the_way(folder, operation, path, &body) {
+                    return Ok(refusal(status, code));
+                }
+                let _one = if operation == Operation::PutNew { Some(creating.lock().await) } else { None };
+                let done = service.call(Request::from_parts(head, Body::from(body))).await;
+                done.map_err(|error| io::Error::other(format!("{error:?}")))
+            }
+        }
+    }
+
+    /// Takes the trap that a request walks into.
+    fn trap(&self, operation: Operation, path: &str) -> Option<Trap> {
+        let mut traps = lock(&self.traps);
+        let at = traps.iter().position(|trap| trap.wants(operation, path))?;
+        Some(traps.swap_remove(at))
     }
 
     /// The fault that is due for a request.

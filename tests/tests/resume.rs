@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::clip::Clip;
 use tests::hls::Presentation;
-use tests::process::Group;
+use tests::process::{Group, descendants};
 use tests::{check, corpus, rules, shoal};
 
 const SLOTS: usize = 2;
@@ -57,27 +57,6 @@ impl Work {
         }
         Ok(work)
     }
-}
-
-/// Every process that came of this one.
-fn descendants(root: u32) -> Vec<u32> {
-    let parent_of = |pid: u32| -> Option<u32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name stands in brackets and may hold anything; the parent comes second after it.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    };
-    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids: Vec<u32> = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    let comes_of = |mut pid: u32| {
-        while let Some(parent) = parent_of(pid) {
-            if parent == root {
-                return true;
-            }
-            pid = parent;
-        }
-        false
-    };
-    pids.into_iter().filter(|&pid| comes_of(pid)).collect()
 }
 
 /// Waits until none of these processes is there any more.

@@ -312,7 +312,7 @@ async fn a_task_at_which_workers_die_is_isolated_and_at_last_a_failed_attempt() 
     assert_eq!((failure.code, failure.message.contains("4 workers died")), (Code::ChildCrashed, true), "{failure}");
     assert_eq!((bench.failures().await, bench.begun(&task).await.len()), (1, 0), "evidence becomes a failure");
     // The next attempt begins with a clean slate.
-    let message = TaskMessage { job: bench.job.clone(), task: task.clone(), attempt: 2, epoch: 1, term: 0 };
+    let message = TaskMessage { job: bench.job.clone(), task: task.clone(), life: Life::FIRST, attempt: 2, epoch: 1, term: 0 };
     bench.broker.publish(Queue::Tasks, &message).await.expect("published");
     assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task: task.clone() });
     worker.shutdown().await;

@@ -343,7 +343,7 @@ pub(crate) fn told(id: &JobId, spec: &JobSpec, result: &JobResult) -> Result<Byt
 async fn announce(state: &Storage, job: &JobState, result: &JobResult) -> Result<(), Failure> {
     let (id, life) = (&job.job, job.life);
     let content = told(id, &job.spec, result)?;
-    state.put_new(&keys::ended(PARTITION, &job.spec.tenant, id, life), content.clone(), Kind::Json).await?;
+    state.put(&keys::ended(PARTITION, &job.spec.tenant, id, life), content.clone(), Kind::Json).await?;
     if !is_there(state, &keys::told(id, life)).await? {
         state.put(&keys::outbox(PARTITION, id, life), content, Kind::Json).await?;
     }
