@@ -333,7 +333,7 @@ async fn a_job_whose_result_is_stored_has_ended_when_what_is_left_of_it_is_gone(
     scheduler.shutdown().await;
     // As if it had been stopped when the result was stored and nothing done about it yet.
     farm.put(&format!("v240/{}/00000.m4s", Token::random())).await;
-    farm.state.put(&keys::active(PARTITION, &job), bytes::Bytes::new(), Kind::Json).await.expect("stored");
+    farm.state.put(&keys::active(PARTITION, &job, Life::FIRST), bytes::Bytes::new(), Kind::Json).await.expect("stored");
     assert!(matches!(end(&farm.start(), &job).await, Ok(JobResult::Done(_))));
     check_complete(&farm).await;
 }
