@@ -122,16 +122,17 @@ impl Begun {
     pub(crate) async fn hold<T>(self, excuse: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         let record = std::slice::from_ref(&self.record);
-        let excused = async {
-            excuse.await;
-            delete(&self.state, record).await;
-        };
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = excused => return work.await,
-        };
-        delete(&self.state, &[record, &self.deaths.records].concat()).await;
-        done
+        tokio::select! {
+            biased;
+            () = excuse => {
+                let ((), done) = tokio::join!(delete(&self.state, record), work);
+                done
+            }
+            done = &mut work => {
+                delete(&self.state, &[record, &self.deaths.records].concat()).await;
+                done
+            }
+        }
     }
 }
 

@@ -216,7 +216,7 @@ async fn a_failed_attempt_is_recorded_told_and_leaves_nothing() {
     assert!(failure.message.contains("SIGSEGV"), "{failure}");
     let records = bench.state.list(&keys::fail_prefix(&bench.job, Life::FIRST)).await.expect("listed");
     let [record] = records.as_slice() else { panic!("one record: {records:?}") };
-    assert!(record.key.starts_with("jobs/job-1/fail/video-00000/1-"), "{}", record.key);
+    assert!(record.key.starts_with("jobs/job-1/fail/1/video-00000/1-"), "{}", record.key);
     let recorded: Failure = serde_json::from_slice(&bench.state.get(&record.key).await.expect("stored")).expect("a failure");
     assert_eq!(recorded, failure);
     assert!(bench.state.get(&keys::done(&bench.job, &TaskId::Video(0))).await.is_err(), "no marker");
@@ -328,6 +328,7 @@ async fn a_worker_that_drains_leaves_no_evidence() {
         let worker = bench.worker("hang");
         bench.begins(&task, 1).await;
         assert_eq!(worker.shutdown().await, Drain::Interrupted);
+        assert_eq!(bench.event().await, Event::GivenBack { job: bench.job.clone(), task: task.clone() });
         assert_eq!(bench.begun(&task).await, Vec::<String>::new());
     }
     let worker = bench.worker("honest");
@@ -369,7 +370,13 @@ async fn what_storage_does_not_let_be_done_is_postponed() {
     };
     tokio::time::timeout(Duration::from_secs(30), tried).await.expect("it is tried");
     std::fs::remove_file(&markers).expect("removed");
-    assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task: TaskId::Audio(0) });
+    let given_back = Event::GivenBack { job: bench.job.clone(), task: TaskId::Audio(0) };
+    assert_eq!(bench.event().await, given_back, "the scheduler is told that it was not done");
+    let mut last = given_back.clone();
+    while last == given_back {
+        last = bench.event().await;
+    }
+    assert_eq!(last, Event::TaskDone { job: bench.job.clone(), task: TaskId::Audio(0) });
     assert_eq!(bench.failures().await, 0);
     worker.shutdown().await;
 }
