@@ -45,7 +45,7 @@ bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, 
 
 .PHONY: bench-memory
 bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test -p tests --locked --test bench_memory -- --ignored --nocapture
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_memory -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

@@ -37,7 +37,7 @@ suite() {
   local name
   for name in ${SUITES:-conformance farm_kills farm_faults farm_poison}; do
     echo "== $1: $name"
-    cargo test -p tests --locked --features conformance --test "$name" -- ${TEST_ARGS:-}
+    cargo test --workspace --locked --features tests/conformance --test "$name" -- ${TEST_ARGS:-}
   done
 }
 

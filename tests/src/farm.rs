@@ -376,7 +376,7 @@ impl Farm {
         undisturbed(job)?.same_as(self.download(job)?.path())?;
         let marked = self.marked(job)?.len();
         ensure!(marked == job.tasks(), "{marked} markers of {} tasks", job.tasks());
-        let ended = self.keys("state/ended/")?.into_iter().filter(|key| key.ends_with(&format!("/{}", job.id))).count();
+        let ended = self.keys("state/ended/")?.into_iter().filter(|key| key.contains(&format!("/{}/", job.id))).count();
         ensure!(ended == 1, "it ended {ended} times");
         let (executions, chunks) = (self.executions(job, &job.picture()), job.chunks());
         ensure!(

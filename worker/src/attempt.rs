@@ -17,6 +17,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::FramedRead;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::awake::within;
 use crate::child::EXIT_FAILED;
 use crate::process::{Ended, Spawner, Started};
 use crate::protocol::{Frames, FromChild, ProtocolError, ToChild, head};
@@ -162,8 +163,8 @@ impl Talk<'_> {
         self.send(&ToChild::Order { order: Box::new(self.attempt.order.clone()), source_bytes }, Bytes::new()).await?;
         loop {
             // The time we take ourselves, to read the source or to get rid of a segment, does not count against the child.
-            let heard = tokio::time::timeout(self.attempt.stall, self.frames.next()).await;
-            let frame = heard.map_err(|_| self.stalled("said nothing"))?.ok_or(Lost::Closed)??;
+            let heard = within(self.attempt.stall, self.frames.next()).await;
+            let frame = heard.ok_or_else(|| self.stalled("said nothing"))?.ok_or(Lost::Closed)??;
             match self.session.hear(frame).map_err(Failure::from)? {
                 Said::Read { offset, len } => {
                     let data = self.attempt.source.read_at(offset, len).await?;
@@ -186,7 +187,7 @@ impl Talk<'_> {
             self.to_child.write_all(&head).await?;
             self.to_child.write_all(&payload).await
         };
-        let sent = tokio::time::timeout(self.attempt.stall, sending).await.map_err(|_| self.stalled("took nothing"))?;
+        let sent = within(self.attempt.stall, sending).await.ok_or_else(|| self.stalled("took nothing"))?;
         sent.map_err(|_| Lost::Closed)
     }
 

@@ -10,6 +10,7 @@
 //! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials.
 
 mod attempt;
+mod awake;
 mod begun;
 pub mod child;
 mod guard;

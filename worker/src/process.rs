@@ -18,6 +18,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use crate::awake::within;
+
 /// The descriptor on which a child finds its socket.
 pub(crate) const SOCKET_FD: i32 = 3;
 
@@ -164,7 +166,7 @@ impl Process {
     pub(crate) async fn end(mut self, limit: Duration) -> io::Result<(Ended, Usage)> {
         const DEATH: Duration = Duration::from_secs(10);
         let Some(exit) = &self.exit else { return Err(io::Error::other("reaped already")) };
-        if tokio::time::timeout(limit, exit.readable()).await.is_err() {
+        if within(limit, exit.readable()).await.is_none() {
             self.kill();
             let dead = tokio::time::timeout(DEATH, exit.readable()).await;
             drop(dead.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "a killed child does not end"))??);
