@@ -1,13 +1,14 @@
 //! One command with every setting at its default: what comes out is right in every respect that is checked here at all.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::clip::Clip;
 use tests::hls::Presentation;
 use tests::server::{Answer, Server};
-use tests::{check, rules, shoal};
+use tests::{check, process, rules, shoal};
 
 fn clip() -> Clip {
     Clip::new("30000/1001", 20).size(1280, 720)
@@ -76,6 +77,47 @@ fn a_server_that_fails_now_and_then_is_asked_again() -> Result<()> {
     let output = tempfile::tempdir()?;
     shoal::done(server.url("video.mp4"), output.path(), &[])?;
     assert_eq!(check::faults(output.path(), &clip)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// Amplitude of a tone among samples, by correlation with it.
+fn amplitude(samples: &[f32], rate: f64, tone_hz: f64) -> f64 {
+    let turn = std::f64::consts::TAU * tone_hz / rate;
+    let (mut sin, mut cos) = (0.0, 0.0);
+    for (n, sample) in (0_u32..).zip(samples) {
+        let (s, c) = (turn * f64::from(n)).sin_cos();
+        sin += s * f64::from(*sample);
+        cos += c * f64::from(*sample);
+    }
+    2.0 * f64::hypot(sin, cos) / samples.len() as f64
+}
+
+#[test]
+fn a_tone_of_one_side_stays_on_its_side() -> Result<()> {
+    let (folder, output) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let input = folder.path().join("sides.wav");
+    let tones = "aevalsrc=0.4*sin(2*PI*440*t)|0.4*sin(2*PI*1000*t):s=48000:d=4";
+    let mut make = Command::new("ffmpeg");
+    make.args(["-v", "error", "-f", "lavfi", "-i", tones]).arg(&input);
+    process::run(&mut make, shoal::RUN_LIMIT)?.success()?;
+    shoal::done(&input, output.path(), &[])?;
+    let mut read = Command::new("ffmpeg");
+    read.args(["-v", "error", "-i"]).arg(output.path().join("a0/index.m3u8")).args(["-f", "f32le", "-ar", "48000", "pipe:1"]);
+    let samples: Vec<f32> = process::run(&mut read, shoal::RUN_LIMIT)?
+        .success()?
+        .stdout
+        .as_chunks()
+        .0
+        .iter()
+        .copied()
+        .map(f32::from_le_bytes)
+        .collect();
+    // Two seconds from the middle, where both tones have whole periods.
+    for (side, own_hz, other_hz) in [(0, 440.0, 1000.0), (1, 1000.0, 440.0)] {
+        let heard: Vec<f32> = samples.chunks_exact(2).skip(48_000).take(96_000).map(|pair| pair[side]).collect();
+        let (own, other) = (amplitude(&heard, 48_000.0, own_hz), amplitude(&heard, 48_000.0, other_hz));
+        assert!((0.38..0.42).contains(&own) && other < 0.004, "side {side}: {own} of its own tone, {other} of the other's");
+    }
     Ok(())
 }
 

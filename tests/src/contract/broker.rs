@@ -144,10 +144,14 @@ pub async fn an_acked_message_never_comes_again(fresh: &Fresh) -> Result<()> {
     for n in 0..3_u32 {
         fresh.broker.publish(Queue::Tasks, &n).await?;
     }
-    for n in 0..3 {
+    let mut taken = Vec::new();
+    for _ in 0..3 {
         let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
-        ensure!(take(&mut consumer).await? == n);
+        taken.push(take(&mut consumer).await?);
     }
+    // A consumer that is dropped may hold the next message already; it goes back, perhaps behind the one after it.
+    taken.sort_unstable();
+    ensure!(taken == [0, 1, 2], "{taken:?}");
     fresh.broker.publish(Queue::Tasks, &99_u32).await?;
     let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
     ensure!(take(&mut consumer).await? == 99, "an acked message came again");
