@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use farm::job::{JobId, Layout};
+use farm::{Life, keys};
 use serde_json::json;
 use tests::farm::{Farm, JOBS, Ways};
 use tests::process::{self, descendants, until};
@@ -105,6 +106,7 @@ fn watched(minutes: u64, layout: Layout) -> Result<(Peak, Duration)> {
         "version": 1, "id": id, "tenant": "me", "source": {"url": farm.url("source/film.mp4")?},
         "output": {"url": farm.url("out/film/")?, "layout": layout}
     });
+    let result = format!("state/{}", keys::result(&id, Life::FIRST));
     let (began, over) = (Instant::now(), AtomicBool::new(false));
     farm.broker.publish(JOBS, message.to_string().as_bytes())?;
     let mut peak = std::thread::scope(|scope| {
@@ -116,13 +118,13 @@ fn watched(minutes: u64, layout: Layout) -> Result<(Peak, Duration)> {
             }
             peak
         });
-        let result = until("the film is done", LIMIT, || Ok(farm.object("state/jobs/film/result.json")?.is_some()));
+        let done = until("the film is done", LIMIT, || Ok(farm.object(&result)?.is_some()));
         over.store(true, Ordering::Relaxed);
         let peak = watching.join().map_err(|_| anyhow::anyhow!("a panic"));
-        result.and(peak)
+        done.and(peak)
     })?;
     let took = began.elapsed();
-    let result: serde_json::Value = serde_json::from_slice(&farm.object("state/jobs/film/result.json")?.context("no result")?)?;
+    let result: serde_json::Value = serde_json::from_slice(&farm.object(&result)?.context("no result")?)?;
     ensure!(result["done"].is_object(), "{result}\n{}", farm.logs());
     let left: Vec<PathBuf> = files_below(home.path())?;
     ensure!(left.is_empty(), "files are left: {left:?}");
