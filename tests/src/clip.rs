@@ -146,10 +146,14 @@ impl Clip {
         fs::create_dir_all(&folder)?;
         let file = folder.join(self.name());
         if !file.exists() {
-            // Another test process may be at it too. Both make the same, each in its own folder; the last rename stays.
+            // Another test may be at it too, each in a folder of its own. The first stays: somebody may be reading it, and a source
+            // that is replaced is another one.
             let making = tempfile::Builder::new().prefix(".making-").tempdir_in(&folder)?;
             let made = self.encode(making.path()).with_context(|| format!("making {}", self.name()))?;
-            fs::rename(made, &file)?;
+            match fs::hard_link(made, &file) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
         }
         Ok(file)
     }
