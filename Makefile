@@ -39,6 +39,10 @@ test: build test-deps ## install what the tests need and run every suite
 conformance: build test-deps ## storage contract and fault suites over real S3 servers (installs Garage and moto: takes a while)
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" tests/conformance.sh $(or $(SERVERS),garage moto)
 
+.PHONY: damage
+damage: build test-deps ## transcode 300 damaged variants of real files (the tests try every tenth; needs the media folder)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" DAMAGE_VARIANTS=all cargo test --workspace --locked --test damage -- --nocapture
+
 .PHONY: bench-scheduler
 bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, through RabbitMQ
 	cargo test --release -p tests --locked --test bench_scheduler -- --ignored --nocapture
@@ -46,6 +50,13 @@ bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, 
 .PHONY: bench-memory
 bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_memory -- --ignored --nocapture
+
+.PHONY: bench-quality
+bench-quality: build test-deps ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder; installs an ffmpeg with libvmaf below target)
+	[ -x target/vmaf/bin/python ] || python3 -m venv target/vmaf
+	target/vmaf/bin/pip install --quiet imageio-ffmpeg
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$$(target/vmaf/bin/python -c 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())')" \
+	  cargo test --workspace --locked --test bench_quality -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

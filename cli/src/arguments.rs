@@ -7,7 +7,7 @@ pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::farm::job::{AutoLadder, LadderSpec, Layout, RungSpec};
+use ::farm::job::{AutoLadder, Damage, LadderSpec, Layout, RungSpec};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns any video or audio into multi-resolution HLS.
@@ -77,6 +77,9 @@ pub struct Transcode {
     /// One file per segment, or one file per rendition.
     #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
     pub layout: LayoutName,
+    /// Whether to go on with a damaged source.
+    #[arg(long, env = "SHOAL_DAMAGE", value_enum, default_value_t = DamageName::BestEffort)]
+    pub damage: DamageName,
     /// Wanted duration of a segment, 1 to 30 seconds.
     #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
     pub segment_seconds: u32,
@@ -123,6 +126,24 @@ impl From<LayoutName> for Layout {
         match name {
             LayoutName::Segments => Self::Segments,
             LayoutName::SingleFile => Self::SingleFile,
+        }
+    }
+}
+
+/// How `--damage` names what to do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DamageName {
+    /// Conceal the damage and say so; fail when less than half decodes.
+    BestEffort,
+    /// Fail at any damage.
+    Strict,
+}
+
+impl From<DamageName> for Damage {
+    fn from(name: DamageName) -> Self {
+        match name {
+            DamageName::BestEffort => Self::BestEffort,
+            DamageName::Strict => Self::Strict,
         }
     }
 }

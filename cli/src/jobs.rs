@@ -54,6 +54,7 @@ fn spec(submit: &Submit) -> Result<JobSpec, Failure> {
     }
     spec.output.layout = Layout::from(submit.layout);
     spec.ladder = submit.ladder.0.clone();
+    spec.damage = submit.damage.into();
     spec.segment_seconds = submit.segment_seconds;
     spec.chunk_seconds = submit.chunk_seconds;
     spec.priority = submit.priority;

@@ -54,6 +54,7 @@ fn spec(transcode: &Transcode, source: Url, output: &Output) -> Result<JobSpec, 
     let mut spec = JobSpec::new(source, output.url().clone());
     spec.output.layout = Layout::from(transcode.layout);
     spec.ladder = transcode.ladder.0.clone();
+    spec.damage = transcode.damage.into();
     spec.segment_seconds = transcode.segment_seconds;
     spec.chunk_seconds = transcode.chunk_seconds;
     spec.id = Some(identity(&spec)?);

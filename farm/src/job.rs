@@ -75,6 +75,9 @@ pub struct JobSpec {
     /// How to make the sound.
     #[serde(default)]
     pub audio: AudioSpec,
+    /// What to do about a source that is damaged.
+    #[serde(default)]
+    pub damage: Damage,
     /// Wanted duration of a segment in seconds, 1 to 30.
     #[serde(default = "default_segment_seconds")]
     #[schemars(range(min = 1, max = 30))]
@@ -251,6 +254,17 @@ pub enum Loudness {
     Off,
 }
 
+/// What to do about a source that is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// Conceal it, go on, and say so, as long as half of the frames decode.
+    #[default]
+    BestEffort,
+    /// Fail at anything that would be worth a warning.
+    Strict,
+}
+
 /// A signed call when a job has ended.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -281,6 +295,7 @@ impl JobSpec {
             output: OutputSpec { url: output, layout: Layout::default() },
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
+            damage: Damage::default(),
             segment_seconds: default_segment_seconds(),
             chunk_seconds: None,
             priority: 0,

@@ -295,7 +295,7 @@ pub struct Account {
     pub filled: u64,
     /// Places on the grid filled because the source ended early: part of `filled`.
     pub missing: u64,
-    /// Errors that the decoder reported.
+    /// Frames that the decoder says are damaged, and shows as well as it can.
     pub decode_errors: u64,
 }
 

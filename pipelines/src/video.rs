@@ -42,7 +42,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
     let mut decoded = decode(reader, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
-    let mut last_caps = None;
+    let (mut last_caps, mut damaged) = (None, 0);
     while !cadence.is_full() {
         let Some(raw) = decoded.next()? else { break };
         let caps = raw.sample.caps_owned();
@@ -50,6 +50,9 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
             ladder = Some(Ladder::start(order, chunk.clone(), Arc::clone(output))?);
         }
         let Some(ladder) = ladder.as_mut() else { continue };
+        let place = plan.rate.nearest_frame(raw.start_ns.saturating_sub(order.origin_ns));
+        let is_damaged = raw.buffer()?.flags().contains(gst::BufferFlags::CORRUPTED);
+        damaged += u64::from(is_damaged && chunk.frames().contains(&place));
         // A frame that was held belongs to the caps before.
         for show in cadence.push(raw.start_ns, raw.buffer()?) {
             ladder.show(&show, output.as_ref())?;
@@ -63,6 +66,7 @@ pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
     };
     let (rest, account) = cadence.finish();
+    let account = Account { decode_errors: damaged, ..account };
     for show in rest {
         ladder.show(&show, output.as_ref())?;
     }

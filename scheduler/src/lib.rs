@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod api;
+pub mod damage;
 pub mod dispatch;
 pub mod intake;
 pub mod janitor;

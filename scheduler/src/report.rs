@@ -7,6 +7,7 @@ use farm::plan::{Plan, RateControl, RenditionId};
 use farm::task::{Account, Cost, TaskId};
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{self, Accounts};
 use crate::playlist::Bandwidth;
 use crate::seal::{Medium, Rendition, Seal};
 
@@ -170,14 +171,8 @@ pub struct TaskCost {
 
 /// The report of a finished job.
 pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Report {
-    let frames = plan.video.as_ref().map(|_| account(seal, |task| matches!(task, TaskId::Video(_))));
-    let samples: Vec<SamplesReport> = (0..)
-        .zip(&plan.audio)
-        .map(|(index, audio)| SamplesReport {
-            id: audio.id.clone(),
-            account: account(seal, |task| *task == TaskId::Audio(index)),
-        })
-        .collect();
+    let accounts = Accounts::of(plan, seal);
+    let samples = plan.audio.iter().zip(&accounts.samples);
     Report {
         version: VERSION,
         source: source(spec, info, plan),
@@ -191,9 +186,9 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
             chunks: video.chunks.len(),
         }),
         renditions: seal.renditions.iter().map(|made| rendition(plan, made)).collect(),
-        warnings: warnings(info, frames.as_ref(), &samples),
-        frames,
-        samples,
+        warnings: damage::warnings(info, plan, &accounts),
+        frames: accounts.frames,
+        samples: samples.map(|(audio, account)| SamplesReport { id: audio.id.clone(), account: *account }).collect(),
         cost: cost(seal),
         notes: plan.notes.clone(),
         dropped: info.dropped.clone(),
@@ -249,15 +244,6 @@ fn rendition(plan: &Plan, made: &Rendition) -> RenditionReport {
     }
 }
 
-/// What the executions of some tasks say together.
-fn account(seal: &Seal, of: impl Fn(&TaskId) -> bool) -> Account {
-    let accounts = seal.executions.iter().filter(|execution| of(&execution.task)).filter_map(|execution| execution.account);
-    accounts.fold(Account::default(), |mut sum, account| {
-        sum += account;
-        sum
-    })
-}
-
 fn cost(seal: &Seal) -> CostReport {
     seal.executions.iter().fold(CostReport::default(), |mut sum, execution| {
         sum.cpu_ms += execution.cost.cpu_ms;
@@ -266,23 +252,6 @@ fn cost(seal: &Seal) -> CostReport {
         sum.tasks.push(TaskCost { task: execution.task.clone(), cost: execution.cost });
         sum
     })
-}
-
-/// The probe's warnings, and what came to light while encoding.
-fn warnings(info: &MediaInfo, frames: Option<&Account>, samples: &[SamplesReport]) -> Vec<String> {
-    let mut warnings = info.warnings.clone();
-    if let Some(frames) = frames {
-        if frames.missing > 0 {
-            warnings.push(format!("the picture ends early: its last frame is shown for {} frames more", frames.missing));
-        }
-        if frames.decode_errors > 0 {
-            warnings.push(format!("{} errors while decoding the picture", frames.decode_errors));
-        }
-    }
-    for SamplesReport { id, account } in samples.iter().filter(|samples| samples.account.decode_errors > 0) {
-        warnings.push(format!("{} errors while decoding sound {id}", account.decode_errors));
-    }
-    warnings
 }
 
 /// The source's chapters by the result's time, as far as they lie in it.

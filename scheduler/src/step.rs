@@ -11,6 +11,7 @@ use farm::task::{Marker, Outcome, TaskId};
 use farm::{Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
+use crate::damage::{self, Accounts};
 use crate::plan::plan;
 use crate::seal::{Seal, seal};
 use crate::{playlist, report};
@@ -250,15 +251,23 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
         }
         return match job.info() {
             None => run(job, vec![TaskId::Probe]),
-            Some(info) => Ok(Next::StorePlan(plan(&job.spec, info?)?)),
+            Some(info) => {
+                let info = info?;
+                damage::judge_probe(job.spec.damage, info)?;
+                Ok(Next::StorePlan(plan(&job.spec, info)?))
+            }
         };
     };
+    let probed = || job.info().ok_or_else(|| Failure::new(Code::Internal, "a job that was encoded has no probe"))?;
     if let Some(seal) = &job.seal {
-        let info = job.info().ok_or_else(|| Failure::new(Code::Internal, "a sealed job has no probe"))??;
-        return Ok(publish(job, info, decided, seal)?);
+        return Ok(publish(job, probed()?, decided, seal)?);
     }
     match missing(job, decided) {
-        tasks if tasks.is_empty() => Ok(Next::StoreSeal(seal(decided, &job.markers)?)),
+        tasks if tasks.is_empty() => {
+            let seal = seal(decided, &job.markers)?;
+            damage::judge(job.spec.damage, probed()?, decided, &Accounts::of(decided, &seal))?;
+            Ok(Next::StoreSeal(seal))
+        }
         tasks => run(job, tasks),
     }
 }

@@ -9,7 +9,7 @@ use ::farm::job::JobId;
 use clap::Args;
 use url::Url;
 
-use super::{Ladder, LayoutName};
+use super::{DamageName, Ladder, LayoutName};
 
 /// Where broker and storage are.
 #[derive(Args)]
@@ -120,6 +120,9 @@ pub struct Submit {
     /// One file per segment, or one file per rendition.
     #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
     pub layout: LayoutName,
+    /// Whether to go on with a damaged source.
+    #[arg(long, env = "SHOAL_DAMAGE", value_enum, default_value_t = DamageName::BestEffort)]
+    pub damage: DamageName,
     /// Wanted duration of a segment, 1 to 30 seconds.
     #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
     pub segment_seconds: u32,

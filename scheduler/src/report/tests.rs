@@ -58,7 +58,7 @@ fn what_a_viewer_should_know_is_said() {
     let warnings = [
         "the header lies",
         "the picture ends early: its last frame is shown for 50 frames more",
-        "3 errors while decoding the picture",
+        "3 frames of the picture are damaged",
     ];
     assert_eq!(report.warnings, warnings);
     assert_eq!(report.dropped.len(), 1);

@@ -1,0 +1,78 @@
+//! What is borne of a damaged source.
+
+use super::*;
+use crate::plan::plan;
+use crate::testing::{picture, sound, source, spec};
+
+fn film() -> (MediaInfo, Plan) {
+    let info = source(vec![picture(640, 360, "25", 40)], vec![sound(1, 48_000, 40)]);
+    let plan = plan(&spec(), &info).expect("a plan");
+    (info, plan)
+}
+
+fn accounts(kept: u64, damaged: u64) -> Accounts {
+    let frames = Account { kept, missing: 1000 - kept, decode_errors: damaged, ..Account::default() };
+    Accounts { frames: Some(frames), samples: vec![Account { kept: 1_920_000, ..Account::default() }] }
+}
+
+fn code(damage: Damage, info: &MediaInfo, plan: &Plan, accounts: &Accounts) -> Option<Code> {
+    judge(damage, info, plan, accounts).err().map(|failure| failure.code)
+}
+
+#[test]
+fn best_effort_bears_it_while_half_of_the_frames_decode() {
+    let (info, plan) = film();
+    for (kept, refused) in [(1000, None), (999, None), (500, None), (499, Some(Code::Undecodable)), (0, Some(Code::Undecodable))]
+    {
+        assert_eq!(code(Damage::BestEffort, &info, &plan, &accounts(kept, 3)), refused, "{kept} frames");
+    }
+    // What was left out for its time was decoded.
+    let mut thinned = accounts(400, 0);
+    if let Some(frames) = &mut thinned.frames {
+        frames.dropped = 200;
+    }
+    assert_eq!(code(Damage::BestEffort, &info, &plan, &thinned), None);
+}
+
+#[test]
+fn sound_alone_is_judged_by_its_samples() {
+    let info = source(Vec::new(), vec![sound(0, 48_000, 40)]);
+    let plan = plan(&spec(), &info).expect("a plan");
+    for (kept, refused) in [(1_920_000, None), (960_000, None), (959_999, Some(Code::Undecodable))] {
+        let heard = Accounts { frames: None, samples: vec![Account { kept, ..Account::default() }] };
+        assert_eq!(code(Damage::BestEffort, &info, &plan, &heard), refused, "{kept} samples");
+    }
+}
+
+#[test]
+fn strict_bears_nothing_that_would_be_a_warning() {
+    let (mut info, plan) = film();
+    assert_eq!(code(Damage::Strict, &info, &plan, &accounts(1000, 0)), None);
+    assert_eq!(code(Damage::Strict, &info, &plan, &accounts(1000, 1)), Some(Code::Undecodable));
+    assert_eq!(code(Damage::Strict, &info, &plan, &accounts(999, 0)), Some(Code::Undecodable));
+    info.warnings.push("the source holds 1.0 s of the 3.0 s that its header promises".to_owned());
+    assert_eq!(code(Damage::Strict, &info, &plan, &accounts(1000, 0)), Some(Code::Undecodable));
+    assert!(judge_probe(Damage::Strict, &info).is_err() && judge_probe(Damage::BestEffort, &info).is_ok());
+}
+
+#[test]
+fn what_was_lost_is_told() {
+    let (mut info, mut plan) = film();
+    let told = |info: &MediaInfo, plan: &Plan, filled, missing| {
+        let frames = Account { kept: 1000 - filled, filled, missing, ..Account::default() };
+        warnings(info, plan, &Accounts { frames: Some(frames), samples: Vec::new() })
+    };
+    assert_eq!(told(&info, &plan, 0, 0), [""; 0]);
+    assert_eq!(told(&info, &plan, 7, 0), ["7 frames of the picture do not decode: those before them are shown longer"]);
+    assert_eq!(told(&info, &plan, 7, 7), ["the picture ends early: its last frame is shown for 7 frames more"]);
+    // The sound starts ten frames before the picture: its first frame is shown from there.
+    info.video[0].timing.start_ns += 400_000_000;
+    assert_eq!(told(&info, &plan, 10, 0), [""; 0]);
+    // A variable rate is filled as it should be.
+    info.video[0].timing.constant = false;
+    assert_eq!(told(&info, &plan, 90, 0), [""; 0]);
+    plan.video = None;
+    let why = Failure::new(Code::Undecodable, "not one buffer of it decodes");
+    info.dropped = vec![farm::media::DroppedTrack { track: farm::media::TrackId(2), kind: "H.264".to_owned(), why }];
+    assert_eq!(told(&info, &plan, 0, 0), ["track 2 (H.264) is left out: not one buffer of it decodes"]);
+}
