@@ -190,6 +190,11 @@ pub fn playlist(rendition: &RenditionId) -> String {
     format!("{rendition}/index.m3u8")
 }
 
+/// Playlist of the key frames of a rendition alone.
+pub fn i_frame_playlist(rendition: &RenditionId) -> String {
+    format!("{rendition}/i-frames.m3u8")
+}
+
 /// Init segment that one execution wrote.
 pub fn init(rendition: &RenditionId, token: &Token) -> String {
     format!("{rendition}/{token}/init.mp4")

@@ -274,13 +274,27 @@ pub struct Encoded {
 }
 
 /// A media segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segment {
     /// Duration in ticks.
     pub ticks: u64,
     /// Samples in it: frames of picture, or packets of sound.
     pub samples: u32,
     /// Size in bytes.
+    pub bytes: u64,
+    /// Key frames of picture that are fragments by themselves, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_frames: Vec<KeyFrame>,
+}
+
+/// A key frame of a segment: a fragment of its own, which decodes alone after the init segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyFrame {
+    /// When it is shown, in ticks after the segment's first frame.
+    pub ticks: u64,
+    /// Where its fragment begins, in bytes after the segment's first.
+    pub offset: u64,
+    /// Size of its fragment in bytes.
     pub bytes: u64,
 }
 

@@ -12,7 +12,7 @@ use farm::{Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::plan;
-use crate::seal::{Seal, seal};
+use crate::seal::{Medium, Seal, seal};
 use crate::{playlist, report};
 
 /// Most attempts at a task.
@@ -326,15 +326,14 @@ pub fn is_environment(code: Code) -> bool {
 /// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same.
 fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
     let report = report::report(&job.spec, info, plan, seal);
-    let mut documents: Vec<Document> = seal
-        .renditions
-        .iter()
-        .map(|rendition| Document {
-            key: keys::playlist(&rendition.id),
-            content: playlist::media(rendition),
-            kind: Kind::Playlist,
-        })
-        .collect();
+    let mut documents: Vec<Document> = Vec::new();
+    for rendition in &seal.renditions {
+        let mut list = |key, content| documents.push(Document { key, content, kind: Kind::Playlist });
+        list(keys::playlist(&rendition.id), playlist::media(rendition));
+        if let Medium::Picture { .. } = rendition.medium {
+            list(keys::i_frame_playlist(&rendition.id), playlist::i_frames_only(rendition));
+        }
+    }
     let content =
         serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
     documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });

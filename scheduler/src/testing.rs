@@ -6,7 +6,7 @@ use farm::job::{JobSpec, Layout};
 use farm::media::{AudioTrack, Colour, Interlace, MediaInfo, Orientation, Timing, TrackId, VideoTrack};
 use farm::plan::{Plan, RenditionId};
 use farm::rate::SECOND_NS;
-use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
+use farm::task::{Account, Cost, Encoded, KeyFrame, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Rate, keys};
 
 /// A frame rate that is known to be one.
@@ -87,10 +87,17 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
                 let rate = video.rate.divided_by(divisor).expect("a rate");
                 let segments = video.segments(chunk).into_iter();
                 let samples = segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.into()));
-                let segments = samples.zip(first..).map(|(samples, number)| Segment {
-                    ticks: samples * u64::from(rate.frame_ticks()),
-                    samples: samples.try_into().expect("a number of frames"),
-                    bytes: 10 * u64::from(rung.height) + number % 7,
+                let gop_frames = u64::from(video.gop_frames / divisor);
+                let segments = samples.zip(first..).map(|(samples, number)| {
+                    let ticks = u64::from(rate.frame_ticks());
+                    let gops = samples.div_ceil(gop_frames);
+                    let key_frame = |gop| KeyFrame { ticks: gop * gop_frames * ticks, offset: 24 + 500 * gop, bytes: 300 + gop };
+                    Segment {
+                        ticks: samples * ticks,
+                        samples: samples.try_into().expect("a number of frames"),
+                        bytes: 500 * gops + 10 * u64::from(rung.height) + number % 7,
+                        key_frames: (0..gops).map(key_frame).collect(),
+                    }
                 });
                 encoded(plan.layout, &rung.id, "avc1.640028", rate.timescale(), first, segments.collect(), token)
             });
@@ -110,6 +117,7 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
                     ticks: samples * 1024,
                     samples: samples.try_into().expect("packets"),
                     bytes: samples * 300,
+                    key_frames: Vec::new(),
                 });
             }
             let account = Account { kept: audio.samples, ..Account::default() };

@@ -282,6 +282,7 @@ fn retry_interrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farm::task::KeyFrame;
     use proptest::prelude::*;
 
     fn whole<H: Header>(header: &H, payload: &[u8]) -> Vec<u8> {
@@ -292,7 +293,8 @@ mod tests {
 
     fn some_segment() -> impl Strategy<Value = FromChild> {
         (any::<u32>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(|(rendition, ticks, samples, bytes)| {
-            FromChild::Segment { rendition, segment: Segment { ticks, samples, bytes } }
+            let key_frames = vec![KeyFrame { ticks, offset: bytes, bytes }];
+            FromChild::Segment { rendition, segment: Segment { ticks, samples, bytes, key_frames } }
         })
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use farm::rate::SECOND_NS;
 use farm::task::Segment;
 use farm::{Code, Failure};
-use pipelines::boxes::{self, BoxError, Fragment};
+use pipelines::boxes::{self, BoxError};
 use pipelines::{Done, Order};
 
 use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};
@@ -170,17 +170,11 @@ impl Session {
         if making.timescale.is_none() {
             return Err(Breach::SegmentBeforeInit(rendition));
         }
-        let fragment = Fragment::read(&bytes)?;
-        let samples = fragment.samples.len() as u64;
-        if samples == 0
-            || segment.bytes != bytes.len() as u64
-            || u64::from(segment.samples) != samples
-            || segment.ticks != fragment.ticks()
-        {
+        if boxes::segment(&bytes)? != segment {
             return Err(Breach::SegmentDiffers);
         }
         making.segments += 1;
-        making.samples += samples;
+        making.samples += u64::from(segment.samples);
         making.bytes += segment.bytes;
         let Ordered { segments, samples, bytes_max } = making.ordered;
         if making.segments > segments || making.samples > samples || making.bytes > bytes_max {

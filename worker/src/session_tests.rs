@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::testing::{audio_order, init_segment, media_info, media_segment, video_order};
-use farm::task::Account;
+use farm::task::{Account, KeyFrame};
 
 const SOURCE_BYTES: u64 = 1000;
 
@@ -101,7 +101,9 @@ fn a_segment_is_what_it_is_said_to_be() {
     assert_eq!(breach(&video, vec![init(0, 1000)]), Some(Breach::SegmentDiffers), "another time scale");
     let garbage = Frame { header: FromChild::Init { rendition: 0, timescale: 1 }, payload: Bytes::from_static(b"garbage") };
     assert!(matches!(breach(&video, vec![garbage]), Some(Breach::NoSegment(_))));
-    let lies: [fn(&mut Segment); 3] = [|s| s.bytes += 1, |s| s.samples -= 1, |s| s.ticks += 1];
+    let key_frame = KeyFrame { ticks: 0, offset: 24, bytes: 100 };
+    let lies: [&dyn Fn(&mut Segment); 4] =
+        [&|s| s.bytes += 1, &|s| s.samples -= 1, &|s| s.ticks += 1, &|s| s.key_frames.push(key_frame)];
     for lie in lies {
         let (mut said, payload) = media_segment(50);
         lie(&mut said);

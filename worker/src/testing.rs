@@ -9,7 +9,7 @@ use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
 use farm::{Code, Failure, Rate};
-use pipelines::boxes::{Fragment, Sample};
+use pipelines::boxes::{self, Fragment, Sample};
 use pipelines::{AudioOrder, Done, Init, Order, Output, Reader, VideoOrder};
 
 use crate::child::run_with;
@@ -93,8 +93,8 @@ pub(crate) fn media_segment(samples: u32) -> (Segment, Bytes) {
     let sample = |n| Sample { duration: 512, bytes: 10, composition_offset: 0, sync: n == 0 };
     let data = Bytes::from(vec![7; 10 * samples as usize]);
     let fragment = Fragment { sequence: 1, base_time: 0, samples: (0..samples).map(sample).collect(), data };
-    let bytes = fragment.write();
-    (Segment { ticks: fragment.ticks(), samples, bytes: bytes.len() as u64 }, bytes)
+    let bytes = boxes::write_segment(&[fragment]);
+    (boxes::segment(&bytes).expect("a segment"), bytes)
 }
 
 /// An init segment with a track of `avc1.64001F` in this time scale.

@@ -287,7 +287,7 @@ mod tests {
             for (index, whole) in expected.iter_mut().enumerate() {
                 let bytes = content(index, n);
                 whole.extend_from_slice(&bytes);
-                let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64 };
+                let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64, key_frames: Vec::new() };
                 uploads.segment(index, segment, bytes).await.expect("taken");
                 let kept: usize = uploads.made.iter().map(|made| made.part.len()).sum();
                 assert!(kept == uploads.gathered && kept <= 1000, "{kept} bytes are kept");

@@ -398,7 +398,8 @@ pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(
 fn is_document(key: &str) -> bool {
     let is_rendition =
         |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    key == keys::MASTER || key == keys::REPORT || key.strip_suffix("/index.m3u8").is_some_and(is_rendition)
+    let is_playlist = |end: &str| key.strip_suffix(end).is_some_and(is_rendition);
+    key == keys::MASTER || key == keys::REPORT || ["/index.m3u8", "/i-frames.m3u8"].into_iter().any(is_playlist)
 }
 
 /// Stores what is decided once; what another scheduler decided before counts instead.

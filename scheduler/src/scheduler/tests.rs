@@ -203,9 +203,9 @@ pub(crate) async fn check_complete(farm: &Farm) {
         let media = text(playlist.clone()).await;
         let (_, media) = m3u8_rs::parse_media_playlist(media.as_bytes()).expect("a media playlist");
         assert!(media.end_list && !media.segments.is_empty());
-        let rendition = playlist.strip_suffix("index.m3u8").expect("a media playlist");
+        let (rendition, _) = playlist.rsplit_once('/').expect("a rendition's playlist");
         let maps = media.segments.iter().filter_map(|segment| segment.map.as_ref()).map(|map| &map.uri);
-        named.extend(media.segments.iter().map(|segment| &segment.uri).chain(maps).map(|uri| format!("{rendition}{uri}")));
+        named.extend(media.segments.iter().map(|segment| &segment.uri).chain(maps).map(|uri| format!("{rendition}/{uri}")));
     }
     let media: BTreeSet<String> = outputs.iter().filter(|key| keys::token_in(key).is_some()).cloned().collect();
     assert_eq!(media, named);
@@ -217,7 +217,14 @@ pub(crate) async fn check_complete(farm: &Farm) {
 async fn a_job_is_taken_to_its_end_and_only_its_result_is_left() {
     for layout in [Layout::Segments, Layout::SingleFile] {
         let mut farm = Farm::new();
-        for stale in ["master.m3u8", "v1080/index.m3u8", "v1080/0123456789abcdef/00000.m4s", "mine.txt", "v1080/mine.mp4"] {
+        for stale in [
+            "master.m3u8",
+            "v1080/index.m3u8",
+            "v1080/i-frames.m3u8",
+            "v1080/0123456789abcdef/00000.m4s",
+            "mine.txt",
+            "v1080/mine.mp4",
+        ] {
             farm.put(stale).await;
         }
         farm.add_worker(|_| Act::Do);
@@ -229,7 +236,8 @@ async fn a_job_is_taken_to_its_end_and_only_its_result_is_left() {
         check_complete(&farm).await;
         let outputs = farm.outputs().await;
         assert!(outputs.contains("mine.txt") && outputs.contains("v1080/mine.mp4"), "what is not ours stays");
-        assert!(!outputs.contains("v1080/index.m3u8") && !outputs.contains("v1080/0123456789abcdef/00000.m4s"));
+        assert!(!outputs.contains("v1080/index.m3u8") && !outputs.contains("v1080/i-frames.m3u8"));
+        assert!(!outputs.contains("v1080/0123456789abcdef/00000.m4s"));
         let view = scheduler.view(&job).expect("a view");
         assert_eq!((view.tasks_done, view.media_done_ns), (view.tasks_total, view.media_total_ns));
         scheduler.shutdown().await;
