@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use farm::job::Layout;
 use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
+use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Code, Failure, Rate};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ const PACKET_SAMPLES: u64 = 1024;
 pub struct Seal {
     /// Renditions in the plan's order: picture from the largest to the smallest, then sound.
     pub renditions: Vec<Rendition>,
+    /// The still pictures, if some were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stills: Option<Stills>,
     /// The executions that count, in the order of their tasks.
     pub executions: Vec<Execution>,
 }
@@ -206,7 +210,8 @@ impl Rendition {
 impl Seal {
     /// Keys of every object that belongs to the result, playlists and report not among them.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.renditions.iter().flat_map(Rendition::keys)
+        let stills = self.stills.iter().flat_map(Stills::objects).map(|object| object.key.as_str());
+        self.renditions.iter().flat_map(Rendition::keys).chain(stills)
     }
 }
 
@@ -235,6 +240,8 @@ enum Mismatch {
     Duration { task: TaskId, rendition: RenditionId, found: u64, expected: u64 },
     #[error("objects and segments of {rendition} by {task} do not match in number or size")]
     Bytes { task: TaskId, rendition: RenditionId },
+    #[error("{0} made other pictures than the plan says")]
+    Stills(TaskId),
     #[error("{task} stored {rendition} under {key}")]
     Key { task: TaskId, rendition: RenditionId, key: String },
 }
@@ -268,10 +275,22 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
         cost: marker.cost,
         account: match &marker.outcome {
             Outcome::Encoded { account, .. } => Some(*account),
-            Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+            Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
         },
     });
-    Ok(Seal { executions: executions.collect(), renditions })
+    let stills = plan.stills.as_ref().map(|stills| pictured(stills, markers)).transpose()?;
+    Ok(Seal { executions: executions.collect(), stills, renditions })
+}
+
+/// The still pictures, when they are among those of the plan.
+fn pictured(plan: &StillsPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Stills, Mismatch> {
+    let task = TaskId::Stills;
+    let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Pictured { stills } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };
+    if !stills.are_of(plan) || !stills.objects().all(|object| farm::keys::token_in(&object.key) == Some(marker.token.as_str())) {
+        return Err(Mismatch::Stills(task));
+    }
+    Ok(stills.clone())
 }
 
 fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {

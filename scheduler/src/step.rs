@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::plan;
 use crate::seal::{Medium, Seal, seal};
-use crate::{playlist, report};
+use crate::{playlist, report, stills};
 
 /// Most attempts at a task.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -82,7 +82,7 @@ impl JobState {
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
         self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
             Outcome::Probed { info } => Ok(info.as_ref()),
-            Outcome::Encoded { .. } | Outcome::Packed { .. } => {
+            Outcome::Encoded { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => {
                 Err(Failure::new(Code::Internal, "the probe's marker is of another kind"))
             }
         })
@@ -333,6 +333,10 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
         if let Medium::Picture { .. } = rendition.medium {
             list(keys::i_frame_playlist(&rendition.id), playlist::i_frames_only(rendition));
         }
+    }
+    if let Some((board, made)) = plan.stills.as_ref().and_then(|plan| plan.storyboard.as_ref()).zip(seal.stills.as_ref()) {
+        let content = stills::track(board, made, plan.duration_ns);
+        documents.push(Document { key: keys::STORYBOARD.to_owned(), content, kind: Kind::TextTrack });
     }
     let content =
         serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;

@@ -6,6 +6,7 @@ use farm::job::{JobSpec, Layout};
 use farm::media::{AudioTrack, Colour, Interlace, MediaInfo, Orientation, Timing, TrackId, VideoTrack};
 use farm::plan::{Plan, RenditionId};
 use farm::rate::SECOND_NS;
+use farm::stills::Stills;
 use farm::task::{Account, Cost, Encoded, KeyFrame, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Rate, keys};
 
@@ -124,6 +125,14 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
             let renditions = vec![encoded(plan.layout, &audio.id, "mp4a.40.2", audio.rate, 0, segments, token)];
             Outcome::Encoded { renditions, account }
         }
+        TaskId::Stills => {
+            let plan = plan.stills.as_ref().expect("still pictures");
+            let poster = plan.poster.as_ref().map(|poster| (object(keys::poster(token), 1000), poster.candidates_ns[0]));
+            let tiles = plan.storyboard.as_ref().map(|board| board.tiles.clone()).unwrap_or_default();
+            let sheets = plan.storyboard.as_ref().map_or(0, |board| tiles.len().div_ceil(board.sheet_tiles()));
+            let sheets = (0..sheets).map(|number| object(keys::sheet(token, number), 2000)).collect();
+            Outcome::Pictured { stills: Stills { poster, sheets, tiles } }
+        }
         TaskId::Pack(id) => {
             let mut bytes = 0;
             for made in parts(markers, id) {
@@ -140,7 +149,7 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
 fn parts<'a>(markers: &'a BTreeMap<TaskId, Marker>, id: &'a RenditionId) -> impl Iterator<Item = &'a Encoded> {
     let made = markers.values().filter_map(|marker| match &marker.outcome {
         Outcome::Encoded { renditions, .. } => Some(renditions),
-        Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+        Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
     });
     made.flatten().filter(move |made| made.rendition == *id)
 }

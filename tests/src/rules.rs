@@ -14,7 +14,7 @@ use m3u8_rs::{MediaPlaylist, MediaPlaylistType, VariantStream};
 
 use crate::hls::{Presentation, Rendition, Segment};
 use crate::mp4::Kind;
-use crate::process;
+use crate::{process, stills};
 
 /// How far two times may be apart that should be the same, in ns: less than a tick of any time scale used.
 const SAME_NS: i64 = 100_000;
@@ -285,10 +285,11 @@ fn attributes(variant: &VariantStream, own: &Rendition, sounds: &[&Rendition]) -
 
 /// Files that no playlist leads to.
 fn strangers(presentation: &Presentation) -> Result<Vec<String>> {
+    let stills = stills::files(&presentation.folder)?;
     let known = |file: &Path| {
         let by_name = ["master.m3u8", "report.json"].iter().any(|name| file == presentation.folder.join(name));
         let of_rendition = presentation.renditions.iter().any(|r| r.path == file || r.files.contains(file));
-        by_name || of_rendition || presentation.i_frames.iter().any(|list| list.path == file)
+        by_name || of_rendition || stills.contains(file) || presentation.i_frames.iter().any(|list| list.path == file)
     };
     let files = files_below(&presentation.folder)?;
     Ok(files.iter().filter(|file| !known(file)).map(|file| format!("{} is named by no playlist", file.display())).collect())

@@ -10,7 +10,7 @@ use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, 
 use farm::task::{Account, Segment};
 use farm::{Code, Failure, Rate};
 use pipelines::boxes::{self, Fragment, Sample};
-use pipelines::{AudioOrder, Done, Init, Order, Output, Reader, VideoOrder};
+use pipelines::{AudioOrder, Done, Init, Order, Output, Pictured, Reader, VideoOrder};
 
 use crate::child::run_with;
 use crate::worker::ChildCommand;
@@ -55,6 +55,7 @@ pub(crate) fn plan() -> Plan {
         layout: Layout::Segments,
         video: Some(video),
         audio: vec![audio],
+        stills: None,
         notes: Vec::new(),
     }
 }
@@ -206,6 +207,7 @@ fn check_source(reader: &dyn Reader) -> Result<(), Failure> {
 /// Makes what is ordered, up to so many segments of each rendition.
 fn make(order: &Order, output: &dyn Output, segments_max: usize) -> Result<Done, Failure> {
     let renditions: Vec<Vec<u32>> = match order {
+        Order::Stills(_) => return Ok(Done::Pictured(Pictured::default())),
         Order::Probe => return Ok(Done::Probed(Box::new(media_info((3 << 20) + 123)))),
         Order::Video(order) => order.plan.rungs.iter().map(|rung| vec![50 / rung.divisor.get(); 2]).collect(),
         Order::Audio(order) => {

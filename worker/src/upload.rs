@@ -248,7 +248,8 @@ pub(crate) async fn discard(output: &Storage, keys: &[String]) {
     }
 }
 
-async fn put(output: &Storage, key: String, kind: Kind, content: Bytes) -> Result<Object, Failure> {
+/// Stores an object and hashes it.
+pub(crate) async fn put(output: &Storage, key: String, kind: Kind, content: Bytes) -> Result<Object, Failure> {
     let hashed = content.clone();
     let hashing = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&hashed)));
     let sha256 = hashing.await.map_err(|_| Failure::new(Code::Internal, "hashing came to nothing"))?;
