@@ -7,7 +7,7 @@ pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::farm::job::{AutoLadder, Damage, LadderSpec, Layout, RungSpec};
+use ::farm::job::{AutoLadder, Damage, JobSpec, LadderSpec, Layout, PosterSpec, RungSpec, StoryboardSpec};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns any video or audio into multi-resolution HLS.
@@ -86,12 +86,51 @@ pub struct Transcode {
     /// Wanted duration of a piece of work, 1 to 3600 seconds.
     #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub chunk_seconds: Option<u32>,
+    /// Which still pictures to make.
+    #[command(flatten)]
+    pub stills: Stills,
     /// Pieces of work done at a time; one per core when not given.
     #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub slots: Option<u16>,
     /// Print the result, or the error, as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which still pictures to make.
+#[derive(Args)]
+pub struct Stills {
+    /// Make a poster: a picture that stands for the video before it plays.
+    #[arg(long, env = "SHOAL_POSTER")]
+    pub poster: bool,
+    /// Make a storyboard: sheets of so many small pictures across and down, and a WebVTT track that leads to them.
+    #[arg(long, env = "SHOAL_STORYBOARD", value_name = "COLUMNSxROWS", num_args = 0..=1, require_equals = true, default_missing_value = "10x10")]
+    pub storyboard: Option<Storyboard>,
+}
+
+impl Stills {
+    /// Puts what is asked for into a job.
+    pub fn ask(&self, spec: &mut JobSpec) {
+        spec.poster = self.poster.then(PosterSpec::default);
+        spec.storyboard = self.storyboard.as_ref().map(|storyboard| storyboard.0.clone());
+    }
+}
+
+/// How `--storyboard` names a storyboard.
+#[derive(Clone)]
+pub struct Storyboard(pub StoryboardSpec);
+
+impl FromStr for Storyboard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim_start().starts_with('{') {
+            return serde_json::from_str(text).map(Self).map_err(|e| format!("not a storyboard: {e}"));
+        }
+        let grid = text.split_once('x').and_then(|(columns, rows)| Some((columns.parse().ok()?, rows.parse().ok()?)));
+        let (columns, rows) = grid.ok_or_else(|| format!("'{text}' is no grid; use 10x10, or a JSON object"))?;
+        Ok(Self(StoryboardSpec { columns, rows, ..StoryboardSpec::default() }))
+    }
 }
 
 /// `shoal probe`.

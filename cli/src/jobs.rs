@@ -57,6 +57,7 @@ fn spec(submit: &Submit) -> Result<JobSpec, Failure> {
     spec.damage = submit.damage.into();
     spec.segment_seconds = submit.segment_seconds;
     spec.chunk_seconds = submit.chunk_seconds;
+    submit.stills.ask(&mut spec);
     spec.priority = submit.priority;
     spec.notify = submit.notify_url.clone().map(notify).transpose()?;
     spec.check()?;

@@ -57,6 +57,7 @@ fn spec(transcode: &Transcode, source: Url, output: &Output) -> Result<JobSpec, 
     spec.damage = transcode.damage.into();
     spec.segment_seconds = transcode.segment_seconds;
     spec.chunk_seconds = transcode.chunk_seconds;
+    transcode.stills.ask(&mut spec);
     spec.id = Some(identity(&spec)?);
     spec.check()?;
     Ok(spec)

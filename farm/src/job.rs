@@ -78,6 +78,12 @@ pub struct JobSpec {
     /// What to do about a source that is damaged.
     #[serde(default)]
     pub damage: Damage,
+    /// A picture that stands for the video before it plays. None is made when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poster: Option<PosterSpec>,
+    /// Sheets of small pictures to find a place in the video by. None are made when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storyboard: Option<StoryboardSpec>,
     /// Wanted duration of a segment in seconds, 1 to 30.
     #[serde(default = "default_segment_seconds")]
     #[schemars(range(min = 1, max = 30))]
@@ -265,6 +271,53 @@ pub enum Damage {
     Strict,
 }
 
+/// A picture that stands for the video.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PosterSpec {
+    /// Short edge of the picture in pixels, 16 to 4320; made even. Never above the source's, which it is when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 4320))]
+    pub height: Option<u32>,
+}
+
+/// Sheets of small pictures, and a WebVTT track that says which one stands for which time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StoryboardSpec {
+    /// Pictures beside each other on a sheet, 1 to 64.
+    #[serde(default = "default_grid")]
+    #[schemars(range(min = 1, max = 64))]
+    pub columns: u32,
+    /// Rows of pictures on a sheet, 1 to 64.
+    #[serde(default = "default_grid")]
+    #[schemars(range(min = 1, max = 64))]
+    pub rows: u32,
+    /// Short edge of each picture in pixels, 16 to 720; made even. Never above the source's.
+    #[serde(default = "default_tile_height")]
+    #[schemars(range(min = 16, max = 720))]
+    pub height: u32,
+    /// Wanted time between two pictures in seconds, 1 to 3600; a sheet that is full is followed by another. When absent, all
+    /// of the video is on one sheet. There is no more than one picture for each key frame of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub seconds: Option<u32>,
+}
+
+impl Default for StoryboardSpec {
+    fn default() -> Self {
+        Self { columns: default_grid(), rows: default_grid(), height: default_tile_height(), seconds: None }
+    }
+}
+
+fn default_grid() -> u32 {
+    10
+}
+
+fn default_tile_height() -> u32 {
+    90
+}
+
 /// A signed call when a job has ended.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -296,6 +349,8 @@ impl JobSpec {
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
             damage: Damage::default(),
+            poster: None,
+            storyboard: None,
             segment_seconds: default_segment_seconds(),
             chunk_seconds: None,
             priority: 0,
@@ -321,6 +376,7 @@ impl JobSpec {
         if let Some(seconds) = self.chunk_seconds.filter(|s| !(1..=3600).contains(s)) {
             return refuse(format!("chunk_seconds: {seconds} is not from 1 to 3600"));
         }
+        self.check_stills()?;
         match &self.ladder {
             LadderSpec::Auto(AutoLadder { max_height: Some(height) }) if !(16..=4320).contains(height) => {
                 refuse(format!("ladder: max_height {height} is not from 16 to 4320"))
@@ -330,6 +386,26 @@ impl JobSpec {
                 refuse(format!("ladder: {} rungs, 1 to {RUNGS_MAX} can be made", rungs.len()))
             }
             LadderSpec::Rungs(rungs) => rungs.iter().try_for_each(RungSpec::check),
+        }
+    }
+}
+
+impl JobSpec {
+    fn check_stills(&self) -> Result<(), Failure> {
+        let refuse = |message: String| Err(Failure::new(Code::InvalidRequest, message));
+        if let Some(height) = self.poster.as_ref().and_then(|poster| poster.height).filter(|h| !(16..=4320).contains(h)) {
+            return refuse(format!("poster: height {height} is not from 16 to 4320"));
+        }
+        let Some(StoryboardSpec { columns, rows, height, seconds }) = self.storyboard else { return Ok(()) };
+        if !(1..=64).contains(&columns) || !(1..=64).contains(&rows) {
+            return refuse(format!("storyboard: a grid of {columns}x{rows} is not from 1x1 to 64x64"));
+        }
+        if !(16..=720).contains(&height) {
+            return refuse(format!("storyboard: height {height} is not from 16 to 720"));
+        }
+        match seconds.filter(|seconds| !(1..=3600).contains(seconds)) {
+            Some(seconds) => refuse(format!("storyboard: seconds {seconds} is not from 1 to 3600")),
+            None => Ok(()),
         }
     }
 }

@@ -190,6 +190,11 @@ pub fn playlist(rendition: &RenditionId) -> String {
     format!("{rendition}/index.m3u8")
 }
 
+/// Playlist of the key frames of a rendition alone.
+pub fn i_frame_playlist(rendition: &RenditionId) -> String {
+    format!("{rendition}/i-frames.m3u8")
+}
+
 /// Init segment that one execution wrote.
 pub fn init(rendition: &RenditionId, token: &Token) -> String {
     format!("{rendition}/{token}/init.mp4")
@@ -210,11 +215,28 @@ pub fn whole(rendition: &RenditionId, token: &Token) -> String {
     format!("{rendition}/{token}/{rendition}.mp4")
 }
 
+/// Where everything of still pictures is.
+pub const STILLS_FOLDER: &str = "stills/";
+
+/// The track that leads to the pictures of a storyboard.
+pub const STORYBOARD: &str = "stills/storyboard.vtt";
+
+/// The poster that one execution made.
+pub fn poster(token: &Token) -> String {
+    format!("{STILLS_FOLDER}{token}/poster.jpg")
+}
+
+/// A sheet of a storyboard, by its number from 0.
+pub fn sheet(token: &Token, number: usize) -> String {
+    format!("{STILLS_FOLDER}{token}/storyboard-{number:05}.jpg")
+}
+
 /// The token in an output key that an execution wrote, if it is one: `v720/0123456789abcdef/00001.m4s`.
 pub fn token_in(output_key: &str) -> Option<&str> {
     let mut parts = output_key.split('/');
     let (rendition, token, name) = (parts.next()?, parts.next()?, parts.next()?);
     let is_rendition = rendition.strip_prefix(['v', 'a']).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
-    let is_media = [".m4s", ".mp4"].iter().any(|end| name.ends_with(end));
-    (parts.next().is_none() && is_rendition && is_media && Token::is_shape_of(token)).then_some(token)
+    let is_media = is_rendition && [".m4s", ".mp4"].iter().any(|end| name.ends_with(end));
+    let is_still = rendition == STILLS_FOLDER.trim_end_matches('/') && name.ends_with(".jpg");
+    (parts.next().is_none() && (is_media || is_still) && Token::is_shape_of(token)).then_some(token)
 }

@@ -14,6 +14,7 @@ pub mod media;
 pub mod metrics;
 pub mod plan;
 pub mod rate;
+pub mod stills;
 pub mod storage;
 pub mod task;
 

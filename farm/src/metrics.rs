@@ -259,6 +259,7 @@ pub fn kind(task: &TaskId) -> &'static str {
         TaskId::Probe => "probe",
         TaskId::Video(_) => "video",
         TaskId::Audio(_) => "audio",
+        TaskId::Stills => "stills",
         TaskId::Pack(_) => "pack",
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Rate;
 use crate::job::{Layout, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
+use crate::stills::StillsPlan;
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +36,9 @@ pub struct Plan {
     pub video: Option<VideoPlan>,
     /// The sound, a rendition per track.
     pub audio: Vec<AudioPlan>,
+    /// The still pictures, if some are asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stills: Option<StillsPlan>,
     /// What was decided that a viewer may wonder about.
     pub notes: Vec<String>,
 }

@@ -47,6 +47,10 @@ pub enum Kind {
     VideoSegment,
     /// A media segment of sound.
     AudioSegment,
+    /// A still picture.
+    Jpeg,
+    /// A WebVTT track of a whole video.
+    TextTrack,
 }
 
 impl Kind {
@@ -59,6 +63,8 @@ impl Kind {
             Self::AudioMp4 => "audio/mp4",
             Self::VideoSegment => "video/iso.segment",
             Self::AudioSegment => "audio/iso.segment",
+            Self::Jpeg => "image/jpeg",
+            Self::TextTrack => "text/vtt; charset=utf-8",
         }
     }
 
@@ -66,8 +72,10 @@ impl Kind {
     pub fn cache_control(self) -> &'static str {
         match self {
             Self::Json => "no-cache",
-            Self::Playlist => "public, max-age=60",
-            Self::VideoMp4 | Self::AudioMp4 | Self::VideoSegment | Self::AudioSegment => "public, max-age=31536000, immutable",
+            Self::Playlist | Self::TextTrack => "public, max-age=60",
+            Self::VideoMp4 | Self::AudioMp4 | Self::VideoSegment | Self::AudioSegment | Self::Jpeg => {
+                "public, max-age=31536000, immutable"
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::JobId;
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId};
+use crate::stills::Stills;
 use crate::{Failure, Life};
 
 /// A unit of work of a job.
@@ -25,6 +26,8 @@ pub enum TaskId {
     Video(u32),
     /// Encode this rendition of the sound, by its place in the plan.
     Audio(u32),
+    /// Make the still pictures.
+    Stills,
     /// Join the parts of a rendition into one file.
     Pack(RenditionId),
 }
@@ -35,7 +38,7 @@ impl TaskId {
         let chunks = plan.video.as_ref().map_or(0, |video| video.chunks.len());
         let video = (0..).take(chunks).map(Self::Video);
         let audio = (0..).take(plan.audio.len()).map(Self::Audio);
-        audio.chain(video)
+        audio.chain(video).chain(plan.stills.as_ref().map(|_| Self::Stills))
     }
 }
 
@@ -45,6 +48,7 @@ impl fmt::Display for TaskId {
             Self::Probe => f.write_str("probe"),
             Self::Video(chunk) => write!(f, "video-{chunk:05}"),
             Self::Audio(index) => write!(f, "audio-{index}"),
+            Self::Stills => f.write_str("stills"),
             Self::Pack(rendition) => write!(f, "pack-{rendition}"),
         }
     }
@@ -62,6 +66,7 @@ impl FromStr for TaskId {
         let numbered = |prefix| text.strip_prefix(prefix).and_then(|n: &str| n.parse().ok());
         let task = match text {
             "probe" => Some(Self::Probe),
+            "stills" => Some(Self::Stills),
             _ => numbered("video-")
                 .map(Self::Video)
                 .or_else(|| numbered("audio-").map(Self::Audio))
@@ -227,11 +232,30 @@ pub enum Outcome {
         /// What became of the source's frames or samples.
         account: Account,
     },
+    /// Still pictures.
+    Pictured {
+        /// What was made.
+        stills: Stills,
+    },
     /// A rendition's parts joined.
     Packed {
         /// The file.
         object: Object,
     },
+}
+
+impl Outcome {
+    /// Every object that was made.
+    pub fn objects(&self) -> Vec<&Object> {
+        match self {
+            Self::Probed { .. } => Vec::new(),
+            Self::Encoded { renditions, .. } => {
+                renditions.iter().flat_map(|made| std::iter::once(&made.init).chain(&made.objects)).collect()
+            }
+            Self::Pictured { stills } => stills.objects().collect(),
+            Self::Packed { object } => vec![object],
+        }
+    }
 }
 
 /// What an execution costs.
@@ -274,13 +298,27 @@ pub struct Encoded {
 }
 
 /// A media segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segment {
     /// Duration in ticks.
     pub ticks: u64,
     /// Samples in it: frames of picture, or packets of sound.
     pub samples: u32,
     /// Size in bytes.
+    pub bytes: u64,
+    /// Key frames of picture that are fragments by themselves, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_frames: Vec<KeyFrame>,
+}
+
+/// A key frame of a segment: a fragment of its own, which decodes alone after the init segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyFrame {
+    /// When it is shown, in ticks after the segment's first frame.
+    pub ticks: u64,
+    /// Where its fragment begins, in bytes after the segment's first.
+    pub offset: u64,
+    /// Size of its fragment in bytes.
     pub bytes: u64,
 }
 

@@ -93,7 +93,14 @@ impl<'a> Encoder<'a> {
         let (end, ended) = mpsc::channel();
         let segments = plan.segment_packets();
         let packets: u64 = segments.iter().sum();
-        let muxer = Muxer { rendition: 0, grid, fragment_ns: plan.segment_ns, segments: segments.into(), first_sequence: 1 };
+        let muxer = Muxer {
+            rendition: 0,
+            grid,
+            fragment_ns: plan.segment_ns,
+            segments: segments.into(),
+            first_sequence: 1,
+            key_frames_apart: false,
+        };
         let [mux, sink] = muxer.elements(output, end)?;
         let pipeline = gst::Pipeline::new();
         let chain: [gst::Element; 4] = [source.clone().upcast(), aac, mux, sink];

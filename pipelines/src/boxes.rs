@@ -3,7 +3,10 @@
 //! Segments are read down to their samples and their `moof` is written again with exact integer times, so that the result
 //! holds neither a rounding of the muxer's nor the time of day.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use farm::task::{KeyFrame, Segment};
 
 /// Why bytes are not the segment they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,8 +90,8 @@ impl Fragment {
         Ok(Self { sequence: sequence.u32()?, base_time, samples, data: segment.slice_ref(mdat) })
     }
 
-    /// The segment's bytes: `styp moof mdat`. The data offset is right by construction.
-    pub fn write(&self) -> Bytes {
+    /// Adds the fragment to a segment's bytes: `moof mdat`. The data offset is right by construction.
+    fn put(&self, segment: &mut BytesMut) {
         let uniform = self.samples.windows(2).all(|pair| pair.first().map(|s| s.duration) == pair.last().map(|s| s.duration));
         let all_sync = self.samples.iter().all(|s| s.sync && s.composition_offset == 0);
         let mut moof = BytesMut::with_capacity(128 + 16 * self.samples.len());
@@ -125,11 +128,8 @@ impl Fragment {
         if let Some(field) = moof.get_mut(offset_at..offset_at + 4) {
             field.copy_from_slice(&data_offset.to_be_bytes());
         }
-        let mut segment = BytesMut::with_capacity(moof.len() + self.data.len() + 32);
-        put_box(&mut segment, b"styp", |b| b.put_slice(b"msdh\0\0\0\0msdhcmfc"));
         segment.put_slice(&moof);
-        put_box(&mut segment, b"mdat", |b| b.put_slice(&self.data));
-        segment.freeze()
+        put_box(segment, b"mdat", |b| b.put_slice(&self.data));
     }
 
     /// Adds the samples of the fragment that follows.
@@ -156,6 +156,63 @@ impl Fragment {
     pub fn ticks(&self) -> u64 {
         self.samples.iter().map(|s| u64::from(s.duration)).sum()
     }
+}
+
+/// The bytes of a segment of these fragments: `styp`, then `moof mdat` of each.
+pub fn write_segment(fragments: &[Fragment]) -> Bytes {
+    let bytes: usize = fragments.iter().map(|f| 160 + 16 * f.samples.len() + f.data.len()).sum();
+    let mut segment = BytesMut::with_capacity(bytes + 24);
+    put_box(&mut segment, b"styp", |b| b.put_slice(b"msdh\0\0\0\0msdhcmfc"));
+    fragments.iter().for_each(|fragment| fragment.put(&mut segment));
+    segment.freeze()
+}
+
+/// What a segment is by its bytes: `styp`, then `moof mdat` once or more often, without gap between decode times.
+///
+/// # Errors
+/// When it is no such segment.
+pub fn segment(bytes: &Bytes) -> Result<Segment, BoxError> {
+    let mut segment = Segment { ticks: 0, samples: 0, bytes: bytes.len() as u64, key_frames: Vec::new() };
+    let mut start: Option<(u64, i32)> = None;
+    for place in fragments(bytes)? {
+        let (offset, len) = (place.start as u64, place.len() as u64);
+        let fragment = Fragment::read(&bytes.slice(place))?;
+        let first = fragment.samples.first().ok_or(BoxError::Unexpected("fragment without samples"))?;
+        let (start_ticks, start_offset) = *start.get_or_insert((fragment.base_time, first.composition_offset));
+        if fragment.base_time != start_ticks.saturating_add(segment.ticks) {
+            return Err(BoxError::Unexpected("gap between fragments"));
+        }
+        // All key frames are shown equally long after they are decoded, for nothing before them is shown later.
+        if fragment.samples.len() == 1 && first.sync && first.composition_offset == start_offset {
+            segment.key_frames.push(KeyFrame { ticks: segment.ticks, offset, bytes: len });
+        }
+        segment.ticks = segment.ticks.saturating_add(fragment.ticks());
+        segment.samples = segment.samples.saturating_add(fragment.samples.len() as u32);
+    }
+    if segment.samples == 0 || segment.samples as usize > SAMPLES_MAX {
+        return Err(BoxError::Unexpected("number of samples"));
+    }
+    Ok(segment)
+}
+
+/// Where the fragments of a segment stand: each a `moof` and the `mdat` that follows it.
+fn fragments(segment: &[u8]) -> Result<Vec<Range<usize>>, BoxError> {
+    let mut places = Vec::new();
+    let (mut at, mut moof) = (0, None);
+    for child in children(segment)? {
+        let end = at + 8 + child.body.len();
+        match (&child.kind, moof.take()) {
+            (b"styp", None) if at == 0 => {}
+            (b"moof", None) => moof = Some(at),
+            (b"mdat", Some(start)) => places.push(start..end),
+            _ => return Err(BoxError::Unexpected("box in a media segment")),
+        }
+        at = end;
+    }
+    if moof.is_some() {
+        return Err(BoxError::Missing("mdat"));
+    }
+    Ok(places)
 }
 
 /// What a `tfhd` box sets for samples that do not say otherwise.
@@ -400,8 +457,48 @@ mod tests {
     #[test]
     fn a_fragment_is_read_as_it_was_written() {
         for written in [fragment(&[10, 10, 10], -4), fragment(&[10, 11], 5), fragment(&[1], 0)] {
-            assert_eq!(Fragment::read(&written.write()), Ok(written));
+            assert_eq!(Fragment::read(&write_segment(std::slice::from_ref(&written))), Ok(written));
         }
+    }
+
+    /// Two GOPs of three frames, their key frames apart.
+    fn segment_of_gops() -> Vec<Fragment> {
+        let at = |ticks: u64, durations: &[u32]| Fragment { base_time: (1 << 40) + ticks, ..fragment(durations, 5) };
+        let rest = |mut fragment: Fragment| {
+            fragment.samples.iter_mut().for_each(|sample| sample.sync = false);
+            fragment
+        };
+        vec![at(0, &[10]), rest(at(10, &[10, 10])), at(30, &[10]), rest(at(40, &[10, 10]))]
+    }
+
+    #[test]
+    fn a_segment_tells_where_its_key_frames_are() {
+        let fragments = segment_of_gops();
+        let bytes = write_segment(&fragments);
+        let told = segment(&bytes).expect("a segment");
+        assert_eq!((told.ticks, told.samples, told.bytes), (60, 6, bytes.len() as u64));
+        assert_eq!(told.key_frames.iter().map(|key| key.ticks).collect::<Vec<_>>(), [0, 30]);
+        for (key, fragment) in told.key_frames.iter().zip([&fragments[0], &fragments[2]]) {
+            let place = key.offset as usize..(key.offset + key.bytes) as usize;
+            assert_eq!(Fragment::read(&bytes.slice(place)).as_ref(), Ok(fragment));
+        }
+    }
+
+    #[test]
+    fn a_segment_with_a_gap_or_strange_boxes_is_refused() {
+        let mut fragments = segment_of_gops();
+        fragments[2].base_time += 1;
+        assert!(segment(&write_segment(&fragments)).is_err());
+        let whole = write_segment(&segment_of_gops());
+        for end in (0..whole.len()).filter(|end| segment(&whole.slice(..*end)).is_ok()) {
+            assert!(fragments_end_at(&whole, end), "cut at {end}");
+        }
+        let twice = [&whole[..], &whole[..]].concat();
+        assert!(segment(&twice.into()).is_err(), "a second styp");
+    }
+
+    fn fragments_end_at(whole: &Bytes, end: usize) -> bool {
+        super::fragments(whole).is_ok_and(|places| places.iter().any(|place| place.end == end))
     }
 
     #[test]
@@ -417,7 +514,7 @@ mod tests {
 
     #[test]
     fn a_fragment_cut_anywhere_is_refused() {
-        let whole = fragment(&[10, 10], 5).write();
+        let whole = write_segment(&[fragment(&[10, 10], 5)]);
         for end in 0..whole.len() {
             assert!(Fragment::read(&whole.slice(..end)).is_err(), "cut at {end}");
         }

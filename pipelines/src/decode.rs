@@ -55,6 +55,24 @@ pub fn decode(
     after: Vec<gst::Element>,
     caps: &gst::Caps,
 ) -> Result<Decoded, Failure> {
+    decode_picked(reader, track, from_ns, after, caps, Box::new(|_| ()))
+}
+
+/// What is done with the pad of the stream that is decoded, before any of its data flows.
+pub type OnPad = Box<dyn Fn(&gst::Pad) + Send + Sync>;
+
+/// As [`decode`], of what `on_pad` lets through.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_picked(
+    reader: Arc<dyn Reader>,
+    track: TrackId,
+    from_ns: u64,
+    after: Vec<gst::Element>,
+    caps: &gst::Caps,
+    on_pad: OnPad,
+) -> Result<Decoded, Failure> {
     let sink = gst_app::AppSink::builder()
         .sync(false)
         .async_(false)
@@ -68,6 +86,7 @@ pub fn decode(
     let link = move |pipeline: &gst::Pipeline, shown: TrackId, pad: &gst::Pad| {
         if shown == track {
             let _ = on_stream.hold.set(Hold::new(pad)?);
+            on_pad(pad);
             Arc::clone(&on_stream).link_with_caps(pipeline, pad);
         }
         Ok(())

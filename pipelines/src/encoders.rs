@@ -46,7 +46,7 @@ pub fn encoders() -> Result<Encoders, Failure> {
 }
 
 /// Elements that pipelines are made of, beside encoders and what parses and decodes a particular format.
-const ELEMENTS: [&str; 13] = [
+const ELEMENTS: [&str; 14] = [
     "appsrc",
     "appsink",
     "parsebin",
@@ -60,6 +60,7 @@ const ELEMENTS: [&str; 13] = [
     "deinterlace",
     "cmafmux",
     "avdec_h264",
+    "jpegenc",
 ];
 
 /// Elements that are not there, each with what to install.

@@ -3,12 +3,13 @@
 //! `cmafmux` computes in nanoseconds and writes negative composition offsets, which some readers play late. Here every
 //! segment is read and written again: decode times are whole frames, and all offsets are raised by the *lead*, which an
 //! edit list takes off again. So readers that honour edit lists and readers that do not agree about sync.
+//!
+//! Every key frame of picture is a fragment by itself, so that a list of key frames alone can name it by its bytes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use bytes::BytesMut;
-use farm::task::Segment;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
@@ -61,8 +62,10 @@ pub struct Muxer {
     pub fragment_ns: u64,
     /// Samples of each segment, in order: fragments are joined and split to make just these.
     pub segments: VecDeque<u64>,
-    /// Number of the first segment, from 1.
+    /// Number of the first fragment, from 1.
     pub first_sequence: u32,
+    /// Whether each key frame becomes a fragment of its own.
+    pub key_frames_apart: bool,
 }
 
 /// What came of a muxer.
@@ -70,8 +73,8 @@ pub struct Muxer {
 pub struct Muxed {
     /// Samples in all segments.
     pub samples: u64,
-    /// Segments.
-    pub segments: u32,
+    /// Fragments.
+    pub fragments: u32,
 }
 
 impl Muxer {
@@ -174,13 +177,15 @@ impl Joiner {
         if fragment.samples.iter().any(|s| s.composition_offset < 0) {
             return Err(Failure::new(Code::EncoderFailed, "the encoder reorders frames further than the lead allows"));
         }
-        fragment.sequence = self.muxer.first_sequence.saturating_add(self.muxed.segments);
-        let samples = u32::try_from(fragment.samples.len()).map_err(internal)?;
-        let bytes = fragment.write();
-        let segment = Segment { ticks: fragment.ticks(), samples, bytes: bytes.len() as u64 };
+        let mut fragments = if self.muxer.key_frames_apart { key_frames_apart(fragment) } else { vec![fragment] };
+        for fragment in &mut fragments {
+            fragment.sequence = self.muxer.first_sequence.saturating_add(self.muxed.fragments);
+            self.muxed.fragments += 1;
+        }
+        let bytes = boxes::write_segment(&fragments);
+        let segment = boxes::segment(&bytes).map_err(broken)?;
+        self.muxed.samples += u64::from(segment.samples);
         self.output.segment(self.muxer.rendition, segment, bytes).map_err(handed_on)?;
-        self.muxed.samples += u64::from(samples);
-        self.muxed.segments += 1;
         Ok(self.muxed)
     }
 
@@ -191,6 +196,21 @@ impl Joiner {
             return Err(Failure::new(Code::Internal, "cmafmux chose another time scale"));
         }
         self.output.init(Init { rendition, timescale: grid.timescale, bytes }).map_err(handed_on)
+    }
+}
+
+/// The fragment cut up before and after each key frame.
+fn key_frames_apart(mut whole: Fragment) -> Vec<Fragment> {
+    let mut fragments = Vec::new();
+    loop {
+        let is_key = whole.samples.first().is_some_and(|sample| sample.sync);
+        let next_key = whole.samples.iter().skip(1).position(|sample| sample.sync).map_or(whole.samples.len(), |n| n + 1);
+        let rest = whole.split_off(if is_key { 1 } else { next_key });
+        fragments.push(whole);
+        match rest.filter(|rest| !rest.samples.is_empty()) {
+            Some(rest) => whole = rest,
+            None => return fragments,
+        }
     }
 }
 
@@ -220,5 +240,19 @@ mod tests {
         let offsets: Vec<_> = fragment.samples.iter().map(|s| s.composition_offset).collect();
         assert_eq!(offsets, [2002, 5005, 1001, 0]);
         assert!(fragment.samples.iter().all(|s| s.duration == 1001));
+    }
+
+    #[test]
+    fn key_frames_are_cut_out_wherever_they_are() {
+        for (pattern, cut) in [("K", "K"), ("KddKdd", "K dd K dd"), ("KK", "K K"), ("Kd", "K d"), ("dKdKK", "d K d K K")] {
+            let sample = |kind| Sample { duration: 10, bytes: 1, composition_offset: 0, sync: kind == 'K' };
+            let data = Bytes::copy_from_slice(pattern.as_bytes());
+            let whole = Fragment { sequence: 1, base_time: 0, samples: pattern.chars().map(sample).collect(), data };
+            let fragments = key_frames_apart(whole);
+            let texts: Vec<_> = fragments.iter().map(|f| String::from_utf8_lossy(&f.data).into_owned()).collect();
+            assert_eq!(texts.join(" "), cut);
+            let ends = fragments.iter().map(|f| f.base_time + f.ticks()).collect::<Vec<_>>();
+            assert!(fragments.iter().skip(1).zip(&ends).all(|(next, end)| next.base_time == *end), "{pattern}: {ends:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! video   reader → source → parsebin → decoder → cadence ─┬→ scale → x264 → cmafmux → fragment → output
 //!                                                         └→ scale → x264 → cmafmux → fragment → output   (a rung each)
 //! audio   reader → source → parsebin → decoder → convert → samples counted → AAC → cmafmux → fragment → output
+//! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
 //! ```
 
 mod audio;
@@ -17,10 +18,13 @@ mod cadence;
 mod decode;
 pub mod encoders;
 mod fragment;
+pub mod jpeg;
+mod key_frames;
 mod mend;
 mod probe;
 mod scale;
 mod source;
+mod stills;
 mod timing;
 mod video;
 
@@ -30,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use farm::media::MediaInfo;
 use farm::plan::{AudioPlan, VideoPlan};
+use farm::stills::{StillsPlan, Tile};
 use farm::task::{Account, Segment};
 use farm::{Code, Failure};
 use serde::{Deserialize, Serialize};
@@ -60,11 +65,27 @@ pub trait Output: Send + Sync + 'static {
     /// When it cannot be handed on; the attempt fails with it.
     fn segment(&self, rendition: u32, segment: Segment, bytes: Bytes) -> io::Result<()>;
 
+    /// A still picture, as JPEG.
+    ///
+    /// # Errors
+    /// When it cannot be handed on; the attempt fails with it.
+    fn still(&self, place: StillPlace, bytes: Bytes) -> io::Result<()>;
+
     /// How much media has been gone through so far, in ns.
     ///
     /// # Errors
     /// When it cannot be handed on; the attempt fails with it.
     fn progress(&self, media_ns: u64) -> io::Result<()>;
+}
+
+/// Which still picture it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StillPlace {
+    /// The poster.
+    Poster,
+    /// A sheet of the storyboard, by its number from 0.
+    Sheet(u32),
 }
 
 /// The init segment of a rendition.
@@ -88,6 +109,8 @@ pub enum Order {
     Video(VideoOrder),
     /// Encode one rendition of the sound, the whole length.
     Audio(AudioOrder),
+    /// Make still pictures.
+    Stills(StillsPlan),
 }
 
 /// Encode one chunk of the picture into every rung.
@@ -122,6 +145,17 @@ pub enum Done {
     Probed(Box<MediaInfo>),
     /// What became of the source's frames or samples.
     Encoded(Account),
+    /// Which still pictures there are.
+    Pictured(Pictured),
+}
+
+/// The still pictures that were handed out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pictured {
+    /// Stream time of the key frame that the poster shows, in ns; none when there is no poster.
+    pub poster_ns: Option<u64>,
+    /// What the sheets show, in order.
+    pub tiles: Vec<Tile>,
 }
 
 /// Does one order; blocks until it is done.
@@ -137,6 +171,7 @@ pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> 
         Order::Probe => probe::probe(&reader, warnings).map(|info| Done::Probed(Box::new(info))),
         Order::Video(order) => video::encode(order, reader, output).map(Done::Encoded),
         Order::Audio(order) => audio::encode(order, reader, output).map(Done::Encoded),
+        Order::Stills(plan) => stills::make(plan, reader, output.as_ref()).map(Done::Pictured),
     }
 }
 

@@ -177,7 +177,7 @@ pub fn element(factory: &str) -> Result<gst::Element, Failure> {
             "cmafmux" | "shoalscale" => "none, it is part of Shoal",
             name if name.starts_with("av") => "gstreamer1.0-libav",
             "parsebin" | "appsrc" | "appsink" | "audioconvert" | "audioresample" | "videoconvert" => "gstreamer1.0-plugins-base",
-            "deinterlace" | "videoflip" => "gstreamer1.0-plugins-good",
+            "deinterlace" | "videoflip" | "jpegenc" => "gstreamer1.0-plugins-good",
             _ => "libgstreamer1.0-0",
         };
         Failure::new(

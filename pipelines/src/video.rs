@@ -161,7 +161,9 @@ impl Ladder {
             // Shorter than any GOP: the muxer makes one fragment of each.
             fragment_ns: 1,
             segments: segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.get().into())).collect(),
-            first_sequence: u32::try_from(self.chunk.start / u64::from(self.plan.segment_frames) + 1).map_err(internal)?,
+            // Two fragments a GOP: its key frame and the others.
+            first_sequence: u32::try_from(2 * (self.chunk.start / u64::from(self.plan.gop_frames)) + 1).map_err(internal)?,
+            key_frames_apart: true,
         })
     }
 

@@ -113,6 +113,11 @@ impl Shape {
         (even(self.width), even(self.height))
     }
 
+    /// Width and height of a picture with this short edge, made even, and never larger than the source.
+    pub(crate) fn size_of(self, short: u32) -> (u32, u32) {
+        self.scaled_to(even(short).min(self.codable_short()))
+    }
+
     /// Width and height of a rung with this short edge: even, and of this shape as nearly as that allows.
     fn scaled_to(self, short: u32) -> (u32, u32) {
         if short == self.codable_short() {

@@ -23,6 +23,7 @@ pub mod seal;
 pub mod service;
 pub mod status;
 pub mod step;
+pub mod stills;
 pub mod tenants;
 
 pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};

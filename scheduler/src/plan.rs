@@ -7,6 +7,7 @@ use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
 use crate::ladder::{Ladder, Shape, ladder};
+use crate::stills;
 
 /// Duration of a chunk in seconds when none is asked for.
 pub const CHUNK_SECONDS_DEFAULT: u32 = 32;
@@ -76,9 +77,16 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         let name = unique_name(track, &audio);
         audio.push(audio_plan(track, audio.len(), name, Timeline { origin_ns, picture_ns, segment_ns, sound_rate }, &mut notes)?);
     }
+    let stills = match (picture, &video) {
+        (Some(track), Some(video)) => stills::plan(spec, track, &video.picture, (origin_ns, picture_ns))?,
+        _ => None,
+    };
+    if stills.is_none() && (spec.poster.is_some() || spec.storyboard.is_some()) {
+        notes.push("there is no picture, so no still pictures are made".to_owned());
+    }
     let sound_ns = audio.iter().map(|plan| samples_ns(plan.samples, plan.rate)).max().unwrap_or(0);
     let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
-    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, notes })
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, stills, notes })
 }
 
 /// The track with most pixels, the first of several.

@@ -7,9 +7,8 @@
 use std::fmt::{self, Write as _};
 
 use farm::keys;
-use farm::task::Segment;
 
-use crate::seal::{Media, Medium, Rendition, Seal};
+use crate::seal::{Medium, Placed, PlacedInit, Rendition, Seal};
 
 /// Version of the playlists: 6 and above for `EXT-X-MAP` in lists that are not of I-frames alone; 7 is what fMP4 is made with.
 const VERSION: u32 = 7;
@@ -33,17 +32,28 @@ pub struct Bandwidth {
 impl Bandwidth {
     /// The bandwidth of a rendition, from the true sizes of its segments.
     pub fn of(rendition: &Rendition) -> Self {
-        let segments: Vec<&Segment> = rendition.segments().collect();
-        let timescale = u128::from(rendition.timescale);
-        let average_bps = bps(rendition.bytes(), rendition.ticks(), timescale);
-        let target = u128::from(target_duration(rendition));
+        let segments: Vec<(u64, u64)> = rendition.segments().map(|segment| (segment.ticks, segment.bytes)).collect();
+        Self::of_entries(&segments, rendition.timescale)
+    }
+
+    /// The bandwidth of a rendition's key frames alone.
+    pub fn of_i_frames(rendition: &Rendition) -> Self {
+        Self::of_entries(&i_frames(rendition), rendition.timescale)
+    }
+
+    /// Of a playlist's entries: each with its duration in ticks and its bytes.
+    fn of_entries(entries: &[(u64, u64)], timescale: u32) -> Self {
+        let (all_ticks, all_bytes) = entries.iter().fold((0, 0), |sum, entry| (sum.0 + entry.0, sum.1 + entry.1));
+        let target = u128::from(target_duration(entries.iter().map(|(ticks, _)| *ticks), timescale));
+        let timescale = u128::from(timescale);
+        let average_bps = bps(all_bytes, all_ticks, timescale);
         // Twice a run's duration against one and three target durations, so that all are whole numbers.
         let (shortest, longest) = (target * timescale, 3 * target * timescale);
         let mut peak_bps = None;
-        for first in 0..segments.len() {
+        for first in 0..entries.len() {
             let (mut ticks, mut bytes) = (0_u64, 0_u64);
-            for segment in segments.iter().skip(first) {
-                (ticks, bytes) = (ticks + segment.ticks, bytes + segment.bytes);
+            for entry in entries.iter().skip(first) {
+                (ticks, bytes) = (ticks + entry.0, bytes + entry.1);
                 let twice = 2 * u128::from(ticks);
                 if twice > longest {
                     break;
@@ -63,46 +73,74 @@ fn bps(bytes: u64, ticks: u64, timescale: u128) -> u64 {
     u64::try_from(bits.div_ceil(u128::from(ticks).max(1))).unwrap_or(u64::MAX)
 }
 
-/// The longest segment in whole seconds, to the nearest; at least 1.
-fn target_duration(rendition: &Rendition) -> u64 {
-    let longest = rendition.segments().map(|segment| segment.ticks).max().unwrap_or(0);
-    let seconds = (2 * u128::from(longest) + u128::from(rendition.timescale)) / (2 * u128::from(rendition.timescale).max(1));
-    u64::try_from(seconds).unwrap_or(u64::MAX).max(1)
+/// The longest of these durations in whole seconds, to the nearest; at least 1.
+fn target_duration(ticks: impl Iterator<Item = u64>, timescale: u32) -> u64 {
+    let (longest, timescale) = (u128::from(ticks.max().unwrap_or(0)), u128::from(timescale).max(1));
+    u64::try_from((2 * longest + timescale) / (2 * timescale)).unwrap_or(u64::MAX).max(1)
 }
 
 /// The media playlist of a rendition, to stand at [`keys::playlist`].
 pub fn media(rendition: &Rendition) -> String {
-    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n");
-    line(&mut text, format_args!("#EXT-X-TARGETDURATION:{}", target_duration(rendition)));
-    line(&mut text, format_args!("#EXT-X-MEDIA-SEQUENCE:0"));
-    line(&mut text, format_args!("#EXT-X-PLAYLIST-TYPE:VOD"));
+    let mut text = head(target_duration(rendition.segments().map(|segment| segment.ticks), rendition.timescale));
     let mut clock = Clock { timescale: rendition.timescale, ticks: 0 };
-    let relative = |key: &str| relative(rendition, key);
-    match &rendition.media {
-        Media::Objects { pieces } => {
-            let mut inits = rendition.inits().into_iter().peekable();
-            for (place, piece) in pieces.iter().enumerate() {
-                // Only where the init changes. Times run on, so this is no discontinuity.
-                if let Some((_, init)) = inits.next_if(|(first, _)| *first == place) {
-                    line(&mut text, format_args!("#EXT-X-MAP:URI={}", Quoted(&relative(&init.key))));
-                }
-                for (segment, object) in piece.segments.iter().zip(&piece.objects) {
-                    line(&mut text, format_args!("#EXTINF:{},\n{}", clock.advance(segment.ticks), relative(&object.key)));
-                }
-            }
+    for Placed { segment, object, offset, init } in rendition.placed_segments() {
+        map(&mut text, rendition, init);
+        line(&mut text, format_args!("#EXTINF:{},", clock.advance(segment.ticks)));
+        if let Some(offset) = offset {
+            line(&mut text, format_args!("#EXT-X-BYTERANGE:{}@{offset}", segment.bytes));
         }
-        Media::File { object, init_bytes, segments } => {
-            let uri = relative(&object.key);
-            line(&mut text, format_args!("#EXT-X-MAP:URI={},BYTERANGE=\"{init_bytes}@0\"", Quoted(&uri)));
-            let mut offset = *init_bytes;
-            for segment in segments {
-                let range = format!("#EXT-X-BYTERANGE:{}@{offset}", segment.bytes);
-                line(&mut text, format_args!("#EXTINF:{},\n{range}\n{uri}", clock.advance(segment.ticks)));
-                offset += segment.bytes;
-            }
+        line(&mut text, format_args!("{}", relative(rendition, &object.key)));
+    }
+    line(&mut text, format_args!("#EXT-X-ENDLIST"));
+    text
+}
+
+/// The playlist of a rendition's key frames alone, for seeking and fast play, to stand at [`keys::i_frame_playlist`]. They are
+/// byte ranges of the objects that [`media`] names.
+pub fn i_frames_only(rendition: &Rendition) -> String {
+    let durations = i_frames(rendition);
+    let mut text = head(target_duration(durations.iter().map(|(ticks, _)| *ticks), rendition.timescale));
+    line(&mut text, format_args!("#EXT-X-I-FRAMES-ONLY"));
+    let mut clock = Clock { timescale: rendition.timescale, ticks: 0 };
+    let mut durations = durations.into_iter();
+    for Placed { segment, object, offset, init } in rendition.placed_segments() {
+        map(&mut text, rendition, init);
+        for (key, (ticks, _)) in segment.key_frames.iter().zip(&mut durations) {
+            let (duration, offset) = (clock.advance(ticks), offset.unwrap_or(0) + key.offset);
+            let range = format!("#EXT-X-BYTERANGE:{}@{offset}", key.bytes);
+            line(&mut text, format_args!("#EXTINF:{duration},\n{range}\n{}", relative(rendition, &object.key)));
         }
     }
     line(&mut text, format_args!("#EXT-X-ENDLIST"));
+    text
+}
+
+/// Each key frame of a rendition in order: how many ticks it is until the next one or the end, and its bytes.
+fn i_frames(rendition: &Rendition) -> Vec<(u64, u64)> {
+    let (mut starts, mut bytes, mut now) = (Vec::new(), Vec::new(), 0);
+    for segment in rendition.segments() {
+        starts.extend(segment.key_frames.iter().map(|key| now + key.ticks));
+        bytes.extend(segment.key_frames.iter().map(|key| key.bytes));
+        now += segment.ticks;
+    }
+    let ends = starts.iter().skip(1).copied().chain([now]);
+    starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(*start)).zip(bytes).collect()
+}
+
+/// The init segment, where another one is needed from here on. Times run on, so this is no discontinuity.
+fn map(text: &mut String, rendition: &Rendition, init: Option<PlacedInit<'_>>) {
+    if let Some(PlacedInit { object, bytes }) = init {
+        let range = bytes.map(|bytes| format!(",BYTERANGE=\"{bytes}@0\"")).unwrap_or_default();
+        line(text, format_args!("#EXT-X-MAP:URI={}{range}", Quoted(&relative(rendition, &object.key))));
+    }
+}
+
+/// What every media playlist begins with.
+fn head(target_duration: u64) -> String {
+    let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n");
+    line(&mut text, format_args!("#EXT-X-TARGETDURATION:{target_duration}"));
+    line(&mut text, format_args!("#EXT-X-MEDIA-SEQUENCE:0"));
+    line(&mut text, format_args!("#EXT-X-PLAYLIST-TYPE:VOD"));
     text
 }
 
@@ -128,7 +166,7 @@ pub fn multivariant(seal: &Seal) -> String {
         }
         return text;
     }
-    for rendition in starting_in_the_middle(picture) {
+    for rendition in starting_in_the_middle(picture.clone()) {
         let own = Bandwidth::of(rendition);
         let both = Bandwidth {
             peak_bps: own.peak_bps + sound_bandwidth.peak_bps,
@@ -142,6 +180,7 @@ pub fn multivariant(seal: &Seal) -> String {
         }
         variant(&mut text, rendition, both, &codecs.join(","), group);
     }
+    picture.into_iter().for_each(|rendition| i_frame_variant(&mut text, rendition));
     text
 }
 
@@ -185,8 +224,7 @@ fn alternatives(text: &mut String, sound: &[&Rendition]) {
 }
 
 fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codecs: &str, group: bool) {
-    let Bandwidth { peak_bps, average_bps } = bandwidth;
-    let _ = write!(text, "#EXT-X-STREAM-INF:BANDWIDTH={peak_bps},AVERAGE-BANDWIDTH={average_bps},CODECS={}", Quoted(codecs));
+    let _ = write!(text, "#EXT-X-STREAM-INF:{bandwidth},CODECS={}", Quoted(codecs));
     if let Medium::Picture { width, height, rate } = rendition.medium {
         let thousandths = (2000 * u64::from(rate.num()) + u64::from(rate.den())) / (2 * u64::from(rate.den()));
         let _ = write!(text, ",RESOLUTION={width}x{height},FRAME-RATE={}.{:03}", thousandths / 1000, thousandths % 1000);
@@ -195,6 +233,23 @@ fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codec
         let _ = write!(text, ",AUDIO={}", Quoted(AUDIO_GROUP));
     }
     line(text, format_args!("\n{}", keys::playlist(&rendition.id)));
+}
+
+fn i_frame_variant(text: &mut String, rendition: &Rendition) {
+    let Medium::Picture { width, height, .. } = rendition.medium else { return };
+    let (bandwidth, uri) = (Bandwidth::of_i_frames(rendition), keys::i_frame_playlist(&rendition.id));
+    let codecs = Quoted(&rendition.codecs);
+    line(
+        text,
+        format_args!("#EXT-X-I-FRAME-STREAM-INF:{bandwidth},CODECS={codecs},RESOLUTION={width}x{height},URI={}", Quoted(&uri)),
+    );
+}
+
+/// As attributes.
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BANDWIDTH={},AVERAGE-BANDWIDTH={}", self.peak_bps, self.average_bps)
+    }
 }
 
 /// Writing to a text cannot fail.

@@ -2,8 +2,10 @@
 
 use farm::Rate;
 use farm::job::{JobSpec, Layout, shown_url};
+use farm::keys;
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
 use farm::plan::{Plan, RateControl, RenditionId};
+use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,9 @@ pub struct Report {
     pub grid: Option<GridReport>,
     /// Everything that was made.
     pub renditions: Vec<RenditionReport>,
+    /// The still pictures, if some were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stills: Option<StillsReport>,
     /// What became of the source's frames.
     pub frames: Option<Account>,
     /// What became of the samples, by rendition of sound.
@@ -138,6 +143,47 @@ pub struct RenditionReport {
     pub peak_bps: u64,
 }
 
+/// The still pictures in short. Keys are under the output prefix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StillsReport {
+    /// The poster, when one could be made.
+    pub poster: Option<PosterReport>,
+    /// The storyboard, when one could be made.
+    pub storyboard: Option<StoryboardReport>,
+}
+
+/// A poster in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PosterReport {
+    /// Where it is.
+    pub key: String,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// When the video shows it, by the result's time in ns.
+    pub shown_ns: u64,
+}
+
+/// A storyboard in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoryboardReport {
+    /// The WebVTT track that leads from time to picture.
+    pub track: String,
+    /// Its sheets, in order.
+    pub sheets: Vec<String>,
+    /// Pictures on all sheets.
+    pub pictures: usize,
+    /// Pictures beside each other on a sheet.
+    pub columns: u32,
+    /// Rows of pictures on a sheet.
+    pub rows: u32,
+    /// Width of a picture in pixels.
+    pub width: u32,
+    /// Height of a picture in pixels.
+    pub height: u32,
+}
+
 /// What became of the samples of a rendition of sound.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplesReport {
@@ -187,10 +233,11 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
         }),
         renditions: seal.renditions.iter().map(|made| rendition(plan, made)).collect(),
         warnings: damage::warnings(info, plan, &accounts),
+        stills: plan.stills.as_ref().zip(seal.stills.as_ref()).map(|(asked, made)| stills(asked, made, plan.origin_ns)),
         frames: accounts.frames,
         samples: samples.map(|(audio, account)| SamplesReport { id: audio.id.clone(), account: *account }).collect(),
         cost: cost(seal),
-        notes: plan.notes.clone(),
+        notes: notes(plan, seal),
         dropped: info.dropped.clone(),
         chapters: chapters(info, plan),
     }
@@ -242,6 +289,43 @@ fn rendition(plan: &Plan, made: &Rendition) -> RenditionReport {
         average_bps: bandwidth.average_bps,
         peak_bps: bandwidth.peak_bps,
     }
+}
+
+fn stills(plan: &StillsPlan, made: &Stills, origin_ns: u64) -> StillsReport {
+    let poster = plan.poster.as_ref().zip(made.poster.as_ref()).map(|(plan, (object, shown_ns))| PosterReport {
+        key: object.key.clone(),
+        width: plan.width,
+        height: plan.height,
+        shown_ns: shown_ns.saturating_sub(origin_ns),
+    });
+    let board = plan.storyboard.as_ref().filter(|_| !made.tiles.is_empty());
+    let storyboard = board.map(|board| StoryboardReport {
+        track: keys::STORYBOARD.to_owned(),
+        sheets: made.sheets.iter().map(|sheet| sheet.key.clone()).collect(),
+        pictures: made.tiles.len(),
+        columns: board.columns,
+        rows: board.rows,
+        width: board.width,
+        height: board.height,
+    });
+    StillsReport { poster, storyboard }
+}
+
+/// The plan's notes, and what could not be done.
+fn notes(plan: &Plan, seal: &Seal) -> Vec<String> {
+    let mut notes = plan.notes.clone();
+    let Some((asked, made)) = plan.stills.as_ref().zip(seal.stills.as_ref()) else { return notes };
+    if asked.poster.is_some() && made.poster.is_none() {
+        notes.push("there is no poster: no key frame of the picture decodes by itself".to_owned());
+    }
+    let tiles = asked.storyboard.as_ref().map_or(0, |board| board.tiles.len());
+    if made.tiles.len() < tiles {
+        let passed_over = tiles - made.tiles.len();
+        notes.push(format!(
+            "{passed_over} of {tiles} pictures of the storyboard are left out: their key frames do not decode by themselves"
+        ));
+    }
+    notes
 }
 
 fn cost(seal: &Seal) -> CostReport {

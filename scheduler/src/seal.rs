@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use farm::job::Layout;
 use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
+use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Code, Failure, Rate};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ const PACKET_SAMPLES: u64 = 1024;
 pub struct Seal {
     /// Renditions in the plan's order: picture from the largest to the smallest, then sound.
     pub renditions: Vec<Rendition>,
+    /// The still pictures, if some were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stills: Option<Stills>,
     /// The executions that count, in the order of their tasks.
     pub executions: Vec<Execution>,
 }
@@ -112,7 +116,54 @@ pub struct Piece {
     pub segments: Vec<Segment>,
 }
 
+/// A segment and where its bytes are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed<'a> {
+    /// The segment.
+    pub segment: &'a Segment,
+    /// The object that holds it.
+    pub object: &'a Object,
+    /// Where it begins in the object, in bytes; none when it is the whole object.
+    pub offset: Option<u64>,
+    /// The init segment, where another one is needed from here on.
+    pub init: Option<PlacedInit<'a>>,
+}
+
+/// An init segment and where its bytes are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlacedInit<'a> {
+    /// The object that holds it.
+    pub object: &'a Object,
+    /// How many bytes from the object's start it is; none when it is the whole object.
+    pub bytes: Option<u64>,
+}
+
 impl Rendition {
+    /// Segments in order of time, with their places.
+    pub fn placed_segments(&self) -> Vec<Placed<'_>> {
+        let mut placed = Vec::new();
+        match &self.media {
+            Media::Objects { pieces } => {
+                let mut inits = self.inits().into_iter().peekable();
+                for (place, piece) in pieces.iter().enumerate() {
+                    let init = inits.next_if(|(first, _)| *first == place);
+                    let mut init = init.map(|(_, object)| PlacedInit { object, bytes: None });
+                    for (segment, object) in piece.segments.iter().zip(&piece.objects) {
+                        placed.push(Placed { segment, object, offset: None, init: init.take() });
+                    }
+                }
+            }
+            Media::File { object, init_bytes, segments } => {
+                let (mut init, mut offset) = (Some(PlacedInit { object, bytes: Some(*init_bytes) }), *init_bytes);
+                for segment in segments {
+                    placed.push(Placed { segment, object, offset: Some(offset), init: init.take() });
+                    offset += segment.bytes;
+                }
+            }
+        }
+        placed
+    }
+
     /// Segments in order of time.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
         let (pieces, file): (&[Piece], &[Segment]) = match &self.media {
@@ -159,7 +210,8 @@ impl Rendition {
 impl Seal {
     /// Keys of every object that belongs to the result, playlists and report not among them.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.renditions.iter().flat_map(Rendition::keys)
+        let stills = self.stills.iter().flat_map(Stills::objects).map(|object| object.key.as_str());
+        self.renditions.iter().flat_map(Rendition::keys).chain(stills)
     }
 }
 
@@ -182,10 +234,14 @@ enum Mismatch {
         "{task} made segment {segment} of {rendition} last {ticks} ticks of 1/{timescale} s, which is not what its samples last"
     )]
     Ticks { task: TaskId, rendition: RenditionId, segment: usize, ticks: u64, timescale: u32 },
+    #[error("{task} made other key frames in segment {segment} of {rendition} than the plan says")]
+    KeyFrames { task: TaskId, rendition: RenditionId, segment: usize },
     #[error("{task} made {found} ticks of {rendition}, the plan says {expected}")]
     Duration { task: TaskId, rendition: RenditionId, found: u64, expected: u64 },
     #[error("objects and segments of {rendition} by {task} do not match in number or size")]
     Bytes { task: TaskId, rendition: RenditionId },
+    #[error("{0} made other pictures than the plan says")]
+    Stills(TaskId),
     #[error("{task} stored {rendition} under {key}")]
     Key { task: TaskId, rendition: RenditionId, key: String },
 }
@@ -219,10 +275,22 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
         cost: marker.cost,
         account: match &marker.outcome {
             Outcome::Encoded { account, .. } => Some(*account),
-            Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+            Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
         },
     });
-    Ok(Seal { executions: executions.collect(), renditions })
+    let stills = plan.stills.as_ref().map(|stills| pictured(stills, markers)).transpose()?;
+    Ok(Seal { executions: executions.collect(), stills, renditions })
+}
+
+/// The still pictures, when they are among those of the plan.
+fn pictured(plan: &StillsPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Stills, Mismatch> {
+    let task = TaskId::Stills;
+    let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Pictured { stills } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };
+    if !stills.are_of(plan) || !stills.objects().all(|object| farm::keys::token_in(&object.key) == Some(marker.token.as_str())) {
+        return Err(Mismatch::Stills(task));
+    }
+    Ok(stills.clone())
 }
 
 fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
@@ -253,10 +321,27 @@ fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<Ta
                 let (ticks, timescale) = (found.ticks, made.timescale);
                 return Err(Mismatch::Ticks { task, rendition: rendition(), segment, ticks, timescale });
             }
+            if !has_key_frames(found, u64::from(video.gop_frames) / divisor) {
+                return Err(Mismatch::KeyFrames { task, rendition: rendition(), segment });
+            }
         }
         pieces.push((task, made));
     }
     rendition(layout, rung.id.clone(), Medium::Picture { width: rung.width, height: rung.height, rate }, &pieces, markers)
+}
+
+/// Whether a segment names a key frame for each of its GOPs of so many frames, one after another and within its bytes.
+fn has_key_frames(segment: &Segment, gop_frames: u64) -> bool {
+    let samples = u64::from(segment.samples);
+    let starts = (0..samples).step_by(usize::try_from(gop_frames).unwrap_or(usize::MAX).max(1));
+    let starts = starts.map(|frame| segment.ticks / samples * frame);
+    let mut end = 0;
+    let in_order = segment.key_frames.iter().all(|key| {
+        let follows = key.offset >= end && key.bytes > 0;
+        end = key.offset.saturating_add(key.bytes);
+        follows
+    });
+    in_order && end <= segment.bytes && segment.key_frames.iter().map(|key| key.ticks).eq(starts)
 }
 
 fn sound(plan: &Plan, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
@@ -327,7 +412,7 @@ fn rendition(
                 .collect(),
         },
         Layout::SingleFile => {
-            let segments: Vec<Segment> = pieces.iter().flat_map(|(_, made)| made.segments.iter().copied()).collect();
+            let segments: Vec<Segment> = pieces.iter().flat_map(|(_, made)| made.segments.iter().cloned()).collect();
             let object = packed(&id, first.init.bytes, &segments, markers)?;
             Media::File { object, init_bytes: first.init.bytes, segments }
         }

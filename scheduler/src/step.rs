@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
 use crate::plan::plan;
-use crate::seal::{Seal, seal};
-use crate::{playlist, report};
+use crate::seal::{Medium, Seal, seal};
+use crate::{playlist, report, stills};
 
 /// Most attempts at a task.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -83,7 +83,7 @@ impl JobState {
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
         self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
             Outcome::Probed { info } => Ok(info.as_ref()),
-            Outcome::Encoded { .. } | Outcome::Packed { .. } => {
+            Outcome::Encoded { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => {
                 Err(Failure::new(Code::Internal, "the probe's marker is of another kind"))
             }
         })
@@ -335,15 +335,18 @@ pub fn is_environment(code: Code) -> bool {
 /// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same.
 fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
     let report = report::report(&job.spec, info, plan, seal);
-    let mut documents: Vec<Document> = seal
-        .renditions
-        .iter()
-        .map(|rendition| Document {
-            key: keys::playlist(&rendition.id),
-            content: playlist::media(rendition),
-            kind: Kind::Playlist,
-        })
-        .collect();
+    let mut documents: Vec<Document> = Vec::new();
+    for rendition in &seal.renditions {
+        let mut list = |key, content| documents.push(Document { key, content, kind: Kind::Playlist });
+        list(keys::playlist(&rendition.id), playlist::media(rendition));
+        if let Medium::Picture { .. } = rendition.medium {
+            list(keys::i_frame_playlist(&rendition.id), playlist::i_frames_only(rendition));
+        }
+    }
+    if let Some((board, made)) = plan.stills.as_ref().and_then(|plan| plan.storyboard.as_ref()).zip(seal.stills.as_ref()) {
+        let content = stills::track(board, made, plan.duration_ns);
+        documents.push(Document { key: keys::STORYBOARD.to_owned(), content, kind: Kind::TextTrack });
+    }
     let content =
         serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
     documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });

@@ -6,7 +6,8 @@ use farm::job::{JobSpec, Layout};
 use farm::media::{AudioTrack, Colour, Interlace, MediaInfo, Orientation, Timing, TrackId, VideoTrack};
 use farm::plan::{Plan, RenditionId};
 use farm::rate::SECOND_NS;
-use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
+use farm::stills::Stills;
+use farm::task::{Account, Cost, Encoded, KeyFrame, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::{Rate, keys};
 
 /// A frame rate that is known to be one.
@@ -87,10 +88,17 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
                 let rate = video.rate.divided_by(divisor).expect("a rate");
                 let segments = video.segments(chunk).into_iter();
                 let samples = segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.into()));
-                let segments = samples.zip(first..).map(|(samples, number)| Segment {
-                    ticks: samples * u64::from(rate.frame_ticks()),
-                    samples: samples.try_into().expect("a number of frames"),
-                    bytes: 10 * u64::from(rung.height) + number % 7,
+                let gop_frames = u64::from(video.gop_frames / divisor);
+                let segments = samples.zip(first..).map(|(samples, number)| {
+                    let ticks = u64::from(rate.frame_ticks());
+                    let gops = samples.div_ceil(gop_frames);
+                    let key_frame = |gop| KeyFrame { ticks: gop * gop_frames * ticks, offset: 24 + 500 * gop, bytes: 300 + gop };
+                    Segment {
+                        ticks: samples * ticks,
+                        samples: samples.try_into().expect("a number of frames"),
+                        bytes: 500 * gops + 10 * u64::from(rung.height) + number % 7,
+                        key_frames: (0..gops).map(key_frame).collect(),
+                    }
                 });
                 encoded(plan.layout, &rung.id, "avc1.640028", rate.timescale(), first, segments.collect(), token)
             });
@@ -110,11 +118,20 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
                     ticks: samples * 1024,
                     samples: samples.try_into().expect("packets"),
                     bytes: samples * 300,
+                    key_frames: Vec::new(),
                 });
             }
             let account = Account { kept: audio.samples, ..Account::default() };
             let renditions = vec![encoded(plan.layout, &audio.id, "mp4a.40.2", audio.rate, 0, segments, token)];
             Outcome::Encoded { renditions, account }
+        }
+        TaskId::Stills => {
+            let plan = plan.stills.as_ref().expect("still pictures");
+            let poster = plan.poster.as_ref().map(|poster| (object(keys::poster(token), 1000), poster.candidates_ns[0]));
+            let tiles = plan.storyboard.as_ref().map(|board| board.tiles.clone()).unwrap_or_default();
+            let sheets = plan.storyboard.as_ref().map_or(0, |board| tiles.len().div_ceil(board.sheet_tiles()));
+            let sheets = (0..sheets).map(|number| object(keys::sheet(token, number), 2000)).collect();
+            Outcome::Pictured { stills: Stills { poster, sheets, tiles } }
         }
         TaskId::Pack(id) => {
             let mut bytes = 0;
@@ -132,7 +149,7 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
 fn parts<'a>(markers: &'a BTreeMap<TaskId, Marker>, id: &'a RenditionId) -> impl Iterator<Item = &'a Encoded> {
     let made = markers.values().filter_map(|marker| match &marker.outcome {
         Outcome::Encoded { renditions, .. } => Some(renditions),
-        Outcome::Probed { .. } | Outcome::Packed { .. } => None,
+        Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
     });
     made.flatten().filter(move |made| made.rendition == *id)
 }

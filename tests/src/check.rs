@@ -34,6 +34,9 @@ pub fn faults(folder: &Path, clip: &Clip) -> Result<Vec<String>> {
             faults.push(format!("{}: sound ends at {made} ns instead of {wanted}", sound.name()));
         }
     }
+    if presentation.i_frames.len() != presentation.videos().count() {
+        faults.push(format!("{} I-frame playlists", presentation.i_frames.len()));
+    }
     let sounds = presentation.audios().count();
     if sounds != usize::from(clip.audio) {
         faults.push(format!("{sounds} renditions of sound"));

@@ -20,6 +20,25 @@ pub struct Presentation {
     pub master: MasterPlaylist,
     /// Every media playlist, pictures from the largest to the smallest and then sound.
     pub renditions: Vec<Rendition>,
+    /// Every I-frame playlist, in the order of the multivariant playlist.
+    pub i_frames: Vec<IFrames>,
+}
+
+/// An I-frame playlist and its media.
+#[derive(Debug)]
+pub struct IFrames {
+    /// Where the multivariant playlist names it.
+    pub variant: VariantStream,
+    /// The playlist.
+    pub playlist: MediaPlaylist,
+    /// Where the playlist lies.
+    pub path: PathBuf,
+    /// Bytes of the init segment.
+    pub init: Vec<u8>,
+    /// Bytes of each entry, in order.
+    pub entries: Vec<Vec<u8>>,
+    /// Every file it is made of.
+    pub files: BTreeSet<PathBuf>,
 }
 
 /// A media playlist and its media.
@@ -121,14 +140,17 @@ impl Presentation {
             Err(error) => bail!("master.m3u8: {error}"),
         };
         let sounds = master.alternatives.iter().filter_map(|media| media.uri.clone());
-        let uris: BTreeSet<String> = master.variants.iter().map(|variant| variant.uri.clone()).chain(sounds).collect();
+        let (i_frames, variants): (Vec<_>, Vec<_>) = master.variants.iter().partition(|variant| variant.is_i_frame);
+        let uris: BTreeSet<String> = variants.into_iter().map(|variant| variant.uri.clone()).chain(sounds).collect();
         let read = |uri: String| Rendition::read(folder, &uri).with_context(|| uri.clone());
         let mut renditions: Vec<Rendition> = uris.into_iter().map(read).collect::<Result<_>>()?;
         renditions.sort_by_key(|rendition| match rendition.track.kind {
             Kind::Video { width, height, .. } => (0, -(i64::from(width) * i64::from(height))),
             Kind::Audio { .. } => (1, 0),
         });
-        Ok(Self { folder: folder.to_owned(), master, renditions })
+        let read = |variant: &VariantStream| IFrames::read(folder, variant).with_context(|| variant.uri.clone());
+        let i_frames = i_frames.into_iter().map(read).collect::<Result<_>>()?;
+        Ok(Self { folder: folder.to_owned(), master, renditions, i_frames })
     }
 
     /// The renditions of picture, from the largest to the smallest.
@@ -161,7 +183,16 @@ impl Presentation {
     }
 }
 
-impl Rendition {
+/// A media playlist and the bytes it names.
+struct Listed {
+    playlist: MediaPlaylist,
+    path: PathBuf,
+    init: Vec<u8>,
+    entries: Vec<Vec<u8>>,
+    files: BTreeSet<PathBuf>,
+}
+
+impl Listed {
     fn read(folder: &Path, uri: &str) -> Result<Self> {
         let path = folder.join(uri);
         let text = fs::read(&path)?;
@@ -186,13 +217,33 @@ impl Rendition {
         let map = first.map.as_ref().context("no EXT-X-MAP before the first segment")?;
         ensure!(playlist.segments.iter().all(|s| s.map.as_ref().is_none_or(|m| m == map)), "more than one EXT-X-MAP");
         let init = bytes_of(&map.uri, map.byte_range.as_ref())?;
+        let entries = playlist.segments.iter().map(|listed| bytes_of(&listed.uri, listed.byte_range.as_ref()));
+        let entries = entries.collect::<Result<_>>()?;
+        Ok(Self { playlist, path, init, entries, files })
+    }
+}
+
+impl Rendition {
+    fn read(folder: &Path, uri: &str) -> Result<Self> {
+        let Listed { playlist, path, init, entries, files } = Listed::read(folder, uri)?;
         let track = mp4::track(&init).context("init segment")?;
         let mut segments = Vec::new();
-        for (number, listed) in playlist.segments.iter().enumerate() {
-            let bytes = bytes_of(&listed.uri, listed.byte_range.as_ref())?;
+        for ((number, bytes), listed) in entries.into_iter().enumerate().zip(&playlist.segments) {
             let samples = track.samples(&bytes).with_context(|| format!("segment {number}"))?;
             segments.push(Segment { extinf_s: f64::from(listed.duration), bytes, samples });
         }
         Ok(Self { uri: uri.to_owned(), playlist, path, track, init, segments, files })
+    }
+}
+
+impl IFrames {
+    fn read(folder: &Path, variant: &VariantStream) -> Result<Self> {
+        let Listed { playlist, path, init, entries, files } = Listed::read(folder, &variant.uri)?;
+        Ok(Self { variant: variant.clone(), playlist, path, init, entries, files })
+    }
+
+    /// The folder of its playlist: the name of the rendition it belongs to.
+    pub fn name(&self) -> &str {
+        self.variant.uri.split('/').next().unwrap_or(&self.variant.uri)
     }
 }

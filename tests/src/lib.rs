@@ -19,4 +19,5 @@ pub mod s3;
 pub mod server;
 pub mod service;
 pub mod shoal;
+pub mod stills;
 pub mod sync;

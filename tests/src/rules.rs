@@ -2,17 +2,19 @@
 //!
 //! [`faults`] lists what does not hold, in words; a right presentation has none.
 
+mod i_frames;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use m3u8_rs::{MediaPlaylistType, VariantStream};
+use m3u8_rs::{MediaPlaylist, MediaPlaylistType, VariantStream};
 
 use crate::hls::{Presentation, Rendition, Segment};
 use crate::mp4::Kind;
-use crate::process;
+use crate::{process, stills};
 
 /// How far two times may be apart that should be the same, in ns: less than a tick of any time scale used.
 const SAME_NS: i64 = 100_000;
@@ -34,6 +36,7 @@ pub fn faults(folder: &Path) -> Result<Vec<String>> {
     }
     faults.extend(alignment(&presentation));
     faults.extend(multivariant(&presentation)?);
+    faults.extend(i_frames::faults(&presentation)?);
     faults.extend(strangers(&presentation)?);
     // Players wait for ever at a playlist without an end, and the like: only what is right so far is given to them.
     if faults.is_empty() {
@@ -48,10 +51,21 @@ fn unless(holds: bool, fault: impl FnOnce() -> String) -> Option<String> {
 }
 
 fn playlist(rendition: &Rendition) -> Vec<String> {
-    let playlist = &rendition.playlist;
+    let mut faults = headers(&rendition.playlist);
+    for (number, segment) in rendition.segments.iter().enumerate() {
+        let true_s = as_f64(segment.ticks()) / f64::from(rendition.track.timescale);
+        // The parser keeps durations as f32, which is exact to 2 µs below 32 s.
+        let listed = (segment.extinf_s - true_s).abs() < 4e-6;
+        faults.extend(unless(listed, || format!("segment {number} lasts {true_s} s, EXTINF says {}", segment.extinf_s)));
+    }
+    faults
+}
+
+/// What holds of every media playlist.
+fn headers(playlist: &MediaPlaylist) -> Vec<String> {
     let longest = playlist.segments.iter().map(|segment| segment.duration).fold(0.0, f32::max);
     let target = f64::from(longest).round();
-    let mut faults: Vec<_> = [
+    [
         unless(playlist.version == Some(7), || format!("version {:?} instead of 7", playlist.version)),
         unless(playlist.end_list, || "no EXT-X-ENDLIST".to_owned()),
         unless(playlist.playlist_type == Some(MediaPlaylistType::Vod), || "not EXT-X-PLAYLIST-TYPE:VOD".to_owned()),
@@ -63,14 +77,7 @@ fn playlist(rendition: &Rendition) -> Vec<String> {
     ]
     .into_iter()
     .flatten()
-    .collect();
-    for (number, segment) in rendition.segments.iter().enumerate() {
-        let true_s = as_f64(segment.ticks()) / f64::from(rendition.track.timescale);
-        // The parser keeps durations as f32, which is exact to 2 µs below 32 s.
-        let listed = (segment.extinf_s - true_s).abs() < 4e-6;
-        faults.extend(unless(listed, || format!("segment {number} lasts {true_s} s, EXTINF says {}", segment.extinf_s)));
-    }
-    faults
+    .collect()
 }
 
 /// Decoding times without gap across all segments, key frames where segments begin, and what the tables say of key frames
@@ -159,7 +166,7 @@ fn multivariant(presentation: &Presentation) -> Result<Vec<String>> {
     .into_iter()
     .flatten()
     .collect();
-    for variant in &master.variants {
+    for variant in master.variants.iter().filter(|variant| !variant.is_i_frame) {
         let (own, sounds) = presentation.renditions_of(variant);
         let Some(own) = own else { continue };
         let found = [bandwidths(variant, own, &sounds), attributes(variant, own, &sounds)?].concat();
@@ -199,14 +206,19 @@ fn bandwidths(variant: &VariantStream, own: &Rendition, sounds: &[&Rendition]) -
 /// The largest bit rate of any contiguous set of segments whose total duration is between 0.5 and 1.5 times the target
 /// duration, in bit/s; of the whole rendition when there is no such set.
 fn peak_bitrate(rendition: &Rendition) -> f64 {
-    let target = as_f64(rendition.playlist.target_duration);
-    let timescale = f64::from(rendition.track.timescale);
+    let entries: Vec<(u64, u64)> = rendition.segments.iter().map(|s| (s.ticks(), s.bytes.len() as u64)).collect();
+    peak_of(&entries, rendition.track.timescale, rendition.playlist.target_duration)
+}
+
+/// The same of entries of which each has its ticks and its bytes.
+fn peak_of(entries: &[(u64, u64)], timescale: u32, target_duration: u64) -> f64 {
+    let (target, timescale) = (as_f64(target_duration), f64::from(timescale));
     let mut peak: Option<f64> = None;
-    for start in 0..rendition.segments.len() {
+    for start in 0..entries.len() {
         let (mut bits, mut ticks) = (0, 0);
-        for segment in &rendition.segments[start..] {
-            bits += 8 * segment.bytes.len() as u64;
-            ticks += segment.ticks();
+        for (entry_ticks, entry_bytes) in &entries[start..] {
+            bits += 8 * entry_bytes;
+            ticks += entry_ticks;
             let seconds = as_f64(ticks) / timescale;
             if seconds > 1.5 * target {
                 break;
@@ -216,14 +228,18 @@ fn peak_bitrate(rendition: &Rendition) -> f64 {
             }
         }
     }
-    peak.unwrap_or_else(|| average_bitrate(rendition))
+    peak.unwrap_or_else(|| average_of(entries, timescale))
 }
 
 /// All bits of the media segments over their duration, in bit/s.
 fn average_bitrate(rendition: &Rendition) -> f64 {
-    let bits: u64 = rendition.segments.iter().map(|segment| 8 * segment.bytes.len() as u64).sum();
-    let ticks: u64 = rendition.segments.iter().map(Segment::ticks).sum();
-    as_f64(bits) * f64::from(rendition.track.timescale) / as_f64(ticks)
+    let entries: Vec<(u64, u64)> = rendition.segments.iter().map(|s| (s.ticks(), s.bytes.len() as u64)).collect();
+    average_of(&entries, f64::from(rendition.track.timescale))
+}
+
+fn average_of(entries: &[(u64, u64)], timescale: f64) -> f64 {
+    let (ticks, bytes) = entries.iter().fold((0, 0), |sum, entry| (sum.0 + entry.0, sum.1 + entry.1));
+    8.0 * as_f64(bytes) * timescale / as_f64(ticks)
 }
 
 /// CODECS, RESOLUTION and FRAME-RATE against init segments, tables, and what a decoder gives out.
@@ -269,9 +285,11 @@ fn attributes(variant: &VariantStream, own: &Rendition, sounds: &[&Rendition]) -
 
 /// Files that no playlist leads to.
 fn strangers(presentation: &Presentation) -> Result<Vec<String>> {
+    let stills = stills::files(&presentation.folder)?;
     let known = |file: &Path| {
         let by_name = ["master.m3u8", "report.json"].iter().any(|name| file == presentation.folder.join(name));
-        by_name || presentation.renditions.iter().any(|r| r.path == file || r.files.contains(file))
+        let of_rendition = presentation.renditions.iter().any(|r| r.path == file || r.files.contains(file));
+        by_name || of_rendition || stills.contains(file) || presentation.i_frames.iter().any(|list| list.path == file)
     };
     let files = files_below(&presentation.folder)?;
     Ok(files.iter().filter(|file| !known(file)).map(|file| format!("{} is named by no playlist", file.display())).collect())

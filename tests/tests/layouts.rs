@@ -50,7 +50,8 @@ fn one_file_per_rendition_is_one_file_and_its_byte_ranges_leave_nothing_out() ->
             assert_eq!(reader::frame_faults(&frames, &clip.numbers(), |n| clip.start_ns(n)), Vec::<String>::new());
         }
     }
-    // A media playlist and a file for each, the multivariant playlist and the report.
-    assert_eq!(rules::files_below(output.path())?.len(), 2 * presentation.renditions.len() + 2);
+    // A media playlist and a file for each, an I-frame playlist for each rung, the multivariant playlist and the report.
+    let files = 2 * presentation.renditions.len() + presentation.videos().count() + 2;
+    assert_eq!(rules::files_below(output.path())?.len(), files);
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tests::clip::Clip;
 use tests::hls::Presentation;
-use tests::{process, rules, sync};
+use tests::{process, rules, shoal, sync};
 
 /// Makes a presentation with two rungs and sound, without B-frames, so that it needs no edit list. Sound is late by the
 /// 1024 samples of priming then.
@@ -146,6 +146,31 @@ fn a_right_presentation_has_no_faults_and_every_spoiled_one_has() -> Result<()> 
         spoil(spoiled.path())?;
         let found = faults(spoiled.path());
         assert!(found.contains(said), "'{said}' is to be found, found:\n{found}");
+    }
+    Ok(())
+}
+
+const SPOILED_I_FRAMES: &[Spoiled] = &[
+    ("v240/i-frames.m3u8", "#EXT-X-I-FRAMES-ONLY\n", "", "no EXT-X-I-FRAMES-ONLY"),
+    ("v240/i-frames.m3u8", "#EXT-X-BYTERANGE:", "#EXT-X-BYTERANGE:1", "entry 0"),
+    ("v240/i-frames.m3u8", "@24\n", "@0\n", "entry 0 begins with no moof"),
+    ("v240/i-frames.m3u8", "EXTINF:2.000000", "EXTINF:1.900000", "entry 1 is shown at 2000000000 ns"),
+    ("v240/i-frames.m3u8", "TARGETDURATION:2", "TARGETDURATION:4", "target duration 4"),
+    ("v240/i-frames.m3u8", "#EXT-X-ENDLIST", "", "no EXT-X-ENDLIST"),
+    ("master.m3u8", "I-FRAME-STREAM-INF:BANDWIDTH=", "I-FRAME-STREAM-INF:BANDWIDTH=1", "i-frames.m3u8: BANDWIDTH 1"),
+    ("master.m3u8", "v240/i-frames.m3u8", "v241/i-frames.m3u8", "v241/i-frames.m3u8: No such file"),
+];
+
+#[test]
+fn i_frame_playlists_that_are_wrong_are_found() -> Result<()> {
+    let right = tempfile::tempdir()?;
+    shoal::done(Clip::new("25", 6).file()?, right.path(), &["--ladder", "240"])?;
+    assert_eq!(faults(right.path()), "");
+    for (file, from, to, said) in SPOILED_I_FRAMES {
+        let spoiled = copied(right.path())?;
+        replace(spoiled.path(), file, from, to)?;
+        let found = faults(spoiled.path());
+        assert!(found.contains(said), "{file}: '{from}' → '{to}' is to be found as '{said}', found:\n{found}");
     }
     Ok(())
 }

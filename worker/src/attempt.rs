@@ -23,6 +23,7 @@ use crate::process::{Ended, Spawner, Started};
 use crate::protocol::{Frames, FromChild, ProtocolError, ToChild, head};
 use crate::session::{Said, Session};
 use crate::source::Source;
+use crate::still_upload::StillUploads;
 use crate::upload::Uploads;
 use crate::worker::ChildCommand;
 
@@ -45,10 +46,20 @@ pub(crate) struct Attempt<'a> {
     pub(crate) order: &'a Order,
     /// Of what.
     pub(crate) source: &'a Source,
-    /// Where its media goes; nothing for an order that makes none.
-    pub(crate) uploads: Option<&'a mut Uploads>,
+    /// Where what it makes goes.
+    pub(crate) sink: Sink<'a>,
     /// Told how far it is, in ns of media.
     pub(crate) progress: &'a mut (dyn FnMut(u64) + Send),
+}
+
+/// Where what a child makes goes.
+pub(crate) enum Sink<'a> {
+    /// It is to make nothing.
+    None,
+    /// Media of renditions.
+    Media(&'a mut Uploads),
+    /// Still pictures.
+    Stills(&'a mut StillUploads),
 }
 
 /// Why a child is not heard any more, before it was done.
@@ -174,6 +185,10 @@ impl Talk<'_> {
                     self.uploads()?.init(rendition, timescale, codecs, bytes).await?;
                 }
                 Said::Segment { rendition, segment, bytes } => self.uploads()?.segment(rendition, segment, bytes).await?,
+                Said::Still { place, bytes } => match &mut self.attempt.sink {
+                    Sink::Stills(stills) => stills.take(place, bytes).await?,
+                    Sink::None | Sink::Media(_) => return Err(nothing_ordered().into()),
+                },
                 Said::Progress { media_ns } => (self.attempt.progress)(media_ns),
                 Said::Done(done) => return Ok(done),
                 Said::Failed(failure) => return Err(Lost::Reported(failure)),
@@ -196,9 +211,15 @@ impl Talk<'_> {
     }
 
     fn uploads(&mut self) -> Result<&mut Uploads, Failure> {
-        let none = || Failure::new(Code::Internal, "media from an order that makes none");
-        self.attempt.uploads.as_deref_mut().ok_or_else(none)
+        match &mut self.attempt.sink {
+            Sink::Media(uploads) => Ok(uploads),
+            Sink::None | Sink::Stills(_) => Err(nothing_ordered()),
+        }
     }
+}
+
+fn nothing_ordered() -> Failure {
+    Failure::new(Code::Internal, "media from an order that makes none")
 }
 
 /// Reads to the end, keeping the last [`STDERR_BYTES_KEPT`] bytes as text.

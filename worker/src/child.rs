@@ -16,7 +16,7 @@ use farm::task::Segment;
 use lru::LruCache;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
-use pipelines::{Done, Init, Order, Output, Reader};
+use pipelines::{Done, Init, Order, Output, Reader, StillPlace};
 
 use crate::process::{PARENT_VARIABLE, SOCKET_FD};
 use crate::protocol::{BlockingFrames, FromChild, ProtocolError, ToChild, head};
@@ -180,6 +180,10 @@ impl Output for SocketOutput {
 
     fn segment(&self, rendition: u32, segment: Segment, bytes: Bytes) -> io::Result<()> {
         self.send(&FromChild::Segment { rendition, segment }, &bytes)
+    }
+
+    fn still(&self, place: StillPlace, bytes: Bytes) -> io::Result<()> {
+        self.send(&FromChild::Still { place }, &bytes)
     }
 
     fn progress(&self, media_ns: u64) -> io::Result<()> {

@@ -21,6 +21,7 @@ mod retry;
 mod running;
 mod session;
 mod source;
+mod still_upload;
 mod task;
 mod upload;
 mod work;

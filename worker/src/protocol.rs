@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use farm::Failure;
 use farm::task::Segment;
-use pipelines::{Done, Order};
+use pipelines::{Done, Order, StillPlace};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::codec::Decoder;
@@ -26,6 +26,8 @@ const SHORT_HEADER_BYTES_MAX: usize = 64 << 10;
 const SEGMENT_BYTES_MAX: usize = 64 << 20;
 /// Largest init segment.
 const INIT_BYTES_MAX: usize = 1 << 20;
+/// Largest still picture.
+const STILL_BYTES_MAX: usize = 32 << 20;
 /// Bytes of the two lengths in front.
 const LENGTHS_BYTES: usize = 8;
 
@@ -68,6 +70,11 @@ pub(crate) enum FromChild {
         rendition: u32,
         /// What it is.
         segment: Segment,
+    },
+    /// A still picture: its payload.
+    Still {
+        /// Which.
+        place: StillPlace,
     },
     /// How much media has been gone through, in ns.
     Progress {
@@ -116,6 +123,7 @@ impl Header for FromChild {
         match self {
             Self::Init { .. } => INIT_BYTES_MAX,
             Self::Segment { .. } => SEGMENT_BYTES_MAX,
+            Self::Still { .. } => STILL_BYTES_MAX,
             Self::Read { .. } | Self::Progress { .. } | Self::Done(_) | Self::Failed(_) => 0,
         }
     }
@@ -282,6 +290,7 @@ fn retry_interrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use farm::task::KeyFrame;
     use proptest::prelude::*;
 
     fn whole<H: Header>(header: &H, payload: &[u8]) -> Vec<u8> {
@@ -292,7 +301,8 @@ mod tests {
 
     fn some_segment() -> impl Strategy<Value = FromChild> {
         (any::<u32>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(|(rendition, ticks, samples, bytes)| {
-            FromChild::Segment { rendition, segment: Segment { ticks, samples, bytes } }
+            let key_frames = vec![KeyFrame { ticks, offset: bytes, bytes }];
+            FromChild::Segment { rendition, segment: Segment { ticks, samples, bytes, key_frames } }
         })
     }
 
@@ -355,6 +365,7 @@ mod tests {
         for (header, payload_bytes) in [
             (r#"{"segment":{"rendition":0,"segment":{"ticks":1,"samples":1,"bytes":1}}}"#, SEGMENT_BYTES_MAX + 1),
             (r#"{"init":{"rendition":0,"timescale":1}}"#, INIT_BYTES_MAX + 1),
+            (r#"{"still":{"place":"poster"}}"#, STILL_BYTES_MAX + 1),
             (r#"{"progress":{"media_ns":0}}"#, 1),
             (r#"{"read":{"offset":0,"len":1}}"#, 1),
         ] {

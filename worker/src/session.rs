@@ -5,10 +5,11 @@
 
 use bytes::Bytes;
 use farm::rate::SECOND_NS;
-use farm::task::Segment;
+use farm::stills::{Stills, StillsPlan};
+use farm::task::{Object, Segment};
 use farm::{Code, Failure};
-use pipelines::boxes::{self, BoxError, Fragment};
-use pipelines::{Done, Order};
+use pipelines::boxes::{self, BoxError};
+use pipelines::{Done, Order, Pictured, StillPlace, jpeg};
 
 use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};
 
@@ -34,6 +35,8 @@ pub(crate) enum Said {
     Init { rendition: usize, timescale: u32, codecs: String, bytes: Bytes },
     /// Hands out the next media segment.
     Segment { rendition: usize, segment: Segment, bytes: Bytes },
+    /// Hands out a still picture.
+    Still { place: StillPlace, bytes: Bytes },
     /// Has gone through this much media, in ns.
     Progress { media_ns: u64 },
     /// Is done, and everything that was ordered is there.
@@ -61,6 +64,8 @@ pub(crate) enum Breach {
     SegmentDiffers,
     #[error("a segment that is no segment: {0}")]
     NoSegment(#[from] BoxError),
+    #[error("a still picture that was not ordered, or not then")]
+    OtherStill,
     #[error("the end of another order")]
     OtherOrder,
     #[error("the end, with {made} of {ordered} {what} of rendition {rendition}")]
@@ -84,7 +89,15 @@ pub(crate) struct Session {
     reads: u64,
     served_bytes: u64,
     renditions: Vec<Making>,
+    stills: Option<Picturing>,
     ended: bool,
+}
+
+/// Still pictures that were ordered, and what came of them so far.
+struct Picturing {
+    plan: StillsPlan,
+    poster: bool,
+    sheets: usize,
 }
 
 /// What was ordered of a rendition, and what came of it so far.
@@ -115,7 +128,12 @@ impl Session {
             ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
         let making = |ordered| Making { ordered, timescale: None, segments: 0, samples: 0, bytes: 0 };
         let renditions = ordered.into_iter().map(making).collect();
-        Ok(Self { probe: matches!(order, Order::Probe), source_bytes, reads: 0, served_bytes: 0, renditions, ended: false })
+        let stills = match order {
+            Order::Stills(plan) => Some(Picturing { plan: plan.clone(), poster: false, sheets: 0 }),
+            Order::Probe | Order::Video(_) | Order::Audio(_) => None,
+        };
+        let probe = matches!(order, Order::Probe);
+        Ok(Self { probe, source_bytes, reads: 0, served_bytes: 0, renditions, stills, ended: false })
     }
 
     /// What a frame means.
@@ -130,6 +148,7 @@ impl Session {
             FromChild::Read { offset, len } => self.read(offset, len),
             FromChild::Init { rendition, timescale } => self.init(rendition, timescale, frame.payload),
             FromChild::Segment { rendition, segment } => self.segment(rendition, segment, frame.payload),
+            FromChild::Still { place } => self.still(place, frame.payload),
             FromChild::Progress { media_ns } => Ok(Said::Progress { media_ns }),
             FromChild::Done(done) => self.done(done),
             FromChild::Failed(failure) => {
@@ -170,17 +189,11 @@ impl Session {
         if making.timescale.is_none() {
             return Err(Breach::SegmentBeforeInit(rendition));
         }
-        let fragment = Fragment::read(&bytes)?;
-        let samples = fragment.samples.len() as u64;
-        if samples == 0
-            || segment.bytes != bytes.len() as u64
-            || u64::from(segment.samples) != samples
-            || segment.ticks != fragment.ticks()
-        {
+        if boxes::segment(&bytes)? != segment {
             return Err(Breach::SegmentDiffers);
         }
         making.segments += 1;
-        making.samples += samples;
+        making.samples += u64::from(segment.samples);
         making.bytes += segment.bytes;
         let Ordered { segments, samples, bytes_max } = making.ordered;
         if making.segments > segments || making.samples > samples || making.bytes > bytes_max {
@@ -189,13 +202,33 @@ impl Session {
         Ok(Said::Segment { rendition: rendition as usize, segment, bytes })
     }
 
+    /// A poster once; sheets in order, each of a size that the plan may lead to.
+    fn still(&mut self, place: StillPlace, bytes: Bytes) -> Result<Said, Breach> {
+        let Picturing { plan, poster, sheets } = self.stills.as_mut().ok_or(Breach::OtherStill)?;
+        let size = jpeg::size(&bytes).ok_or(Breach::OtherStill)?;
+        let is_ordered = match place {
+            StillPlace::Poster => {
+                let is_first = !std::mem::replace(poster, true);
+                is_first && plan.poster.as_ref().is_some_and(|poster| (poster.width, poster.height) == size)
+            }
+            StillPlace::Sheet(number) => plan.storyboard.as_ref().is_some_and(|board| {
+                let is_next = number as usize == *sheets;
+                *sheets += 1;
+                let (full, left) = (board.sheet_tiles(), board.tiles.len().saturating_sub(number as usize * board.sheet_tiles()));
+                is_next && (1..=left.min(full)).any(|tiles| board.sheet_size(tiles) == size)
+            }),
+        };
+        if is_ordered { Ok(Said::Still { place, bytes }) } else { Err(Breach::OtherStill) }
+    }
+
     fn done(&mut self, done: Done) -> Result<Said, Breach> {
         self.ended = true;
         match &done {
             Done::Probed(info) if self.probe && info.bytes != self.source_bytes => return Err(Breach::OtherSource),
             Done::Probed(_) if self.probe => {}
-            Done::Encoded(_) if !self.probe => {}
-            Done::Probed(_) | Done::Encoded(_) => return Err(Breach::OtherOrder),
+            Done::Encoded(_) if !self.probe && self.stills.is_none() => {}
+            Done::Pictured(pictured) if self.stills.as_ref().is_some_and(|stills| stills.fit(pictured)) => {}
+            Done::Probed(_) | Done::Encoded(_) | Done::Pictured(_) => return Err(Breach::OtherOrder),
         }
         for (rendition, making) in self.renditions.iter().enumerate() {
             let Ordered { segments, samples, .. } = making.ordered;
@@ -210,10 +243,23 @@ impl Session {
     }
 }
 
+impl Picturing {
+    /// Whether what is told of the pictures fits those that came.
+    fn fit(&self, told: &Pictured) -> bool {
+        let object = || Object { key: String::new(), bytes: 0, sha256: String::new() };
+        let stills = Stills {
+            poster: told.poster_ns.map(|shown_ns| (object(), shown_ns)),
+            sheets: vec![object(); self.sheets],
+            tiles: told.tiles.clone(),
+        };
+        self.poster == told.poster_ns.is_some() && stills.are_of(&self.plan)
+    }
+}
+
 /// What an order asks of each rendition; `None` when it names a chunk that its plan has not.
 fn ordered(order: &Order) -> Option<Vec<Ordered>> {
     match order {
-        Order::Probe => Some(Vec::new()),
+        Order::Probe | Order::Stills(_) => Some(Vec::new()),
         Order::Video(order) => {
             let chunk = order.plan.chunks.get(order.chunk as usize)?;
             let frames = chunk.end.checked_sub(chunk.start)?;

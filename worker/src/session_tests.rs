@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::testing::{audio_order, init_segment, media_info, media_segment, video_order};
-use farm::task::Account;
+use farm::stills::{PosterPlan, StoryboardPlan, Tile};
+use farm::task::{Account, KeyFrame};
 
 const SOURCE_BYTES: u64 = 1000;
 
@@ -101,7 +102,9 @@ fn a_segment_is_what_it_is_said_to_be() {
     assert_eq!(breach(&video, vec![init(0, 1000)]), Some(Breach::SegmentDiffers), "another time scale");
     let garbage = Frame { header: FromChild::Init { rendition: 0, timescale: 1 }, payload: Bytes::from_static(b"garbage") };
     assert!(matches!(breach(&video, vec![garbage]), Some(Breach::NoSegment(_))));
-    let lies: [fn(&mut Segment); 3] = [|s| s.bytes += 1, |s| s.samples -= 1, |s| s.ticks += 1];
+    let key_frame = KeyFrame { ticks: 0, offset: 24, bytes: 100 };
+    let lies: [&dyn Fn(&mut Segment); 4] =
+        [&|s| s.bytes += 1, &|s| s.samples -= 1, &|s| s.ticks += 1, &|s| s.key_frames.push(key_frame)];
     for lie in lies {
         let (mut said, payload) = media_segment(50);
         lie(&mut said);
@@ -140,4 +143,60 @@ fn a_child_may_not_claim_what_it_cannot_know() {
         assert!(believed_failure.message.len() <= Failure::MESSAGE_BYTES_MAX && !believed_failure.message.contains('\n'));
         assert!(believed_failure.stream.is_some_and(|s| s.len() <= 64 && !s.contains('\u{1b}')));
     }
+}
+
+/// An order of a poster and of a storyboard of three pictures, two to a sheet.
+fn stills_order() -> Order {
+    let plan = crate::testing::plan().video.expect("a picture");
+    let tile = |n: u64| Tile { start_ns: n, key_frame_ns: 10 * n };
+    let board = StoryboardPlan { columns: 2, rows: 1, width: 160, height: 90, tiles: (0..3).map(tile).collect() };
+    let poster = PosterPlan { width: 1280, height: 720, candidates_ns: vec![7] };
+    Order::Stills(StillsPlan { track: plan.track, picture: plan.picture, poster: Some(poster), storyboard: Some(board) })
+}
+
+fn still(place: StillPlace, (width, height): (u16, u16)) -> Frame<FromChild> {
+    let [wide, narrow, high, low] = [width.to_be_bytes(), height.to_be_bytes()].concat()[..] else { panic!("four bytes") };
+    let payload = vec![0xFF, 0xD8, 0xFF, 0xC0, 0, 8, 8, high, low, wide, narrow, 0, 0xFF, 0xD9];
+    Frame { header: FromChild::Still { place }, payload: payload.into() }
+}
+
+fn pictured(poster_ns: Option<u64>, tiles: &[u64]) -> Frame<FromChild> {
+    let tiles = tiles.iter().map(|n| Tile { start_ns: *n, key_frame_ns: 10 * n }).collect();
+    frame(FromChild::Done(Done::Pictured(Pictured { poster_ns, tiles })))
+}
+
+#[test]
+fn still_pictures_are_those_of_the_order_and_fit_what_is_told_of_them() {
+    use StillPlace::{Poster, Sheet};
+    let order = stills_order();
+    let all = || vec![still(Sheet(0), (320, 90)), still(Sheet(1), (160, 90)), still(Poster, (1280, 720))];
+    let with = |mut frames: Vec<Frame<FromChild>>, last| {
+        frames.push(last);
+        breach(&order, frames)
+    };
+    assert_eq!(with(all(), pictured(Some(7), &[0, 1, 2])), None);
+    assert_eq!(with(vec![still(Sheet(0), (320, 90))], pictured(None, &[0, 2])), None, "some do not decode");
+    assert_eq!(with(vec![], pictured(None, &[])), None);
+    for odd in [
+        still(Poster, (1280, 718)),
+        still(Sheet(1), (160, 90)),
+        still(Sheet(0), (480, 90)),
+        Frame { header: FromChild::Still { place: Poster }, payload: Bytes::from_static(b"GIF") },
+    ] {
+        assert_eq!(with(vec![], odd), Some(Breach::OtherStill));
+    }
+    assert_eq!(with(all(), still(Poster, (1280, 720))), Some(Breach::OtherStill), "a second poster");
+    assert_eq!(with(all(), still(Sheet(2), (160, 90))), Some(Breach::OtherStill), "more sheets than pictures");
+    for untrue in [
+        pictured(None, &[0, 1, 2]),
+        pictured(Some(8), &[0, 1, 2]),
+        pictured(Some(7), &[0, 1]),
+        pictured(Some(7), &[1, 0, 2]),
+        pictured(Some(7), &[0, 1, 3]),
+        done(),
+    ] {
+        assert_eq!(with(all(), untrue), Some(Breach::OtherOrder));
+    }
+    assert_eq!(breach(&video_order(), vec![still(Poster, (1280, 720))]), Some(Breach::OtherStill));
+    assert_eq!(breach(&video_order(), vec![pictured(None, &[])]), Some(Breach::OtherOrder));
 }

@@ -3,6 +3,8 @@
 //! The order is the point: objects, then the marker, then the event, then the acknowledgement. Whatever breaks in between,
 //! the delivery comes again, and finds the marker or does the work anew under another token.
 
+mod stills;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Sink};
 use crate::begun::{Begun, Company, Deaths, Gate};
 use crate::guard::{Guard, is_cancelled};
 use crate::pack::pack;
@@ -342,6 +344,11 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
             let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
             execution.encode(&plan, encode).await
         }
+        TaskId::Stills => {
+            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let stills = plan.stills.as_ref().ok_or_else(|| senseless(job, task))?;
+            execution.stills(plan.source.as_ref(), stills).await
+        }
         TaskId::Pack(rendition) => {
             let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
             work::parts_of(&plan, rendition).ok_or_else(|| senseless(job, task))?;
@@ -390,21 +397,11 @@ async fn commit(farm: &Farm, job: &JobId, output: &Storage, marker: &Marker) -> 
             // A retry of our own write may find what it wrote itself, so only a marker that names others condemns our objects.
             let there: Option<Marker> = load(&farm.state, &keys::done(job, &marker.task)).await.ok();
             if there.is_some_and(|there| there.token != marker.token) {
-                discard(output, &objects_of(&marker.outcome)).await;
+                let keys: Vec<String> = marker.outcome.objects().into_iter().map(|object| object.key.clone()).collect();
+                discard(output, &keys).await;
             }
             Ok(())
         }
-    }
-}
-
-fn objects_of(outcome: &Outcome) -> Vec<String> {
-    match outcome {
-        Outcome::Probed { .. } => Vec::new(),
-        Outcome::Encoded { renditions, .. } => {
-            let objects = renditions.iter().flat_map(|made| std::iter::once(&made.init).chain(&made.objects));
-            objects.map(|object| object.key.clone()).collect()
-        }
-        Outcome::Packed { object } => vec![object.key.clone()],
     }
 }
 
@@ -474,14 +471,14 @@ impl Execution<'_> {
         let attempt = async {
             // Whoever asked for it waits to hear that there is nothing at that place.
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Short).await?;
-            Ok((self.attempt(&Order::Probe, &source, None).await?, source.version()))
+            Ok((self.attempt(&Order::Probe, &source, Sink::None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {
             ((Done::Probed(mut info), cost), version) => {
                 info.version = Some(version);
                 Ok((Outcome::Probed { info }, cost))
             }
-            ((Done::Encoded(_), _), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
+            _ => Err(Failure::new(Code::Internal, "something else came of a probe")),
         }
     }
 
@@ -491,11 +488,11 @@ impl Execution<'_> {
             // The probe has read it.
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
             let source = source.check(plan.source.as_ref(), &self.spec.source)?;
-            let (done, cost) = self.attempt(&encode.order, &source, Some(&mut uploads)).await?;
+            let (done, cost) = self.attempt(&encode.order, &source, Sink::Media(&mut uploads)).await?;
             let renditions = uploads.finish().await?;
             match done {
                 Done::Encoded(account) => Ok((Outcome::Encoded { renditions, account }, cost)),
-                Done::Probed(_) => Err(Failure::new(Code::Internal, "a probe came of an encode")),
+                _ => Err(Failure::new(Code::Internal, "something else came of an encode")),
             }
         };
         let made = self.guard.hold(attempt).await;
@@ -505,7 +502,7 @@ impl Execution<'_> {
         made
     }
 
-    async fn attempt(&self, order: &Order, source: &Source, uploads: Option<&mut Uploads>) -> Result<(Done, Cost), Failure> {
+    async fn attempt(&self, order: &Order, source: &Source, sink: Sink<'_>) -> Result<(Done, Cost), Failure> {
         let Farm { settings, spawner, .. } = self.farm;
         let mut told: Option<Instant> = None;
         let mut progress = |media_ns| {
@@ -518,7 +515,7 @@ impl Execution<'_> {
             }
         };
         let stall = settings.stall;
-        let attempt = Attempt { spawner, command: &settings.child, stall, order, source, uploads, progress: &mut progress };
+        let attempt = Attempt { spawner, command: &settings.child, stall, order, source, sink, progress: &mut progress };
         attempt.run().await
     }
 }

@@ -9,8 +9,8 @@ use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
 use farm::{Code, Failure, Rate};
-use pipelines::boxes::{Fragment, Sample};
-use pipelines::{AudioOrder, Done, Init, Order, Output, Reader, VideoOrder};
+use pipelines::boxes::{self, Fragment, Sample};
+use pipelines::{AudioOrder, Done, Init, Order, Output, Pictured, Reader, VideoOrder};
 
 use crate::child::run_with;
 use crate::worker::ChildCommand;
@@ -55,6 +55,7 @@ pub(crate) fn plan() -> Plan {
         layout: Layout::Segments,
         video: Some(video),
         audio: vec![audio],
+        stills: None,
         notes: Vec::new(),
     }
 }
@@ -93,8 +94,8 @@ pub(crate) fn media_segment(samples: u32) -> (Segment, Bytes) {
     let sample = |n| Sample { duration: 512, bytes: 10, composition_offset: 0, sync: n == 0 };
     let data = Bytes::from(vec![7; 10 * samples as usize]);
     let fragment = Fragment { sequence: 1, base_time: 0, samples: (0..samples).map(sample).collect(), data };
-    let bytes = fragment.write();
-    (Segment { ticks: fragment.ticks(), samples, bytes: bytes.len() as u64 }, bytes)
+    let bytes = boxes::write_segment(&[fragment]);
+    (boxes::segment(&bytes).expect("a segment"), bytes)
 }
 
 /// An init segment with a track of `avc1.64001F` in this time scale.
@@ -206,6 +207,7 @@ fn check_source(reader: &dyn Reader) -> Result<(), Failure> {
 /// Makes what is ordered, up to so many segments of each rendition.
 fn make(order: &Order, output: &dyn Output, segments_max: usize) -> Result<Done, Failure> {
     let renditions: Vec<Vec<u32>> = match order {
+        Order::Stills(_) => return Ok(Done::Pictured(Pictured::default())),
         Order::Probe => return Ok(Done::Probed(Box::new(media_info((3 << 20) + 123)))),
         Order::Video(order) => order.plan.rungs.iter().map(|rung| vec![50 / rung.divisor.get(); 2]).collect(),
         Order::Audio(order) => {

@@ -248,7 +248,8 @@ pub(crate) async fn discard(output: &Storage, keys: &[String]) {
     }
 }
 
-async fn put(output: &Storage, key: String, kind: Kind, content: Bytes) -> Result<Object, Failure> {
+/// Stores an object and hashes it.
+pub(crate) async fn put(output: &Storage, key: String, kind: Kind, content: Bytes) -> Result<Object, Failure> {
     let hashed = content.clone();
     let hashing = tokio::task::spawn_blocking(move || hex(&Sha256::digest(&hashed)));
     let sha256 = hashing.await.map_err(|_| Failure::new(Code::Internal, "hashing came to nothing"))?;
@@ -287,7 +288,7 @@ mod tests {
             for (index, whole) in expected.iter_mut().enumerate() {
                 let bytes = content(index, n);
                 whole.extend_from_slice(&bytes);
-                let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64 };
+                let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64, key_frames: Vec::new() };
                 uploads.segment(index, segment, bytes).await.expect("taken");
                 let kept: usize = uploads.made.iter().map(|made| made.part.len()).sum();
                 assert!(kept == uploads.gathered && kept <= 1000, "{kept} bytes are kept");

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, Sink};
 use crate::begun::Gate;
 use crate::guard::Guard;
 use crate::process::Spawner;
@@ -220,12 +220,12 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let attempt = async {
         let source = Source::open(source, &Stores::default(), Patience::Short).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
-        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, uploads: None, progress }
+        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, sink: Sink::None, progress }
             .run()
             .await
     };
     match guard.hold(attempt).await? {
         (Done::Probed(info), _) => Ok(*info),
-        (Done::Encoded(_), _) => Err(Failure::new(Code::Internal, "an encode came of a probe")),
+        _ => Err(Failure::new(Code::Internal, "something else came of a probe")),
     }
 }

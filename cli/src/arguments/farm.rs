@@ -9,7 +9,7 @@ use ::farm::job::JobId;
 use clap::Args;
 use url::Url;
 
-use super::{DamageName, Ladder, LayoutName};
+use super::{DamageName, Ladder, LayoutName, Stills};
 
 /// Where broker and storage are.
 #[derive(Args)]
@@ -129,6 +129,9 @@ pub struct Submit {
     /// Wanted duration of a piece of work, 1 to 3600 seconds.
     #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub chunk_seconds: Option<u32>,
+    /// Which still pictures to make.
+    #[command(flatten)]
+    pub stills: Stills,
     /// Jobs of one tenant with a higher priority go first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub priority: i32,

@@ -3,13 +3,13 @@
 use farm::job::Layout;
 use farm::media::MediaInfo;
 use farm::plan::RenditionId;
-use farm::task::{Object, Outcome, TaskId};
+use farm::task::{Object, Outcome, Segment, TaskId};
 use m3u8_rs::{AlternativeMedia, MasterPlaylist, MediaPlaylist};
 use proptest::prelude::{Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
 use crate::plan::plan;
-use crate::seal::{Piece, seal};
+use crate::seal::{Media, Piece, seal};
 use crate::testing::{markers, picture, sound, source, spec};
 
 fn sealed(layout: Layout, info: &MediaInfo) -> Seal {
@@ -75,6 +75,50 @@ fn a_single_file_is_addressed_by_ranges_without_gaps() {
     }
 }
 
+/// The I-frame playlist of a rendition, read: for each entry the object's key, its range, and its duration in s.
+fn read_i_frames(rendition: &Rendition) -> Vec<(String, std::ops::Range<u64>, f32)> {
+    let text = i_frames_only(rendition);
+    let playlist = read_media(&text);
+    assert!(playlist.i_frames_only && playlist.end_list, "{text}");
+    let entry = |segment: &m3u8_rs::MediaSegment| {
+        let range = segment.byte_range.as_ref().expect("a range");
+        let start = range.offset.expect("where it begins");
+        (format!("{}/{}", rendition.id, segment.uri), start..start + range.length, segment.duration)
+    };
+    playlist.segments.iter().map(entry).collect()
+}
+
+#[test]
+fn the_i_frame_playlist_names_every_key_frame_by_its_bytes() {
+    let (many, one) = (ordinary(Layout::Segments), ordinary(Layout::SingleFile));
+    let frames = read_i_frames(&many.renditions[0]);
+    assert_eq!(frames.len(), 15, "899 frames at 29.97/s, a GOP of 60");
+    assert!(frames[..14].iter().all(|(.., lasts)| (lasts - 2.002).abs() < 1e-5));
+    let rest = 899.0 * 1001.0 / 30_000.0 - 14.0 * 2.002;
+    assert!((f64::from(frames[14].2) - rest).abs() < 1e-5, "{} s until the end, not {rest}", frames[14].2);
+    let objects: Vec<&str> = many.renditions[0].keys()[1..].to_vec();
+    assert!(frames.iter().enumerate().all(|(n, (key, ..))| *key == objects[n / 2]), "{frames:?}");
+    assert_eq!((frames[0].1.clone(), frames[1].1.clone()), (24..324, 524..825));
+    let Media::File { init_bytes, segments, .. } = &one.renditions[0].media else { panic!("a file") };
+    let second = init_bytes + segments[0].bytes;
+    assert_eq!(read_i_frames(&one.renditions[0])[2].1, second + 24..second + 324);
+}
+
+#[test]
+fn i_frame_variants_say_what_their_playlists_cost() {
+    let seal = ordinary(Layout::Segments);
+    let master = read_master(&multivariant(&seal));
+    let uris: Vec<_> = master.variants.iter().filter(|variant| variant.is_i_frame).map(|variant| variant.uri.as_str()).collect();
+    assert_eq!(uris[0], "v1080/i-frames.m3u8");
+    assert_eq!(uris.len(), 5, "one for each rung: {uris:?}");
+    let first = master.variants.iter().find(|variant| variant.is_i_frame).expect("one");
+    assert_eq!((first.codecs.as_deref(), first.audio.as_deref()), (Some("avc1.640028"), None));
+    // The last of the entries lasts as its frames do, 59 of them; its run of a target duration is the dearest.
+    let last_bps = (8.0_f64 * 300.0 / (59.0 * 1001.0 / 30_000.0)).ceil() as u64;
+    let pair_bps = (8.0_f64 * (301.0 + 300.0) / (119.0 * 1001.0 / 30_000.0)).ceil() as u64;
+    assert_eq!(first.bandwidth, last_bps.max(pair_bps));
+}
+
 #[test]
 fn another_init_is_named_where_it_begins() {
     let info = source(vec![picture(426, 240, "25", 30)], vec![]);
@@ -97,9 +141,10 @@ fn the_multivariant_playlist_says_what_players_choose_by() {
     let text = multivariant(&seal);
     let master = read_master(&text);
     assert_eq!((master.version, master.independent_segments), (Some(7), true));
-    let uris: Vec<_> = master.variants.iter().map(|variant| variant.uri.as_str()).collect();
+    let variants: Vec<_> = master.variants.iter().filter(|variant| !variant.is_i_frame).collect();
+    let uris: Vec<_> = variants.iter().map(|variant| variant.uri.as_str()).collect();
     assert_eq!(uris, ["v480/index.m3u8", "v1080/index.m3u8", "v720/index.m3u8", "v360/index.m3u8", "v240/index.m3u8"]);
-    for variant in &master.variants {
+    for variant in variants {
         assert_eq!(variant.codecs.as_deref(), Some("avc1.640028,mp4a.40.2"));
         assert_eq!(variant.audio.as_deref(), Some("audio"));
         let rendition =
@@ -135,7 +180,8 @@ fn only_sound_is_a_variant_itself_and_only_picture_has_no_group() {
 /// A rendition of segments that last so many ms and have so many bytes.
 fn of_segments(segments: &[(u64, u64)]) -> Rendition {
     let object = Object { key: "v240/0123456789abcdef/1.m4s".to_owned(), bytes: 0, sha256: String::new() };
-    let segments: Vec<Segment> = segments.iter().map(|(ms, bytes)| Segment { ticks: *ms, samples: 1, bytes: *bytes }).collect();
+    let segment = |(ms, bytes): &(u64, u64)| Segment { ticks: *ms, samples: 1, bytes: *bytes, key_frames: Vec::new() };
+    let segments: Vec<Segment> = segments.iter().map(segment).collect();
     let pieces = vec![Piece { init: object.clone(), objects: vec![object; segments.len()], segments }];
     Rendition {
         id: RenditionId("v240".to_owned()),

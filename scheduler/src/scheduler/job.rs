@@ -6,7 +6,7 @@ use bytes::Bytes;
 use farm::job::{JobId, JobSpec};
 use farm::plan::Plan;
 use farm::storage::{Creation, Kind, Storage, StorageError};
-use farm::task::{Marker, Outcome, TaskId, Token};
+use farm::task::{Marker, TaskId, Token};
 use farm::{Code, Failure, Life, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -358,11 +358,7 @@ async fn superfluous(state: &Storage, job: &JobState) -> Result<Vec<String>, Fai
         return Ok(Vec::new());
     }
     let sealed: BTreeSet<&str> = stored.keys().collect();
-    let made = job.markers.values().flat_map(|marker| match &marker.outcome {
-        Outcome::Encoded { renditions, .. } => renditions.as_slice(),
-        Outcome::Probed { .. } | Outcome::Packed { .. } => &[],
-    });
-    let keys = made.flat_map(|made| std::iter::once(&made.init).chain(&made.objects)).map(|object| object.key.as_str());
+    let keys = job.markers.values().flat_map(|marker| marker.outcome.objects()).map(|object| object.key.as_str());
     Ok(keys.filter(|key| !sealed.contains(key)).map(str::to_owned).collect())
 }
 
@@ -398,7 +394,9 @@ pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(
 fn is_document(key: &str) -> bool {
     let is_rendition =
         |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    key == keys::MASTER || key == keys::REPORT || key.strip_suffix("/index.m3u8").is_some_and(is_rendition)
+    let is_playlist = |end: &str| key.strip_suffix(end).is_some_and(is_rendition);
+    [keys::MASTER, keys::REPORT, keys::STORYBOARD].contains(&key)
+        || ["/index.m3u8", "/i-frames.m3u8"].into_iter().any(is_playlist)
 }
 
 /// Stores what is decided once; what another scheduler decided before counts instead.

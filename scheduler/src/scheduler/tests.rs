@@ -7,10 +7,10 @@ use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::Poll;
 
-use farm::job::{AutoLadder, LadderSpec, Layout};
+use farm::job::{AutoLadder, LadderSpec, Layout, PosterSpec, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::plan::Plan;
-use farm::task::{Encoded, Marker, Outcome, Progress, TaskId, TaskMessage};
+use farm::task::{Marker, Progress, TaskId, TaskMessage};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -165,13 +165,7 @@ pub(crate) async fn work(state: &Storage, job: &JobId, task: &TaskId) {
         markers.insert(marker.task.clone(), marker);
     }
     let made = marker(&plan, &info, task, &Token::random(), &markers);
-    let of = |made: &Encoded| [&made.init].into_iter().chain(&made.objects).cloned().collect::<Vec<_>>();
-    let objects = match &made.outcome {
-        Outcome::Probed { .. } => vec![],
-        Outcome::Encoded { renditions, .. } => renditions.iter().flat_map(of).collect(),
-        Outcome::Packed { object } => vec![object.clone()],
-    };
-    for object in objects {
+    for object in made.outcome.objects() {
         let content = vec![0; usize::try_from(object.bytes).expect("a size")];
         output.put(&object.key, content.into(), Kind::VideoSegment).await.expect("stored");
     }
@@ -203,10 +197,18 @@ pub(crate) async fn check_complete(farm: &Farm) {
         let media = text(playlist.clone()).await;
         let (_, media) = m3u8_rs::parse_media_playlist(media.as_bytes()).expect("a media playlist");
         assert!(media.end_list && !media.segments.is_empty());
-        let rendition = playlist.strip_suffix("index.m3u8").expect("a media playlist");
+        let (rendition, _) = playlist.rsplit_once('/').expect("a rendition's playlist");
         let maps = media.segments.iter().filter_map(|segment| segment.map.as_ref()).map(|map| &map.uri);
-        named.extend(media.segments.iter().map(|segment| &segment.uri).chain(maps).map(|uri| format!("{rendition}{uri}")));
+        named.extend(media.segments.iter().map(|segment| &segment.uri).chain(maps).map(|uri| format!("{rendition}/{uri}")));
     }
+    // The report leads to the poster, and the storyboard's track to its sheets.
+    if let Ok(track) = farm.output.get(keys::STORYBOARD).await {
+        let track = String::from_utf8(track.to_vec()).expect("text");
+        let sheets = track.lines().filter_map(|line| line.split_once("#xywh"));
+        named.extend(sheets.map(|(uri, _)| format!("{}{uri}", keys::STILLS_FOLDER)));
+    }
+    let report: serde_json::Value = serde_json::from_str(&text(keys::REPORT.to_owned()).await).expect("a report");
+    named.extend(report["stills"]["poster"]["key"].as_str().map(str::to_owned));
     let media: BTreeSet<String> = outputs.iter().filter(|key| keys::token_in(key).is_some()).cloned().collect();
     assert_eq!(media, named);
     assert!(outputs.contains(keys::REPORT));
@@ -217,19 +219,33 @@ pub(crate) async fn check_complete(farm: &Farm) {
 async fn a_job_is_taken_to_its_end_and_only_its_result_is_left() {
     for layout in [Layout::Segments, Layout::SingleFile] {
         let mut farm = Farm::new();
-        for stale in ["master.m3u8", "v1080/index.m3u8", "v1080/0123456789abcdef/00000.m4s", "mine.txt", "v1080/mine.mp4"] {
+        for stale in [
+            "stills/storyboard.vtt",
+            "stills/0123456789abcdef/poster.jpg",
+            "master.m3u8",
+            "v1080/index.m3u8",
+            "v1080/i-frames.m3u8",
+            "v1080/0123456789abcdef/00000.m4s",
+            "mine.txt",
+            "v1080/mine.mp4",
+        ] {
             farm.put(stale).await;
         }
         farm.add_worker(|_| Act::Do);
         farm.add_worker(|_| Act::Do);
         let scheduler = farm.start();
-        let job = scheduler.submit(farm.spec(layout)).await.expect("a job");
+        let spec = farm.spec(layout);
+        let spec = JobSpec { poster: Some(PosterSpec::default()), storyboard: Some(StoryboardSpec::default()), ..spec };
+        let job = scheduler.submit(spec).await.expect("a job");
         let ended = end(&scheduler, &job).await;
         assert!(matches!(ended, Ok(JobResult::Done(_))), "{ended:?}");
         check_complete(&farm).await;
         let outputs = farm.outputs().await;
+        assert!(outputs.contains(keys::STORYBOARD) && outputs.iter().any(|key| key.ends_with("/poster.jpg")), "{outputs:?}");
         assert!(outputs.contains("mine.txt") && outputs.contains("v1080/mine.mp4"), "what is not ours stays");
-        assert!(!outputs.contains("v1080/index.m3u8") && !outputs.contains("v1080/0123456789abcdef/00000.m4s"));
+        assert!(!outputs.contains("v1080/index.m3u8") && !outputs.contains("v1080/i-frames.m3u8"));
+        assert!(!outputs.contains("stills/0123456789abcdef/poster.jpg"));
+        assert!(!outputs.contains("v1080/0123456789abcdef/00000.m4s"));
         let view = scheduler.view(&job).expect("a view");
         assert_eq!((view.tasks_done, view.media_done_ns), (view.tasks_total, view.media_total_ns));
         scheduler.shutdown().await;

@@ -132,6 +132,9 @@ fn renditions(plan: &Plan) -> usize {
     plan.video.as_ref().map_or(0, |video| video.rungs.len()) + plan.audio.len()
 }
 
+/// Making still pictures of a video is about as much work as encoding this part of it.
+const STILLS_DIVISOR: u64 = 20;
+
 /// How much media each encode task goes through, in ns.
 fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
     let picture = plan.video.iter().flat_map(|video| {
@@ -141,7 +144,8 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
     let samples_ns = |samples: u64, rate: u32| u128::from(samples) * u128::from(SECOND_NS) / u128::from(rate).max(1);
     let sound = (0..).map(TaskId::Audio).zip(&plan.audio);
     let sound = sound.map(|(task, audio)| (task, u64::try_from(samples_ns(audio.samples, audio.rate)).unwrap_or(u64::MAX)));
-    picture.chain(sound).collect()
+    let stills = plan.stills.as_ref().map(|_| (TaskId::Stills, plan.duration_ns / STILLS_DIVISOR));
+    picture.chain(sound).chain(stills).collect()
 }
 
 /// Where views are put up and looked at.

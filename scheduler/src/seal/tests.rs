@@ -81,7 +81,7 @@ fn refusal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> String {
 #[test]
 fn what_does_not_fit_is_named() {
     type Change = fn(&mut Encoded);
-    let cases: [(TaskId, Change, &str); 10] = [
+    let cases: [(TaskId, Change, &str); 13] = [
         (
             TaskId::Video(1),
             |made| made.codecs = "avc1.640029".to_owned(),
@@ -100,9 +100,23 @@ fn what_does_not_fit_is_named() {
         ),
         (
             TaskId::Video(1),
+            |made| made.segments[1].key_frames[1].ticks += 1,
+            "video-00001 made other key frames in segment 1 of v720 than the plan says",
+        ),
+        (
+            TaskId::Video(1),
+            |made| made.segments[0].key_frames[1].bytes += made.segments[0].bytes,
+            "video-00001 made other key frames in segment 0",
+        ),
+        (TaskId::Video(1), |made| made.segments[0].key_frames.clear(), "video-00001 made other key frames in segment 0"),
+        (
+            TaskId::Video(1),
             |made| {
                 made.timescale *= 2;
-                made.segments.iter_mut().for_each(|segment| segment.ticks *= 2);
+                for segment in &mut made.segments {
+                    segment.ticks *= 2;
+                    segment.key_frames.iter_mut().for_each(|key| key.ticks *= 2);
+                }
             },
             "video-00001 made v720 in 1/20040 s, others in 1/10020 s",
         ),

@@ -1,5 +1,6 @@
 //! A job step by step, with storage as a value.
 
+use farm::job::{PosterSpec, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::task::Token;
 
@@ -74,7 +75,9 @@ fn a_job_goes_from_probe_to_master_in_this_order() {
         "video-00003",
         "seal",
         "v360/index.m3u8",
+        "v360/i-frames.m3u8",
         "v240/index.m3u8",
+        "v240/i-frames.m3u8",
         "a0/index.m3u8",
         "report.json",
         "master.m3u8",
@@ -83,6 +86,18 @@ fn a_job_goes_from_probe_to_master_in_this_order() {
     let Some(JobResult::Done(summary)) = job.result else { panic!("done") };
     assert_eq!(summary.renditions.len(), 3);
     assert!(summary.duration_ns >= 30_000_000_000);
+}
+
+#[test]
+fn still_pictures_are_a_task_of_their_own_and_end_in_a_track_and_the_report() {
+    let mut job = new_job(Layout::Segments);
+    (job.spec.poster, job.spec.storyboard) = (Some(PosterSpec::default()), Some(StoryboardSpec::default()));
+    let (job, log) = live(job, &info());
+    let place = |name: &str| log.iter().position(|entry| entry == name).unwrap_or_else(|| panic!("no {name} in {log:?}"));
+    assert!(place("plan") < place("stills") && place("stills") < place("seal"));
+    assert!(place("seal") < place("stills/storyboard.vtt") && place("stills/storyboard.vtt") < place("report.json"));
+    let stills = job.seal.expect("a seal").stills.expect("pictures");
+    assert!(stills.poster.is_some() && stills.sheets.len() == 1);
 }
 
 #[test]
