@@ -18,8 +18,9 @@ use gst::prelude::*;
 
 use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::mend::Source;
 use crate::source::{element, internal, push};
-use crate::{AudioOrder, Output, Reader};
+use crate::{AudioOrder, Output};
 
 const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
 /// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
@@ -39,7 +40,7 @@ const fn frame_bytes(channels: u32) -> usize {
 ///
 /// # Errors
 /// When the source does not decode, or the encoder fails.
-pub fn encode(order: &AudioOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
     let plan = &order.plan;
     let caps = gst_audio::AudioCapsBuilder::new_interleaved()
         .format(gst_audio::AUDIO_FORMAT_F32)
@@ -47,7 +48,7 @@ pub fn encode(order: &AudioOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Outp
         .channels(plan.channels.cast_signed())
         .build();
     let after = vec![element("audioconvert")?, element("audioresample")?];
-    let mut decoded = decode(reader, plan.track, 0, after, &caps)?;
+    let mut decoded = decode(source, plan.track, 0, after, &caps)?;
     let mut encoder = Encoder::start(order, &caps, Arc::clone(output))?;
     while encoder.left() > 0 {
         let Some(raw) = decoded.next()? else { break };

@@ -6,13 +6,14 @@ use farm::media::{Orientation, TrackId};
 use farm::{Code, Failure};
 use gst::prelude::*;
 
-use crate::Reader;
+use crate::edits::{Edit, presented};
+use crate::mend::Source;
 use crate::source::{self, Streams, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// Stream times that differ by no more are the same, however they were rounded.
-const SAME_TIME_NS: u64 = 1_000_000;
+pub const SAME_TIME_NS: u64 = 1_000_000;
 /// How much further before a seek goes when it missed its key frame; it doubles each time.
 const SEEK_STEP_NS: u64 = 2_000_000_000;
 /// How often it is looked whether a stream's caps or data have come.
@@ -49,13 +50,13 @@ impl Raw {
 /// # Errors
 /// When the source cannot be read or has no such stream, or no decoder takes it.
 pub fn decode(
-    reader: Arc<dyn Reader>,
+    source: &Source,
     track: TrackId,
     from_ns: u64,
     after: Vec<gst::Element>,
     caps: &gst::Caps,
 ) -> Result<Decoded, Failure> {
-    decode_picked(reader, track, from_ns, after, caps, Box::new(|_| ()))
+    decode_picked(source, track, from_ns, after, caps, Box::new(|_| ()))
 }
 
 /// What is done with the pad of the stream that is decoded, before any of its data flows.
@@ -66,7 +67,7 @@ pub type OnPad = Box<dyn Fn(&gst::Pad) + Send + Sync>;
 /// # Errors
 /// As [`decode`].
 pub fn decode_picked(
-    reader: Arc<dyn Reader>,
+    source: &Source,
     track: TrackId,
     from_ns: u64,
     after: Vec<gst::Element>,
@@ -91,7 +92,7 @@ pub fn decode_picked(
         }
         Ok(())
     };
-    let mut streams = source::open(reader, track, Box::new(link))?;
+    let mut streams = source::open(source, track, Box::new(link))?;
     loop {
         let linked = plug.linked.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(linked) = linked {
@@ -108,8 +109,9 @@ pub fn decode_picked(
     }
     let pad = streams.pad(track)?.clone();
     let hold = plug.hold.get().ok_or_else(|| Failure::new(Code::Internal, "a stream that is not held"))?;
+    let edit = source.edits.of(&pad).unwrap_or(Edit::WHOLE);
     let mut decoded = Decoded { streams, sink };
-    decoded.seek(&pad, hold, from_ns)?;
+    decoded.seek(&pad, hold, edit, from_ns)?;
     hold.release();
     Ok(decoded)
 }
@@ -215,9 +217,9 @@ impl Plug {
 impl Decoded {
     /// Seeks to the key frame at `from_ns`, or to the start for 0. Demuxers without an index land about where they were told
     /// to: what comes too early is dropped, and when the key frame was missed it is tried again from further before.
-    fn seek(&mut self, pad: &gst::Pad, hold: &Hold, mut from_ns: u64) -> Result<(), Failure> {
+    fn seek(&mut self, pad: &gst::Pad, hold: &Hold, edit: Edit, mut from_ns: u64) -> Result<(), Failure> {
         self.held_at(hold)?;
-        let (mut target_ns, mut step_ns) = (from_ns, SEEK_STEP_NS);
+        let (mut target_ns, mut step_ns) = (edit.seek_target(from_ns), SEEK_STEP_NS);
         loop {
             hold.set(Held::NotBefore(from_ns));
             if !self.streams.seek(pad, target_ns) || from_ns == 0 {
@@ -256,8 +258,8 @@ impl Decoded {
     pub fn next(&mut self) -> Result<Option<Raw>, Failure> {
         loop {
             if let Some(sample) = self.sink.try_pull_sample(PULL_WAIT) {
-                match start_of(&sample) {
-                    Some(start_ns) => return Ok(Some(Raw { sample, start_ns })),
+                match cut(sample) {
+                    Some(raw) => return Ok(Some(raw)),
                     // Outside of the segment: cut off by an edit list.
                     None => continue,
                 }
@@ -270,9 +272,19 @@ impl Decoded {
     }
 }
 
-fn start_of(sample: &gst::Sample) -> Option<u64> {
+/// A sample as far as it is presented. Decoders cut what they make; what comes without one is cut here.
+fn cut(sample: gst::Sample) -> Option<Raw> {
     let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
-    segment.to_stream_time(sample.buffer()?.pts()?).map(gst::ClockTime::nseconds)
+    let buffer = sample.buffer()?;
+    let start = buffer.pts()?;
+    let start_ns = presented(segment, start, buffer.duration())?.start;
+    let sound = sample.caps().filter(|_| segment.start().is_some_and(|first| start < first));
+    let Some(sound) = sound.and_then(|caps| gst_audio::AudioInfo::from_caps(caps).ok()) else {
+        return Some(Raw { sample, start_ns });
+    };
+    let cut = gst_audio::audio_buffer_clip(sample.buffer_owned()?, segment.upcast_ref(), sound.rate(), sound.bpf())?;
+    let sample = gst::Sample::builder().buffer(&cut).caps(&sample.caps_owned()?).segment(segment).build();
+    Some(Raw { sample, start_ns })
 }
 
 fn is_raw(caps: &gst::Caps) -> bool {

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gst::prelude::*;
 
-/// Stream times that differ by no more are the same, however they were rounded.
-pub const SAME_TIME_NS: u64 = 1_000_000;
+use crate::decode::SAME_TIME_NS;
+use crate::edits::presented;
+
 /// How much of a stream after the last wanted key frame is waited for, before it is ended.
 const END_MARGIN_NS: u64 = 1_000_000_000;
 
@@ -75,14 +76,11 @@ pub fn pick(pad: &gst::Pad, wanted: std::sync::Arc<Wanted>) {
     });
 }
 
-/// Stream time of a packet in ns, as the probe tells key frames: one that overlaps the start of what is shown counts from there.
+/// Stream time of a packet in ns, as the probe tells key frames.
 fn stream_time(pad: &gst::Pad, packet: &gst::BufferRef) -> Option<u64> {
     let event = pad.sticky_event::<gst::event::Segment>(0)?;
     let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
-    let time = packet.pts().or(packet.dts())?;
-    let end = packet.duration().map_or(time, |duration| time + duration);
-    let shown = segment.start().filter(|&start| time < start && end > start).unwrap_or(time);
-    segment.to_stream_time(shown).map(gst::ClockTime::nseconds)
+    Some(presented(segment, packet.pts().or(packet.dts())?, packet.duration())?.start)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod boxes;
 mod byte_source;
 mod cadence;
 mod decode;
+mod edits;
 pub mod encoders;
 mod fragment;
 pub mod jpeg;
@@ -166,12 +167,12 @@ pub struct Pictured {
 pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
     init()?;
     let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
-    let (reader, warnings) = mend::mend(reader).map_err(unreadable)?;
+    let (source, warnings) = mend::mend(reader).map_err(unreadable)?;
     match order {
-        Order::Probe => probe::probe(&reader, warnings).map(|info| Done::Probed(Box::new(info))),
-        Order::Video(order) => video::encode(order, reader, output).map(Done::Encoded),
-        Order::Audio(order) => audio::encode(order, reader, output).map(Done::Encoded),
-        Order::Stills(plan) => stills::make(plan, reader, output.as_ref()).map(Done::Pictured),
+        Order::Probe => probe::probe(&source, warnings).map(|info| Done::Probed(Box::new(info))),
+        Order::Video(order) => video::encode(order, &source, output).map(Done::Encoded),
+        Order::Audio(order) => audio::encode(order, &source, output).map(Done::Encoded),
+        Order::Stills(plan) => stills::make(plan, &source, output.as_ref()).map(Done::Pictured),
     }
 }
 

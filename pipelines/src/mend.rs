@@ -1,6 +1,8 @@
-//! MP4 and MOV files with a track that no demuxer can read: the demuxer refuses the whole file then. The track is hidden
-//! from it, by reading its box as free space, so that the others can be used.
+//! What of an MP4 or MOV file the demuxer gets to read otherwise than it is: a track that it cannot read, for which it would
+//! refuse the whole file, is free space to it; and edit lists, which it follows badly, say that all is presented:
+//! [`crate::edits`] does what they ask for.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::Reader;
+use crate::edits::{self, Edit, Edits};
 
 /// Largest `moov` box that is looked into.
 const MOOV_BYTES_MAX: u64 = 64 << 20;
@@ -16,12 +19,23 @@ const TOP_BOXES_MAX: usize = 64;
 /// Longest read of a reader.
 const READ_BYTES_MAX: usize = 4 << 20;
 
-/// A reader without the unreadable tracks, and what each of them was.
+/// A source as the demuxer is to see it.
+#[derive(Clone)]
+pub struct Source {
+    /// Its bytes, mended.
+    pub reader: Arc<dyn Reader>,
+    /// What its edit lists say.
+    pub edits: Edits,
+}
+
+/// A source as the demuxer is to see it, and what there is to say about its tracks.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Arc<dyn Reader>, Vec<String>)> {
-    let Some(moov) = find_moov(reader.as_ref())? else { return Ok((reader, Vec::new())) };
+pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
+    let Some(moov) = find_moov(reader.as_ref())? else {
+        return Ok((Source { reader, edits: Edits::None }, Vec::new()));
+    };
     let mut bytes = BytesMut::new();
     while (bytes.len() as u64) < moov.end - moov.start {
         let left = usize::try_from(moov.end - moov.start).unwrap_or(usize::MAX) - bytes.len();
@@ -31,30 +45,83 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Arc<dyn Reader>, Vec<String>
         }
         bytes.extend_from_slice(&part);
     }
-    let tracks: Vec<_> = boxes(&bytes).filter(|b| b.kind == *b"trak").collect();
-    let mut hidden = Vec::new();
-    let mut warnings = Vec::new();
-    for (number, track) in tracks.iter().enumerate() {
-        if !is_readable(&bytes, track) {
-            hidden.push(moov.start + track.at as u64 + 4);
-            warnings.push(format!(
-                "track {} of the container ({}) cannot be read: it does not say its codec",
-                number + 1,
-                handler(&bytes, track)
-            ));
-        }
+    let found = look_into(&bytes);
+    let mut patches: Vec<_> = found.patches.into_iter().map(|patch| Patch { at: moov.start + patch.at, ..patch }).collect();
+    if found.is_fragmented && !found.edits.is_empty() {
+        patches.extend(hide_fragment_index(reader.as_ref())?);
     }
-    if hidden.is_empty() || hidden.len() == tracks.len() {
-        return Ok((reader, Vec::new()));
-    }
-    Ok((Arc::new(Mended { reader, hidden }), warnings))
+    let reader: Arc<dyn Reader> = if patches.is_empty() { reader } else { Arc::new(Mended { reader, patches }) };
+    Ok((Source { reader, edits: Edits::Tracks(Arc::new(found.edits)) }, found.warnings))
 }
 
-/// Reads the types of some boxes as `free`.
+/// What was found in the body of a `moov` box.
+#[derive(Debug, Default)]
+struct Findings {
+    /// What is to be read otherwise, by its place in the body.
+    patches: Vec<Patch>,
+    edits: HashMap<u32, Edit>,
+    is_fragmented: bool,
+    warnings: Vec<String>,
+}
+
+fn look_into(moov: &[u8]) -> Findings {
+    let tracks: Vec<_> = boxes(moov).filter(|b| b.kind == *b"trak").collect();
+    let mut found = Findings::default();
+    for (number, track) in (1..).zip(&tracks) {
+        if !is_readable(moov, track) {
+            found.patches.push(Patch { at: track.at as u64 + 4, bytes: b"free".to_vec() });
+            let handler = handler(moov, track);
+            found.warnings.push(format!("track {number} of the container ({handler}) cannot be read: it does not say its codec"));
+        }
+    }
+    if found.patches.len() == tracks.len() {
+        // Nothing would be left: the demuxer has its own words for that.
+        found = Findings::default();
+    }
+    let timing = boxes(moov).find(|b| b.kind == *b"mvhd").and_then(|b| timescale(moov, b.body));
+    found.is_fragmented = boxes(moov).any(|b| b.kind == *b"mvex");
+    for (number, track) in (1..).zip(&tracks) {
+        let (Some(movie_timescale), Some(id), Some(media_timescale)) =
+            (timing, track_id(moov, track), descend(moov, track, &[b"mdia", b"mdhd"]).and_then(|body| timescale(moov, body)))
+        else {
+            continue;
+        };
+        let Some(list) = descend(moov, track, &[b"edts", b"elst"]) else { continue };
+        match edits::read(moov.get(list.clone()).unwrap_or_default(), media_timescale, movie_timescale, found.is_fragmented) {
+            Some((edit, told)) if !found.edits.contains_key(&id) => {
+                found.edits.insert(id, edit);
+                found.patches.push(Patch { at: list.start as u64, bytes: told });
+            }
+            Some(_) => {}
+            None => found.warnings.push(format!(
+                "track {number} of the container ({}) is put together of several pieces: where they meet, times may be off",
+                handler(moov, track)
+            )),
+        }
+    }
+    found
+}
+
+/// Hides the index of a fragmented file, which is found by a box at its very end: after a seek the demuxer takes times of
+/// presentation from there for times of the media.
+fn hide_fragment_index(reader: &dyn Reader) -> io::Result<Option<Patch>> {
+    const BOX_BYTES: u64 = 16;
+    let Some(at) = reader.bytes().checked_sub(BOX_BYTES) else { return Ok(None) };
+    let last = reader.read_at(at, 8)?;
+    Ok((last.get(4..8) == Some(b"mfro")).then(|| Patch { at: at + 4, bytes: b"free".to_vec() }))
+}
+
+/// Bytes that stand at a place instead of those of the source.
+#[derive(Debug)]
+struct Patch {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+/// Reads some bytes otherwise than they are.
 struct Mended {
     reader: Arc<dyn Reader>,
-    /// Where these types stand in the source.
-    hidden: Vec<u64>,
+    patches: Vec<Patch>,
 }
 
 impl Reader for Mended {
@@ -65,15 +132,15 @@ impl Reader for Mended {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let read = self.reader.read_at(offset, len)?;
         let end = offset + read.len() as u64;
-        if !self.hidden.iter().any(|&at| at < end && at + 4 > offset) {
+        if !self.patches.iter().any(|patch| patch.at < end && patch.at + patch.bytes.len() as u64 > offset) {
             return Ok(read);
         }
         let mut mended = BytesMut::from(&read[..]);
-        for &at in &self.hidden {
-            for (letter, position) in b"free".iter().zip(at..) {
+        for patch in &self.patches {
+            for (&patched, position) in patch.bytes.iter().zip(patch.at..) {
                 let index = position.checked_sub(offset).and_then(|i| usize::try_from(i).ok());
                 if let Some(byte) = index.and_then(|i| mended.get_mut(i)) {
-                    *byte = *letter;
+                    *byte = patched;
                 }
             }
         }
@@ -135,6 +202,20 @@ fn boxes_in(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = Found> {
 
 fn descend(bytes: &[u8], from: &Found, path: &[&[u8; 4]]) -> Option<Range<usize>> {
     path.iter().try_fold(from.body.clone(), |range, kind| boxes_in(bytes, range).find(|b| b.kind == **kind).map(|b| b.body))
+}
+
+/// Ticks per second in the body of an `mvhd` or `mdhd` box, which begin alike.
+fn timescale(bytes: &[u8], body: Range<usize>) -> Option<u32> {
+    let body = bytes.get(body)?;
+    let at = if body.first() == Some(&1) { 20 } else { 12 };
+    Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?)).filter(|&ticks| ticks > 0)
+}
+
+/// The number by which a track is known in its container.
+fn track_id(bytes: &[u8], track: &Found) -> Option<u32> {
+    let body = descend(bytes, track, &[b"tkhd"]).and_then(|body| bytes.get(body))?;
+    let at = if body.first() == Some(&1) { 20 } else { 12 };
+    Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?))
 }
 
 /// Whether a track says what its samples are: an `stsd` box with an entry.

@@ -1,6 +1,7 @@
 //! Finds out what a source is: every packet is read and counted, then one buffer of each track is decoded. Headers are
 //! not believed where content says otherwise.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, Interlace, MediaInf
 use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
-use crate::Reader;
-use crate::decode::decode;
+use crate::decode::{SAME_TIME_NS, decode};
+use crate::edits::presented;
+use crate::mend::Source;
 use crate::source::{self, Streams};
 use crate::timing::timing;
 
@@ -24,14 +26,14 @@ const SHORTFALL_NS: u64 = 2_000_000_000;
 ///
 /// # Errors
 /// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
-pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
-    let scan = scan(Arc::clone(reader))?;
+pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
+    let scan = scan(source)?;
     // A text or a picture by itself is shown as its own only stream.
     if scan.records.iter().all(|r| r.media_type() == scan.container) && !is_sound_or_picture(&scan.container) {
         return Err(Failure::new(Code::NotMedia, format!("the source is {}, not audio or video", scan.container)));
     }
     let mut info = MediaInfo {
-        bytes: reader.bytes(),
+        bytes: source.reader.bytes(),
         version: None,
         container: scan.container,
         duration_ns: 0,
@@ -46,7 +48,7 @@ pub fn probe(reader: &Arc<dyn Reader>, warnings: Vec<String>) -> Result<MediaInf
     for (record, track) in scan.records.into_iter().zip(0..) {
         let track = TrackId(track);
         let kind = record.codec();
-        match describe(reader, track, record, scan.header_duration_ns) {
+        match describe(source, track, record, scan.header_duration_ns) {
             Ok(described) => {
                 let (start, end) = described.range();
                 range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
@@ -105,7 +107,7 @@ impl Track {
     }
 }
 
-fn describe(reader: &Arc<dyn Reader>, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
+fn describe(source: &Source, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
     let kind = record.media_type();
     let name = record.codec();
     if !is_sound_or_picture(&kind) {
@@ -121,7 +123,7 @@ fn describe(reader: &Arc<dyn Reader>, track: TrackId, mut record: Record, header
         );
     }
     record.times.sort_unstable();
-    let mut decoded = decode(Arc::clone(reader), track, 0, Vec::new(), &gst::Caps::new_any())?;
+    let mut decoded = decode(source, track, 0, Vec::new(), &gst::Caps::new_any())?;
     let first = decoded
         .next()
         .and_then(|first| first.ok_or_else(|| Failure::new(Code::Undecodable, format!("{name}: not one buffer of it decodes"))));
@@ -215,6 +217,8 @@ struct Scan {
 struct Record {
     caps: Option<gst::Caps>,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
+    /// When the edit list ends the track, in ns of stream time.
+    limit_ns: Option<u64>,
     /// Stream times of packets that are shown, in ns.
     times: Vec<u64>,
     key_frames: Vec<u64>,
@@ -242,21 +246,22 @@ impl Record {
         self.bytes += buffer.size() as u64;
         let Some(segment) = &self.segment else { return };
         let Some(pts) = buffer.pts().or(buffer.dts()) else { return };
-        let duration = buffer.duration();
-        let end = duration.map_or(pts, |d| pts + d);
-        // A packet that overlaps the start of what is shown counts from there.
-        let start = segment.start().filter(|&start| pts < start && end > start).unwrap_or(pts);
-        let Some(time) = segment.to_stream_time(start).map(gst::ClockTime::nseconds) else { return };
+        let Some(Range { start, mut end }) = presented(segment, pts, buffer.duration()) else { return };
+        if let Some(limit) = self.limit_ns {
+            if start + SAME_TIME_NS >= limit {
+                return;
+            }
+            end = end.min(limit);
+        }
         if self.times.len() < PACKETS_MAX {
-            self.times.push(time);
+            self.times.push(start);
         }
         if !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
-            self.key_frame(time);
+            self.key_frame(start);
         }
-        let end_ns = time + end.saturating_sub(start).nseconds();
-        if time >= self.end_ns || end_ns > self.end_ns {
-            self.end_ns = self.end_ns.max(end_ns);
-            self.last_duration_ns = duration.map(gst::ClockTime::nseconds);
+        if start >= self.end_ns || end > self.end_ns {
+            self.end_ns = self.end_ns.max(end);
+            self.last_duration_ns = buffer.duration().map(|_| end - start);
         }
     }
 
@@ -282,6 +287,7 @@ impl Record {
                 let kept = std::mem::take(self);
                 *self = Self {
                     caps: kept.caps,
+                    limit_ns: kept.limit_ns,
                     orientation: kept.orientation,
                     language: kept.language,
                     title: kept.title,
@@ -339,12 +345,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Reads every packet of every stream.
-fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
+fn scan(source: &Source) -> Result<Scan, Failure> {
     let records: Arc<Mutex<Vec<Record>>> = Arc::default();
     let chapters: Arc<Mutex<Vec<Chapter>>> = Arc::default();
     let (on_records, on_chapters) = (Arc::clone(&records), Arc::clone(&chapters));
+    let edits = source.edits.clone();
     let watch = move |_: &gst::Pipeline, track: TrackId, pad: &gst::Pad| {
-        let mut record = Record { caps: Some(source::stream_caps(pad)), ..Record::default() };
+        let limit_ns = edits.of(pad).and_then(|edit| edit.end_ns);
+        let mut record = Record { caps: Some(source::stream_caps(pad)), limit_ns, ..Record::default() };
         pad.sticky_events_foreach(|event| {
             record.event(event, &on_chapters);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
@@ -353,7 +361,7 @@ fn scan(reader: Arc<dyn Reader>) -> Result<Scan, Failure> {
         watch_pad(pad, track.0 as usize, Arc::clone(&on_records), Arc::clone(&on_chapters));
         Ok(())
     };
-    let mut streams = source::open(reader, TrackId(0), Box::new(watch))?;
+    let mut streams = source::open(source, TrackId(0), Box::new(watch))?;
     let Some(first) = streams.pads.first() else {
         return Err(Failure::new(Code::NoDecodableStream, "the container holds no streams"));
     };

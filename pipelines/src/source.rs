@@ -16,8 +16,8 @@ use farm::media::TrackId;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
-use crate::Reader;
 use crate::byte_source::ByteSource;
+use crate::mend::Source;
 
 /// Longest wait for a demuxer to show its streams.
 const STREAMS_WAIT: Duration = Duration::from_secs(60);
@@ -45,18 +45,19 @@ pub type OnStream = Box<dyn Fn(&gst::Pipeline, TrackId, &gst::Pad) -> Result<(),
 ///
 /// # Errors
 /// When it is not media, nothing can take it apart, it cannot be read, or it has no stream `wanted`.
-pub fn open(reader: Arc<dyn Reader>, wanted: TrackId, on_stream: OnStream) -> Result<Streams, Failure> {
-    if reader.bytes() == 0 {
+pub fn open(source: &Source, wanted: TrackId, on_stream: OnStream) -> Result<Streams, Failure> {
+    if source.reader.bytes() == 0 {
         return Err(Failure::new(Code::NotMedia, "the source is empty"));
     }
     let pipeline = gst::Pipeline::new();
-    let source = ByteSource::new(reader);
+    let bytes = ByteSource::new(Arc::clone(&source.reader));
     let parse = element("parsebin")?;
-    pipeline.add_many([source.upcast_ref(), &parse]).and_then(|()| source.link(&parse)).map_err(internal)?;
+    pipeline.add_many([bytes.upcast_ref(), &parse]).and_then(|()| bytes.link(&parse)).map_err(internal)?;
     keep_matroska_times(&pipeline);
+    source.edits.apply(&pipeline);
     let shown = watch_streams(&pipeline, &parse, on_stream);
     let bus = pipeline.bus().ok_or_else(|| Failure::new(Code::Internal, "a pipeline without a bus"))?;
-    let mut streams = Streams { pipeline, source, pads: Vec::new(), bus, missing: Vec::new() };
+    let mut streams = Streams { pipeline, source: bytes, pads: Vec::new(), bus, missing: Vec::new() };
     streams.pipeline.set_state(gst::State::Playing).map_err(internal)?;
     let deadline = Instant::now() + STREAMS_WAIT;
     loop {

@@ -18,9 +18,10 @@ use gst_video::prelude::*;
 use crate::decode::{self, Raw, decode_picked};
 use crate::fragment::handed_on;
 use crate::key_frames::{Wanted, pick};
+use crate::mend::Source;
 use crate::scale;
 use crate::source::{element, internal};
-use crate::{Output, Pictured, Reader, StillPlace};
+use crate::{Output, Pictured, StillPlace};
 
 /// Quality of all pictures, on the scale of libjpeg.
 const JPEG_QUALITY: i32 = 85;
@@ -37,7 +38,7 @@ const STAGE_WAIT: gst::ClockTime = gst::ClockTime::from_seconds(30);
 ///
 /// # Errors
 /// When the source cannot be read, or an element is missing or fails.
-pub fn make(plan: &StillsPlan, reader: Arc<dyn Reader>, output: &dyn Output) -> Result<Pictured, Failure> {
+pub fn make(plan: &StillsPlan, source: &Source, output: &dyn Output) -> Result<Pictured, Failure> {
     let candidates = plan.poster.iter().flat_map(|poster| poster.candidates_ns.iter().copied());
     let tiles = plan.storyboard.iter().flat_map(|board| board.tiles.iter().map(|tile| tile.key_frame_ns));
     let wanted = Arc::new(Wanted::new(candidates.chain(tiles).collect(), plan.picture.interlace != Interlace::Progressive));
@@ -45,7 +46,7 @@ pub fn make(plan: &StillsPlan, reader: Arc<dyn Reader>, output: &dyn Output) -> 
     let on_stream = Box::new(move |pad: &gst::Pad| pick(pad, Arc::clone(&picked)));
     let mut poster = plan.poster.as_ref().map(|poster| Poster::new(poster, plan.picture.colour)).transpose()?;
     let mut board = plan.storyboard.as_ref().map(|board| Board::new(board, plan.picture.colour)).transpose()?;
-    let mut decoded = decode_picked(reader, plan.track, 0, elements, &scale::input_caps(), on_stream)?;
+    let mut decoded = decode_picked(source, plan.track, 0, elements, &scale::input_caps(), on_stream)?;
     while let Some(raw) = decoded.next()? {
         let Some(key_ns) = wanted.at(raw.start_ns) else { continue };
         if let Some(poster) = &mut poster {

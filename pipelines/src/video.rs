@@ -21,9 +21,10 @@ use gst::prelude::*;
 use crate::cadence::{Cadence, Show};
 use crate::decode::{self, decode};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::mend::Source;
 use crate::scale;
 use crate::source::{element, internal, push};
-use crate::{Output, Reader, VideoOrder};
+use crate::{Output, VideoOrder};
 
 /// Frames that wait at the head of a rung.
 const QUEUE_FRAMES_MAX: u32 = 4;
@@ -34,12 +35,12 @@ const PROGRESS_FRAMES: u64 = 12;
 ///
 /// # Errors
 /// When the source does not decode, or an encoder fails.
-pub fn encode(order: &VideoOrder, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
     let plan = &order.plan;
     let chunk =
         plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let caps = scale::input_caps();
-    let mut decoded = decode(reader, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
+    let mut decoded = decode(source, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
     let (mut last_caps, mut damaged) = (None, 0);
