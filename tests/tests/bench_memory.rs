@@ -76,18 +76,20 @@ impl Peak {
     }
 }
 
-/// A film of so many minutes: small, slow, with sound.
+/// A film of so many minutes: small and slow, with sound, and with as many bits as films have, so that ten minutes fill
+/// whatever is kept of a source.
 fn film(minutes: u64) -> Result<PathBuf> {
     let folder = process::target_folder()?.join("test-clips");
     fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("bench_{minutes}min.mp4"));
+    let file = folder.join(format!("bench_1mbps_{minutes}min.mp4"));
     if !file.exists() {
         let making = tempfile::Builder::new().prefix(".making-").tempdir_in(&folder)?;
         let (made, seconds) = (making.path().join("film.mp4"), (minutes * 60).to_string());
         let mut ffmpeg = Command::new("ffmpeg");
         ffmpeg.args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=size=320x180:rate=10"]);
         ffmpeg.args(["-f", "lavfi", "-i", "sine=frequency=330:sample_rate=48000", "-t", &seconds, "-pix_fmt", "yuv420p"]);
-        ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-c:a", "aac", "-b:a", "96k"]).arg(&made);
+        ffmpeg.args(["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-x264-params", "nal-hrd=cbr"]);
+        ffmpeg.args(["-b:v", "1M", "-maxrate", "1M", "-bufsize", "1M", "-c:a", "aac", "-b:a", "96k"]).arg(&made);
         process::run(&mut ffmpeg, LIMIT)?.success()?;
         fs::rename(made, &file)?;
     }

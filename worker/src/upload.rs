@@ -2,6 +2,7 @@
 //!
 //! Keys come from our own counters, under the token of this execution. Nothing here counts until a marker names it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,9 @@ use crate::work::{Medium, Rendition};
 const UPLOADS_MAX: usize = 8;
 /// Most KiB on their way at a time: a segment at its largest, and then some.
 const UPLOAD_KIB_MAX: u32 = 64 << 10;
-/// Most bytes that the single-file layout gathers in memory for one execution, in all its renditions. Then the largest part goes
-/// out: with seven rungs it has 6 MiB at least, which S3 can still copy when parts are joined (5 MiB).
-const GATHERED_BYTES_MAX: usize = 48 << 20;
+/// Limits of what the single-file layout gathers in memory before it goes out as a part. Parts are copied within S3 when they
+/// are joined, if they have 5 MiB; so as a rule no part is smaller, nor the rest at the end.
+const GATHER: Gather = Gather { part_bytes: 6 << 20, bytes_max: 48 << 20 };
 /// How long objects on their way may take to settle before they are deleted, when the execution came to nothing.
 const SETTLE_WAIT: Duration = Duration::from_secs(20);
 
@@ -33,13 +34,22 @@ pub(crate) struct Uploads {
     layout: Layout,
     token: Token,
     made: Vec<Made>,
-    /// Bytes of all parts that are still gathered, and how many they may become.
+    /// Bytes of all parts that are still gathered.
     gathered: usize,
-    gathered_max: usize,
+    gather: Gather,
     running: JoinSet<Result<Stored, Failure>>,
     slots: Arc<Semaphore>,
     kib: Arc<Semaphore>,
     keys: Vec<String>,
+}
+
+/// How much is gathered.
+#[derive(Clone, Copy)]
+struct Gather {
+    /// A rendition that has twice this many bytes keeps this many and sends the others.
+    part_bytes: usize,
+    /// With more than this many in all renditions, the largest sends all it has.
+    bytes_max: usize,
 }
 
 /// What was made of a rendition so far.
@@ -49,8 +59,37 @@ struct Made {
     segments: Vec<Segment>,
     /// By place, as they are stored.
     objects: Vec<Option<Object>>,
-    /// The single-file layout's segments that are not on their way yet, one after another.
-    part: BytesMut,
+    /// The single-file layout's segments that are not on their way yet.
+    part: Gathered,
+}
+
+/// Bytes in pieces, as they came: put together only when they go out.
+#[derive(Default)]
+struct Gathered {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    /// Takes so many bytes from the front, or what is there.
+    fn take(&mut self, bytes: usize) -> Bytes {
+        let mut taken = BytesMut::with_capacity(bytes.min(self.bytes));
+        while taken.len() < bytes
+            && let Some(mut piece) = self.pieces.pop_front()
+        {
+            taken.extend_from_slice(&piece.split_to(piece.len().min(bytes - taken.len())));
+            if !piece.is_empty() {
+                self.pieces.push_front(piece);
+            }
+        }
+        self.bytes -= taken.len();
+        taken.freeze()
+    }
 }
 
 struct InitMade {
@@ -75,14 +114,15 @@ struct Stored {
 impl Uploads {
     /// Nothing made yet of these renditions.
     pub(crate) fn new(output: Storage, layout: Layout, token: Token, renditions: Vec<Rendition>) -> Self {
-        let made = |rendition| Made { rendition, init: None, segments: Vec::new(), objects: Vec::new(), part: BytesMut::new() };
+        let made =
+            |rendition| Made { rendition, init: None, segments: Vec::new(), objects: Vec::new(), part: Gathered::default() };
         Self {
             output,
             layout,
             token,
             made: renditions.into_iter().map(made).collect(),
             gathered: 0,
-            gathered_max: GATHERED_BYTES_MAX,
+            gather: GATHER,
             running: JoinSet::new(),
             slots: Arc::new(Semaphore::new(UPLOADS_MAX)),
             kib: Arc::new(Semaphore::new(UPLOAD_KIB_MAX as usize)),
@@ -111,7 +151,7 @@ impl Uploads {
     /// # Errors
     /// Of an upload that failed, this or an earlier one.
     pub(crate) async fn segment(&mut self, rendition: usize, segment: Segment, bytes: Bytes) -> Result<(), Failure> {
-        let layout = self.layout;
+        let (layout, gather) = (self.layout, self.gather);
         let made = self.made(rendition)?;
         let number = made.rendition.first_segment + made.segments.len() as u64;
         made.segments.push(segment);
@@ -123,22 +163,26 @@ impl Uploads {
                 self.store(rendition, place, keys::segment(&id, &self.token, number), kind, bytes).await
             }
             Layout::SingleFile => {
-                made.part.extend_from_slice(&bytes);
-                self.gathered += bytes.len();
-                if self.gathered > self.gathered_max {
-                    let sizes = self.made.iter().map(|made| made.part.len());
-                    let largest = sizes.enumerate().max_by_key(|(_, bytes)| *bytes).map_or(rendition, |(largest, _)| largest);
-                    self.send_part(largest).await?;
+                let came = bytes.len();
+                made.part.push(bytes);
+                let have = made.part.bytes;
+                self.gathered += came;
+                if have >= 2 * gather.part_bytes {
+                    self.send_part(rendition, have - gather.part_bytes).await?;
+                } else if self.gathered > gather.bytes_max {
+                    let sizes = self.made.iter().map(|made| made.part.bytes).enumerate();
+                    let (largest, bytes) = sizes.max_by_key(|(_, bytes)| *bytes).unwrap_or((rendition, have));
+                    self.send_part(largest, bytes).await?;
                 }
                 Ok(())
             }
         }
     }
 
-    /// Sends what is gathered of a rendition on its way, as its next object.
-    async fn send_part(&mut self, rendition: usize) -> Result<(), Failure> {
+    /// Sends so many bytes of what is gathered of a rendition on their way, as its next object.
+    async fn send_part(&mut self, rendition: usize, bytes: usize) -> Result<(), Failure> {
         let made = self.made(rendition)?;
-        let part = std::mem::take(&mut made.part).freeze();
+        let part = made.part.take(bytes);
         if part.is_empty() {
             return Ok(());
         }
@@ -154,7 +198,8 @@ impl Uploads {
     /// Of an upload that failed.
     pub(crate) async fn finish(&mut self) -> Result<Vec<Encoded>, Failure> {
         for rendition in 0..self.made.len() {
-            self.send_part(rendition).await?;
+            let bytes = self.made(rendition)?.part.bytes;
+            self.send_part(rendition, bytes).await?;
         }
         while let Some(stored) = self.running.join_next().await {
             self.note(stored)?;
@@ -278,7 +323,7 @@ mod tests {
         let rendition = |id: &str| Rendition { id: RenditionId(id.to_owned()), medium: Medium::Sound, first_segment: 0 };
         let renditions = vec![rendition("a0"), rendition("a1")];
         let mut uploads = Uploads::new(output.clone(), Layout::SingleFile, Token::random(), renditions);
-        uploads.gathered_max = 1000;
+        uploads.gather = Gather { part_bytes: 400, bytes_max: 1000 };
         let content = |index: usize, n: u8| Bytes::from(vec![n; if index == 0 { 90 } else { 30 }]);
         let mut expected = [Vec::new(), Vec::new()];
         for index in 0..expected.len() {
@@ -290,7 +335,7 @@ mod tests {
                 whole.extend_from_slice(&bytes);
                 let segment = Segment { ticks: 1024, samples: 1, bytes: bytes.len() as u64, key_frames: Vec::new() };
                 uploads.segment(index, segment, bytes).await.expect("taken");
-                let kept: usize = uploads.made.iter().map(|made| made.part.len()).sum();
+                let kept: usize = uploads.made.iter().map(|made| made.part.bytes).sum();
                 assert!(kept == uploads.gathered && kept <= 1000, "{kept} bytes are kept");
             }
         }

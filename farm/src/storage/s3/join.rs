@@ -183,7 +183,7 @@ impl Bucket {
 
     /// The bytes of pieces, one after another.
     async fn carry(&self, sources: &[String], pieces: &[Piece]) -> Result<Bytes, StorageError> {
-        let mut content = BytesMut::new();
+        let mut content = BytesMut::with_capacity(usize::try_from(bytes_of(pieces)).unwrap_or(0));
         for Piece { source, range } in pieces {
             let path = sources.get(*source).map_or("", String::as_str);
             let wanted = range.end - range.start;

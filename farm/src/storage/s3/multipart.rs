@@ -14,7 +14,7 @@ use super::error::{Meaning, failed, meaning_of};
 use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries};
 
 /// Usual size of a part in bytes.
-pub(super) const PART_BYTES: u64 = 16 << 20;
+pub(super) const PART_BYTES: u64 = 8 << 20;
 /// Most parts of an object. S3 takes 10 000.
 pub(super) const PARTS_MAX: u64 = 9_000;
 /// Parts on their way at a time, for each object.
