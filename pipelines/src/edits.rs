@@ -11,6 +11,8 @@ use std::sync::Arc;
 use farm::rate::SECOND_NS;
 use gst::prelude::*;
 
+use crate::source::track_number;
+
 /// Stretches of an edit list that are read; a list of more is left to the demuxer.
 const ENTRIES_MAX: usize = 16;
 /// What is decoded before the start of what is presented: decoders of sound need some packets to warm up on.
@@ -44,8 +46,7 @@ impl Edits {
     pub fn of(&self, pad: &gst::Pad) -> Option<Edit> {
         match self {
             Self::None => None,
-            // The demuxer's stream ids end with the track's number.
-            Self::Tracks(edits) => edits.get(&pad.stream_id()?.rsplit('/').next()?.parse().ok()?).copied(),
+            Self::Tracks(edits) => edits.get(&track_number(pad)?).copied(),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod encoders;
 mod fragment;
 pub mod jpeg;
 mod key_frames;
+mod looks;
 mod mend;
 mod probe;
 mod scale;

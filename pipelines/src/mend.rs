@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::Reader;
 use crate::edits::{self, Edit, Edits};
+use crate::looks::{self, Look, Looks};
 
 /// Largest `moov` box that is looked into.
 const MOOV_BYTES_MAX: u64 = 64 << 20;
@@ -26,6 +27,8 @@ pub struct Source {
     pub reader: Arc<dyn Reader>,
     /// What its edit lists say.
     pub edits: Edits,
+    /// What it says of its pictures.
+    pub looks: Looks,
 }
 
 /// A source as the demuxer is to see it, and what there is to say about its tracks.
@@ -34,7 +37,7 @@ pub struct Source {
 /// When the source cannot be read.
 pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
     let Some(moov) = find_moov(reader.as_ref())? else {
-        return Ok((Source { reader, edits: Edits::None }, Vec::new()));
+        return Ok((Source { reader, edits: Edits::None, looks: Looks::default() }, Vec::new()));
     };
     let mut bytes = BytesMut::new();
     while (bytes.len() as u64) < moov.end - moov.start {
@@ -51,7 +54,7 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
         patches.extend(hide_fragment_index(reader.as_ref())?);
     }
     let reader: Arc<dyn Reader> = if patches.is_empty() { reader } else { Arc::new(Mended { reader, patches }) };
-    Ok((Source { reader, edits: Edits::Tracks(Arc::new(found.edits)) }, found.warnings))
+    Ok((Source { reader, edits: Edits::Tracks(Arc::new(found.edits)), looks: Arc::new(found.looks) }, found.warnings))
 }
 
 /// What was found in the body of a `moov` box.
@@ -60,6 +63,7 @@ struct Findings {
     /// What is to be read otherwise, by its place in the body.
     patches: Vec<Patch>,
     edits: HashMap<u32, Edit>,
+    looks: HashMap<u32, Look>,
     is_fragmented: bool,
     warnings: Vec<String>,
 }
@@ -78,6 +82,7 @@ fn look_into(moov: &[u8]) -> Findings {
         // Nothing would be left: the demuxer has its own words for that.
         found = Findings::default();
     }
+    found.looks = tracks.iter().filter_map(|track| Some((track_id(moov, track)?, look(moov, track)))).collect();
     let timing = boxes(moov).find(|b| b.kind == *b"mvhd").and_then(|b| timescale(moov, b.body));
     found.is_fragmented = boxes(moov).any(|b| b.kind == *b"mvex");
     for (number, track) in (1..).zip(&tracks) {
@@ -216,6 +221,18 @@ fn track_id(bytes: &[u8], track: &Found) -> Option<u32> {
     let body = descend(bytes, track, &[b"tkhd"]).and_then(|body| bytes.get(body))?;
     let at = if body.first() == Some(&1) { 20 } else { 12 };
     Some(u32::from_be_bytes(*body.get(at..)?.first_chunk()?))
+}
+
+/// What a track says of its picture: its header, and the colour box of its first sample entry.
+fn look(bytes: &[u8], track: &Found) -> Look {
+    let header = descend(bytes, track, &[b"tkhd"]).and_then(|body| bytes.get(body));
+    let entries = descend(bytes, track, &[b"mdia", b"minf", b"stbl", b"stsd"]);
+    let entry = entries.and_then(|body| boxes_in(bytes, body.start + 8..body.end).next());
+    let colour = entry.and_then(|entry| {
+        let mut within = boxes_in(bytes, entry.body.start + looks::SAMPLE_ENTRY_BYTES..entry.body.end);
+        within.find(|b| b.kind == *b"colr").and_then(|b| bytes.get(b.body))
+    });
+    Look { orientation: header.and_then(looks::orientation), full_range: colour.is_some_and(looks::is_full_range) }
 }
 
 /// Whether a track says what its samples are: an `stsd` box with an entry.

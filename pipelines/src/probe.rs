@@ -11,6 +11,7 @@ use gst::prelude::*;
 
 use crate::decode::{SAME_TIME_NS, decode};
 use crate::edits::presented;
+use crate::looks::Look;
 use crate::mend::Source;
 use crate::source::{self, Streams};
 use crate::timing::timing;
@@ -149,16 +150,16 @@ fn video(track: TrackId, record: Record, caps: &gst::Caps, first_ns: u64) -> Res
     let timing = timing(&times, claimed, record.last_duration_ns);
     let timing = timing.ok_or_else(|| Failure::new(Code::Undecodable, "no frame of the picture decodes"))?;
     let span_ns = (timing.end_ns - timing.start_ns).max(1);
-    let par = raw.par();
+    let (par, colour) = (raw.par(), colour(&raw));
     Ok(VideoTrack {
         track,
         codec: record.codec(),
         width: raw.width(),
         height: raw.height(),
         pixel_aspect: (par.numer().unsigned_abs().max(1), par.denom().unsigned_abs().max(1)),
-        orientation: record.orientation,
+        orientation: record.look.orientation.filter(|turn| *turn != Orientation::default()).unwrap_or(record.orientation),
         format: raw.format().to_str().to_string(),
-        colour: colour(&raw),
+        colour: Colour { full_range: colour.full_range || record.look.full_range, ..colour },
         interlace: match raw.interlace_mode() {
             gst_video::VideoInterlaceMode::Progressive => Interlace::Progressive,
             gst_video::VideoInterlaceMode::Mixed => Interlace::Mixed,
@@ -219,6 +220,8 @@ struct Record {
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
     /// When the edit list ends the track, in ns of stream time.
     limit_ns: Option<u64>,
+    /// What the container says of the picture.
+    look: Look,
     /// Stream times of packets that are shown, in ns.
     times: Vec<u64>,
     key_frames: Vec<u64>,
@@ -288,6 +291,7 @@ impl Record {
                 *self = Self {
                     caps: kept.caps,
                     limit_ns: kept.limit_ns,
+                    look: kept.look,
                     orientation: kept.orientation,
                     language: kept.language,
                     title: kept.title,
@@ -349,10 +353,11 @@ fn scan(source: &Source) -> Result<Scan, Failure> {
     let records: Arc<Mutex<Vec<Record>>> = Arc::default();
     let chapters: Arc<Mutex<Vec<Chapter>>> = Arc::default();
     let (on_records, on_chapters) = (Arc::clone(&records), Arc::clone(&chapters));
-    let edits = source.edits.clone();
+    let (edits, looks) = (source.edits.clone(), Arc::clone(&source.looks));
     let watch = move |_: &gst::Pipeline, track: TrackId, pad: &gst::Pad| {
         let limit_ns = edits.of(pad).and_then(|edit| edit.end_ns);
-        let mut record = Record { caps: Some(source::stream_caps(pad)), limit_ns, ..Record::default() };
+        let look = source::track_number(pad).and_then(|number| looks.get(&number).copied()).unwrap_or_default();
+        let mut record = Record { caps: Some(source::stream_caps(pad)), limit_ns, look, ..Record::default() };
         pad.sticky_events_foreach(|event| {
             record.event(event, &on_chapters);
             std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)

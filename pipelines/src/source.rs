@@ -282,6 +282,11 @@ pub fn codec_name(caps: &gst::CapsRef) -> String {
     }
 }
 
+/// The number of a stream's track in an MP4 or MOV file: the demuxer's stream ids end with it.
+pub fn track_number(pad: &gst::Pad) -> Option<u32> {
+    pad.stream_id()?.rsplit('/').next()?.parse().ok()
+}
+
 /// What flows on a stream's pad, also before the first data.
 pub fn stream_caps(pad: &gst::Pad) -> gst::Caps {
     let known = pad.current_caps().or_else(|| pad.stream().and_then(|stream| stream.caps()));
