@@ -19,6 +19,7 @@ mod edits;
 pub mod encoders;
 mod fragment;
 mod mend;
+mod mp3;
 mod probe;
 mod scale;
 mod source;
