@@ -15,6 +15,7 @@ pub mod boxes;
 mod byte_source;
 mod cadence;
 mod decode;
+mod downmix;
 mod edits;
 pub mod encoders;
 mod fragment;
