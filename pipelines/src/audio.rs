@@ -20,7 +20,7 @@ use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
 use crate::source::{element, internal, push};
-use crate::{AudioOrder, Output};
+use crate::{AudioOrder, Output, downmix};
 
 const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
 /// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
@@ -47,7 +47,11 @@ pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> 
         .rate(plan.rate.cast_signed())
         .channels(plan.channels.cast_signed())
         .build();
-    let after = vec![element("audioconvert")?, element("audioresample")?];
+    let convert = element("audioconvert")?;
+    if plan.channels == 2 {
+        downmix::apply(&convert)?;
+    }
+    let after = vec![convert, element("audioresample")?];
     let mut decoded = decode(source, plan.track, 0, after, &caps)?;
     let mut encoder = Encoder::start(order, &caps, Arc::clone(output))?;
     while encoder.left() > 0 {

@@ -28,6 +28,8 @@ pub enum Edits {
     None,
     /// By the number of the track in an MP4 or MOV file.
     Tracks(Arc<HashMap<u32, Edit>>),
+    /// That of an MP3 file's only stream.
+    Mp3(Edit),
 }
 
 /// One stretch of a track's media that is presented, at its own speed.
@@ -47,6 +49,7 @@ impl Edits {
         match self {
             Self::None => None,
             Self::Tracks(edits) => edits.get(&track_number(pad)?).copied(),
+            Self::Mp3(edit) => Some(*edit),
         }
     }
 
@@ -59,6 +62,11 @@ impl Edits {
                 (Self::Tracks(_), Some("qtdemux")) => {
                     let edits = edits.clone();
                     element.connect_pad_added(move |_, pad| edits.apply_at(pad));
+                }
+                (Self::Mp3(_), Some("mpegaudioparse")) => {
+                    if let Some(pad) = element.static_pad("src") {
+                        edits.apply_at(&pad);
+                    }
                 }
                 _ => {}
             }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::Reader;
 use crate::edits::{self, Edit, Edits};
 use crate::looks::{self, Look, Looks};
+use crate::{Reader, mp3};
 
 /// Largest `moov` box that is looked into.
 const MOOV_BYTES_MAX: u64 = 64 << 20;
@@ -37,7 +37,8 @@ pub struct Source {
 /// When the source cannot be read.
 pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
     let Some(moov) = find_moov(reader.as_ref())? else {
-        return Ok((Source { reader, edits: Edits::None, looks: Looks::default() }, Vec::new()));
+        let edits = mp3::edit(reader.as_ref())?.map_or(Edits::None, Edits::Mp3);
+        return Ok((Source { reader, edits, looks: Looks::default() }, Vec::new()));
     };
     let mut bytes = BytesMut::new();
     while (bytes.len() as u64) < moov.end - moov.start {

@@ -46,16 +46,20 @@ pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failur
         warnings,
     };
     let mut range: Option<(u64, u64)> = None;
+    let is_alone = scan.records.len() == 1;
     for (record, track) in scan.records.into_iter().zip(0..) {
         let track = TrackId(track);
         let kind = record.codec();
         match describe(source, track, record, scan.header_duration_ns) {
-            Ok(described) => {
+            Ok(mut described) => {
+                if is_alone {
+                    described.end_by_header(scan.header_duration_ns);
+                }
                 let (start, end) = described.range();
                 range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
                 match described {
                     Track::Video(video) => info.video.push(video),
-                    Track::Audio(audio) => info.audio.push(audio),
+                    Track::Audio(audio, _) => info.audio.push(audio),
                 }
             }
             Err(why) => info.dropped.push(DroppedTrack { track, kind, why }),
@@ -96,14 +100,25 @@ fn nothing_usable(info: &MediaInfo) -> Failure {
 /// A track that can be used.
 enum Track {
     Video(VideoTrack),
-    Audio(AudioTrack),
+    /// With the start of its last packet in ns of stream time.
+    Audio(AudioTrack, u64),
 }
 
 impl Track {
+    /// Ends sound within its last packet where the header says so: encoders fill the last packet up, and formats such as
+    /// FLAC tell nowhere else how far.
+    fn end_by_header(&mut self, header_ns: Option<u64>) {
+        if let (Self::Audio(audio, last_ns), Some(header_ns)) = (self, header_ns)
+            && (*last_ns + 1..audio.end_ns).contains(&header_ns)
+        {
+            audio.end_ns = header_ns;
+        }
+    }
+
     fn range(&self) -> (u64, u64) {
         match self {
             Self::Video(video) => (video.timing.start_ns, video.timing.end_ns),
-            Self::Audio(audio) => (audio.start_ns, audio.end_ns),
+            Self::Audio(audio, _) => (audio.start_ns, audio.end_ns),
         }
     }
 }
@@ -133,7 +148,7 @@ fn describe(source: &Source, track: TrackId, mut record: Record, header_ns: Opti
     if kind.starts_with("video/") {
         video(track, record, &caps, first.start_ns).map(Track::Video)
     } else {
-        audio(track, &record, &caps).map(Track::Audio)
+        audio(track, &record, &caps).map(|sound| Track::Audio(sound, record.times.last().copied().unwrap_or(0)))
     }
 }
 
