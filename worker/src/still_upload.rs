@@ -1,10 +1,11 @@
 //! Still pictures go to the output storage one after another, under the token of their execution: there are few.
 
 use bytes::Bytes;
+use farm::stills::Stills;
 use farm::storage::{Kind, Storage};
 use farm::task::{Object, Token};
 use farm::{Code, Failure, keys};
-use pipelines::StillPlace;
+use pipelines::{Pictured, StillPlace};
 
 use crate::upload::{discard, put};
 
@@ -42,17 +43,17 @@ impl StillUploads {
         Ok(())
     }
 
-    /// The poster and the sheets.
+    /// What was made, with what is told of it.
     ///
     /// # Errors
     /// [`Code::Internal`] when there is a poster and none was told of, or the other way round.
-    pub(crate) fn finish(&mut self, shown_ns: Option<u64>) -> Result<(Option<(Object, u64)>, Vec<Object>), Failure> {
-        let poster = match (self.poster.take(), shown_ns) {
+    pub(crate) fn finish(&mut self, told: Pictured) -> Result<Stills, Failure> {
+        let poster = match (self.poster.take(), told.poster_ns) {
             (Some(poster), Some(shown_ns)) => Some((poster, shown_ns)),
             (None, None) => None,
             _ => return Err(Failure::new(Code::Internal, "a poster that nobody told of")),
         };
-        Ok((poster, std::mem::take(&mut self.sheets)))
+        Ok(Stills { poster, sheets: std::mem::take(&mut self.sheets), tiles: told.tiles })
     }
 
     /// Deletes whatever may be stored: the execution came to nothing.

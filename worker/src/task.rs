@@ -321,7 +321,7 @@ async fn execute(farm: &Farm, message: &TaskMessage, delivery: &Delivery) -> Res
         }
     };
     let begun = Begun::note(&farm.state, message, &token, (company, deaths)).await?;
-    begun.hold(excused(farm, delivery), make(farm, message, token)).await
+    begun.hold(excused(farm, delivery), Box::pin(make(farm, message, token))).await
 }
 
 /// Does the task and stores its marker.

@@ -1,7 +1,7 @@
 //! The task that makes still pictures.
 
 use farm::media::SourceVersion;
-use farm::stills::{Stills, StillsPlan};
+use farm::stills::StillsPlan;
 use farm::task::{Cost, Outcome};
 use farm::{Code, Failure};
 use pipelines::{Done, Order};
@@ -24,8 +24,7 @@ impl Execution<'_> {
             let Done::Pictured(pictured) = done else {
                 return Err(Failure::new(Code::Internal, "something else came of still pictures"));
             };
-            let (poster, sheets) = uploads.finish(pictured.poster_ns)?;
-            Ok((Outcome::Pictured { stills: Stills { poster, sheets, tiles: pictured.tiles } }, cost))
+            Ok((Outcome::Pictured { stills: uploads.finish(pictured)? }, cost))
         };
         let made = self.guard.hold(attempt).await;
         if made.is_err() {
