@@ -31,6 +31,7 @@ mod source;
 mod stills;
 mod timing;
 mod video;
+mod wav;
 
 use std::io;
 use std::sync::{Arc, OnceLock};

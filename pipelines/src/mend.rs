@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::edits::{self, Edit, Edits};
 use crate::looks::{self, Look, Looks};
-use crate::{Reader, mp3};
+use crate::{Reader, mp3, wav};
 
 /// Largest `moov` box that is looked into.
 const MOOV_BYTES_MAX: u64 = 64 << 20;
@@ -25,6 +25,8 @@ const READ_BYTES_MAX: usize = 4 << 20;
 pub struct Source {
     /// Its bytes, mended.
     pub reader: Arc<dyn Reader>,
+    /// How many it has without that.
+    pub bytes: u64,
     /// What its edit lists say.
     pub edits: Edits,
     /// What it says of its pictures.
@@ -36,9 +38,14 @@ pub struct Source {
 /// # Errors
 /// When the source cannot be read.
 pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
+    let source_bytes = reader.bytes();
     let Some(moov) = find_moov(reader.as_ref())? else {
         let edits = mp3::edit(reader.as_ref())?.map_or(Edits::None, Edits::Mp3);
-        return Ok((Source { reader, edits, looks: Looks::default() }, Vec::new()));
+        let reader: Arc<dyn Reader> = match wav::end(reader.as_ref())? {
+            Some(bytes) => Arc::new(wav::Beginning { reader, bytes }),
+            None => reader,
+        };
+        return Ok((Source { reader, bytes: source_bytes, edits, looks: Looks::default() }, Vec::new()));
     };
     let mut bytes = BytesMut::new();
     while (bytes.len() as u64) < moov.end - moov.start {
@@ -55,7 +62,10 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
         patches.extend(hide_fragment_index(reader.as_ref())?);
     }
     let reader: Arc<dyn Reader> = if patches.is_empty() { reader } else { Arc::new(Mended { reader, patches }) };
-    Ok((Source { reader, edits: Edits::Tracks(Arc::new(found.edits)), looks: Arc::new(found.looks) }, found.warnings))
+    Ok((
+        Source { reader, bytes: source_bytes, edits: Edits::Tracks(Arc::new(found.edits)), looks: Arc::new(found.looks) },
+        found.warnings,
+    ))
 }
 
 /// What was found in the body of a `moov` box.
@@ -92,7 +102,14 @@ fn look_into(moov: &[u8]) -> Findings {
         else {
             continue;
         };
-        let Some(list) = descend(moov, track, &[b"edts", b"elst"]) else { continue };
+        let Some(list) = descend(moov, track, &[b"edts", b"elst"]) else {
+            // Without a list the demuxer ends a track after the duration in its header, from time 0 on: reordered pictures, which
+            // start later, lose their last.
+            if !found.is_fragmented {
+                found.edits.entry(id).or_insert(Edit::WHOLE);
+            }
+            continue;
+        };
         match edits::read(moov.get(list.clone()).unwrap_or_default(), media_timescale, movie_timescale, found.is_fragmented) {
             Some((edit, told)) if !found.edits.contains_key(&id) => {
                 found.edits.insert(id, edit);

@@ -34,7 +34,7 @@ pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failur
         return Err(Failure::new(Code::NotMedia, format!("the source is {}, not audio or video", scan.container)));
     }
     let mut info = MediaInfo {
-        bytes: source.reader.bytes(),
+        bytes: source.bytes,
         version: None,
         container: scan.container,
         duration_ns: 0,

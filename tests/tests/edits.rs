@@ -196,6 +196,20 @@ fn an_end_that_was_cut_without_encoding() -> Result<()> {
 }
 
 #[test]
+fn without_a_list_reordered_pictures_keep_their_last_frames() -> Result<()> {
+    let (folder, clip) = (tempfile::tempdir()?, clip());
+    let (source, output) = (folder.path().join("none.mp4"), folder.path().join("out"));
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-i"]).arg(clip.file()?).args(["-map", "0:v", "-c", "copy", "-use_editlist", "0"]).arg(&source);
+    process::run(&mut ffmpeg, Duration::from_secs(60))?.success()?;
+    shoal::done(&source, &output, &["--ladder", "240", "--chunk-seconds", "4"])?;
+    let made = reader::frames(&Presentation::read(&output)?.rendition("v240")?.path, "0:v:0")?;
+    let numbers: Vec<u32> = made.iter().filter_map(|frame| frame.number.ok()).collect();
+    assert_eq!(numbers, clip.numbers());
+    Ok(())
+}
+
+#[test]
 fn tracks_that_do_not_start_together() -> Result<()> {
     let sound_late = |file, output| Case {
         inputs: [&[], &["-itsoffset", "0.7"]],
