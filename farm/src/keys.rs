@@ -210,6 +210,11 @@ pub fn part(rendition: &RenditionId, token: &Token, number: usize) -> String {
     format!("{rendition}/{token}/part-{number:05}.m4s")
 }
 
+/// Segment of a rendition of text, by its number from 1.
+pub fn text_segment(rendition: &RenditionId, token: &Token, number: usize) -> String {
+    format!("{rendition}/{token}/{number:05}.vtt")
+}
+
 /// A whole rendition in one file.
 pub fn whole(rendition: &RenditionId, token: &Token) -> String {
     format!("{rendition}/{token}/{rendition}.mp4")
@@ -235,8 +240,9 @@ pub fn sheet(token: &Token, number: usize) -> String {
 pub fn token_in(output_key: &str) -> Option<&str> {
     let mut parts = output_key.split('/');
     let (rendition, token, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_rendition = rendition.strip_prefix(['v', 'a']).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
-    let is_media = is_rendition && [".m4s", ".mp4"].iter().any(|end| name.ends_with(end));
+    let is_rendition =
+        rendition.strip_prefix(['v', 'a', 't']).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
+    let is_media = is_rendition && [".m4s", ".mp4", ".vtt"].iter().any(|end| name.ends_with(end));
     let is_still = rendition == STILLS_FOLDER.trim_end_matches('/') && name.ends_with(".jpg");
     (parts.next().is_none() && (is_media || is_still) && Token::is_shape_of(token)).then_some(token)
 }

@@ -17,6 +17,7 @@ pub mod rate;
 pub mod stills;
 pub mod storage;
 pub mod task;
+pub mod text;
 
 pub use failure::{Code, Failure, Fault};
 pub use life::Life;

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::text::StreamName;
 use crate::{Failure, Rate};
 
 /// Names a stream of a source for demuxer and decoder: its place among the streams that the demuxer shows.
@@ -27,6 +28,9 @@ pub struct MediaInfo {
     pub video: Vec<VideoTrack>,
     /// Sound tracks that can be decoded, in the container's order.
     pub audio: Vec<AudioTrack>,
+    /// Text tracks that can be read: subtitles and captions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextTrack>,
     /// Everything else, with the reason why it is not used.
     pub dropped: Vec<DroppedTrack>,
     /// Chapters, in order.
@@ -181,6 +185,21 @@ pub struct AudioTrack {
     pub end_ns: u64,
     /// Bits per second of the packets, on average.
     pub bitrate: u64,
+    /// Language as ISO 639, if said.
+    pub language: Option<String>,
+    /// Title, if said.
+    pub title: Option<String>,
+}
+
+/// A text track.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TextTrack {
+    /// Which stream it is.
+    pub stream: StreamName,
+    /// Name of the format.
+    pub codec: String,
+    /// Packets of it, of which each holds a text or nothing.
+    pub packets: u64,
     /// Language as ISO 639, if said.
     pub language: Option<String>,
     /// Title, if said.

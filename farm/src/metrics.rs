@@ -251,7 +251,7 @@ impl WorkerSeries {
 pub const PHASES: [&str; 5] = ["waiting", "probing", "encoding", "packing", "halted"];
 
 /// What tasks are called in labels.
-pub const KINDS: [&str; 4] = ["probe", "video", "audio", "pack"];
+pub const KINDS: [&str; 6] = ["probe", "video", "audio", "stills", "text", "pack"];
 
 /// What a task is called in labels.
 pub fn kind(task: &TaskId) -> &'static str {
@@ -260,6 +260,7 @@ pub fn kind(task: &TaskId) -> &'static str {
         TaskId::Video(_) => "video",
         TaskId::Audio(_) => "audio",
         TaskId::Stills => "stills",
+        TaskId::Text => "text",
         TaskId::Pack(_) => "pack",
     }
 }

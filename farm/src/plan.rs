@@ -15,6 +15,7 @@ use crate::Rate;
 use crate::job::{Layout, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 use crate::stills::StillsPlan;
+use crate::text::TextPlan;
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +40,9 @@ pub struct Plan {
     /// The still pictures, if some are asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stills: Option<StillsPlan>,
+    /// The text, a rendition per track, if there is some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextPlan>,
     /// What was decided that a viewer may wonder about.
     pub notes: Vec<String>,
 }
@@ -198,7 +202,7 @@ impl AudioPlan {
     }
 }
 
-/// Name of a rendition in paths and playlists: `v720`, `a0`.
+/// Name of a rendition in paths and playlists: `v720`, `a0`, `t0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RenditionId(pub String);

@@ -14,6 +14,7 @@ use crate::job::JobId;
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId};
 use crate::stills::Stills;
+use crate::text::Texts;
 use crate::{Failure, Life};
 
 /// A unit of work of a job.
@@ -28,6 +29,8 @@ pub enum TaskId {
     Audio(u32),
     /// Make the still pictures.
     Stills,
+    /// Make every rendition of text.
+    Text,
     /// Join the parts of a rendition into one file.
     Pack(RenditionId),
 }
@@ -38,7 +41,9 @@ impl TaskId {
         let chunks = plan.video.as_ref().map_or(0, |video| video.chunks.len());
         let video = (0..).take(chunks).map(Self::Video);
         let audio = (0..).take(plan.audio.len()).map(Self::Audio);
-        audio.chain(video).chain(plan.stills.as_ref().map(|_| Self::Stills))
+        let stills = plan.stills.as_ref().map(|_| Self::Stills);
+        let text = plan.text.as_ref().map(|_| Self::Text);
+        audio.chain(video).chain(stills).chain(text)
     }
 }
 
@@ -49,6 +54,7 @@ impl fmt::Display for TaskId {
             Self::Video(chunk) => write!(f, "video-{chunk:05}"),
             Self::Audio(index) => write!(f, "audio-{index}"),
             Self::Stills => f.write_str("stills"),
+            Self::Text => f.write_str("text"),
             Self::Pack(rendition) => write!(f, "pack-{rendition}"),
         }
     }
@@ -67,6 +73,7 @@ impl FromStr for TaskId {
         let task = match text {
             "probe" => Some(Self::Probe),
             "stills" => Some(Self::Stills),
+            "text" => Some(Self::Text),
             _ => numbered("video-")
                 .map(Self::Video)
                 .or_else(|| numbered("audio-").map(Self::Audio))
@@ -237,6 +244,11 @@ pub enum Outcome {
         /// What was made.
         stills: Stills,
     },
+    /// Renditions of text.
+    Texted {
+        /// What was made, in the plan's order.
+        renditions: Vec<Texts>,
+    },
     /// A rendition's parts joined.
     Packed {
         /// The file.
@@ -253,6 +265,7 @@ impl Outcome {
                 renditions.iter().flat_map(|made| std::iter::once(&made.init).chain(&made.objects)).collect()
             }
             Self::Pictured { stills } => stills.objects().collect(),
+            Self::Texted { renditions } => renditions.iter().flat_map(|made| &made.segments).collect(),
             Self::Packed { object } => vec![object],
         }
     }

@@ -9,12 +9,15 @@
 //!                                                         └→ scale → x264 → cmafmux → fragment → output   (a rung each)
 //! audio   reader → source → parsebin → decoder → convert → samples counted → AAC → cmafmux → fragment → output
 //! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
+//! text    reader → source → parsebin → every packet of text → cues → output
 //! ```
 
 mod audio;
 pub mod boxes;
 mod byte_source;
 mod cadence;
+mod chapters;
+mod cue_text;
 mod decode;
 mod downmix;
 mod edits;
@@ -27,8 +30,10 @@ mod mend;
 mod mp3;
 mod probe;
 mod scale;
+mod scan;
 mod source;
 mod stills;
+mod text;
 mod timing;
 mod video;
 mod wav;
@@ -41,6 +46,7 @@ use farm::media::MediaInfo;
 use farm::plan::{AudioPlan, VideoPlan};
 use farm::stills::{StillsPlan, Tile};
 use farm::task::{Account, Segment};
+use farm::text::{Cue, TextAccount, TextPlan};
 use farm::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +81,12 @@ pub trait Output: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be handed on; the attempt fails with it.
     fn still(&self, place: StillPlace, bytes: Bytes) -> io::Result<()>;
+
+    /// All cues of a rendition of text, in order, once.
+    ///
+    /// # Errors
+    /// When they cannot be handed on; the attempt fails with it.
+    fn cues(&self, rendition: u32, cues: Vec<Cue>) -> io::Result<()>;
 
     /// How much media has been gone through so far, in ns.
     ///
@@ -116,6 +128,8 @@ pub enum Order {
     Audio(AudioOrder),
     /// Make still pictures.
     Stills(StillsPlan),
+    /// Make every rendition of text.
+    Text(TextPlan),
 }
 
 /// Encode one chunk of the picture into every rung.
@@ -152,6 +166,8 @@ pub enum Done {
     Encoded(Account),
     /// Which still pictures there are.
     Pictured(Pictured),
+    /// What became of each text track, in the order's order.
+    Texted(Vec<TextAccount>),
 }
 
 /// The still pictures that were handed out.
@@ -177,6 +193,7 @@ pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> 
         Order::Video(order) => video::encode(order, &source, output).map(Done::Encoded),
         Order::Audio(order) => audio::encode(order, &source, output).map(Done::Encoded),
         Order::Stills(plan) => stills::make(plan, &source, output.as_ref()).map(Done::Pictured),
+        Order::Text(plan) => text::make(plan, &source, output.as_ref()).map(Done::Texted),
     }
 }
 

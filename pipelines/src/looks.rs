@@ -1,5 +1,5 @@
-//! What an MP4 or MOV file says of a track's picture that GStreamer's demuxer (1.22) does not pass on: turns that are also
-//! mirrored, of which it knows only some, and full range, which it takes for limited.
+//! What an MP4 or MOV file says of a track that GStreamer's demuxer (1.22) does not pass on: turns that are also mirrored, of
+//! which it knows only some, full range, which it takes for limited, and whether its text is the titles of chapters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,13 +14,15 @@ pub const SAMPLE_ENTRY_BYTES: usize = 78;
 /// The looks of a source's tracks, by their number in the container.
 pub type Looks = Arc<HashMap<u32, Look>>;
 
-/// What a container says of a picture.
+/// What a container says of a track.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// How it is to be turned, where it says so.
     pub orientation: Option<Orientation>,
     /// Whether it says that code values use the whole range.
     pub full_range: bool,
+    /// Whether its texts are the titles of another track's chapters.
+    pub names_chapters: bool,
 }
 
 /// The turn that the body of a track header (`tkhd`) asks for; none for a matrix that does anything else.

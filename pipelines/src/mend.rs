@@ -8,10 +8,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use farm::media::Chapter;
 
 use crate::edits::{self, Edit, Edits};
 use crate::looks::{self, Look, Looks};
-use crate::{Reader, mp3, wav};
+use crate::{Reader, chapters, mp3, wav};
 
 /// Largest `moov` box that is looked into.
 const MOOV_BYTES_MAX: u64 = 64 << 20;
@@ -29,8 +30,10 @@ pub struct Source {
     pub bytes: u64,
     /// What its edit lists say.
     pub edits: Edits,
-    /// What it says of its pictures.
+    /// What it says of its tracks.
     pub looks: Looks,
+    /// Chapters that its header lists.
+    pub chapters: Vec<Chapter>,
 }
 
 /// A source as the demuxer is to see it, and what there is to say about its tracks.
@@ -45,7 +48,7 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
             Some(bytes) => Arc::new(wav::Beginning { reader, bytes }),
             None => reader,
         };
-        return Ok((Source { reader, bytes: source_bytes, edits, looks: Looks::default() }, Vec::new()));
+        return Ok((Source { reader, bytes: source_bytes, edits, looks: Looks::default(), chapters: Vec::new() }, Vec::new()));
     };
     let mut bytes = BytesMut::new();
     while (bytes.len() as u64) < moov.end - moov.start {
@@ -62,10 +65,14 @@ pub fn mend(reader: Arc<dyn Reader>) -> io::Result<(Source, Vec<String>)> {
         patches.extend(hide_fragment_index(reader.as_ref())?);
     }
     let reader: Arc<dyn Reader> = if patches.is_empty() { reader } else { Arc::new(Mended { reader, patches }) };
-    Ok((
-        Source { reader, bytes: source_bytes, edits: Edits::Tracks(Arc::new(found.edits)), looks: Arc::new(found.looks) },
-        found.warnings,
-    ))
+    let source = Source {
+        reader,
+        bytes: source_bytes,
+        edits: Edits::Tracks(Arc::new(found.edits)),
+        looks: Arc::new(found.looks),
+        chapters: found.chapters,
+    };
+    Ok((source, found.warnings))
 }
 
 /// What was found in the body of a `moov` box.
@@ -75,6 +82,7 @@ struct Findings {
     patches: Vec<Patch>,
     edits: HashMap<u32, Edit>,
     looks: HashMap<u32, Look>,
+    chapters: Vec<Chapter>,
     is_fragmented: bool,
     warnings: Vec<String>,
 }
@@ -94,6 +102,13 @@ fn look_into(moov: &[u8]) -> Findings {
         found = Findings::default();
     }
     found.looks = tracks.iter().filter_map(|track| Some((track_id(moov, track)?, look(moov, track)))).collect();
+    for named in tracks.iter().filter_map(|track| descend(moov, track, &[b"tref", b"chap"])) {
+        let ids =
+            moov.get(named).unwrap_or_default().chunks_exact(4).filter_map(|id| Some(u32::from_be_bytes(*id.first_chunk()?)));
+        ids.for_each(|id| found.looks.entry(id).or_default().names_chapters = true);
+    }
+    let list = boxes(moov).find(|b| b.kind == *b"udta").and_then(|udta| descend(moov, &udta, &[b"chpl"]));
+    found.chapters = list.and_then(|body| moov.get(body)).map(chapters::read).unwrap_or_default();
     let timing = boxes(moov).find(|b| b.kind == *b"mvhd").and_then(|b| timescale(moov, b.body));
     found.is_fragmented = boxes(moov).any(|b| b.kind == *b"mvex");
     for (number, track) in (1..).zip(&tracks) {
@@ -250,7 +265,8 @@ fn look(bytes: &[u8], track: &Found) -> Look {
         let mut within = boxes_in(bytes, entry.body.start + looks::SAMPLE_ENTRY_BYTES..entry.body.end);
         within.find(|b| b.kind == *b"colr").and_then(|b| bytes.get(b.body))
     });
-    Look { orientation: header.and_then(looks::orientation), full_range: colour.is_some_and(looks::is_full_range) }
+    let full_range = colour.is_some_and(looks::is_full_range);
+    Look { orientation: header.and_then(looks::orientation), full_range, names_chapters: false }
 }
 
 /// Whether a track says what its samples are: an `stsd` box with an entry.

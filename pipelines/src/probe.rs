@@ -2,18 +2,19 @@
 //! not believed where content says otherwise.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, Interlace, MediaInfo, Orientation, TrackId, VideoTrack};
+use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, Interlace, MediaInfo, Orientation, TextTrack, TrackId, VideoTrack};
+use farm::text::StreamName;
 use farm::{Code, Failure, Rate};
-use gst::prelude::*;
 
+use crate::cue_text::Form;
 use crate::decode::{SAME_TIME_NS, decode};
 use crate::edits::presented;
 use crate::looks::Look;
 use crate::mend::Source;
-use crate::source::{self, Streams};
+use crate::scan::{Scan, Watch, scan};
+use crate::source;
 use crate::timing::timing;
 
 /// Most packets of a track: a hundred hours of 100 frames per second.
@@ -28,9 +29,17 @@ const SHORTFALL_NS: u64 = 2_000_000_000;
 /// # Errors
 /// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
 pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
-    let scan = scan(source)?;
+    let (edits, looks) = (source.edits.clone(), Arc::clone(&source.looks));
+    let watch = move |pad: &gst::Pad| Record {
+        stream: source::stream_name(pad),
+        caps: Some(source::stream_caps(pad)),
+        limit_ns: edits.of(pad).and_then(|edit| edit.end_ns),
+        look: source::track_number(pad).and_then(|number| looks.get(&number).copied()).unwrap_or_default(),
+        ..Record::default()
+    };
+    let scan: Scan<Record> = scan(source, watch)?;
     // A text or a picture by itself is shown as its own only stream.
-    if scan.records.iter().all(|r| r.media_type() == scan.container) && !is_sound_or_picture(&scan.container) {
+    if scan.streams.iter().all(|r| r.media_type() == scan.container) && !is_sound_or_picture(&scan.container) {
         return Err(Failure::new(Code::NotMedia, format!("the source is {}, not audio or video", scan.container)));
     }
     let mut info = MediaInfo {
@@ -41,30 +50,37 @@ pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failur
         header_duration_ns: scan.header_duration_ns,
         video: Vec::new(),
         audio: Vec::new(),
+        text: Vec::new(),
         dropped: Vec::new(),
-        chapters: scan.chapters,
+        chapters: chapters(source, &scan.streams),
         warnings,
     };
     let mut range: Option<(u64, u64)> = None;
-    let is_alone = scan.records.len() == 1;
-    for (record, track) in scan.records.into_iter().zip(0..) {
+    let is_alone = scan.streams.len() == 1;
+    for (record, track) in scan.streams.into_iter().zip(0..) {
         let track = TrackId(track);
+        if record.look.names_chapters && !record.chapters.is_empty() {
+            continue;
+        }
         let kind = record.codec();
         match describe(source, track, record, scan.header_duration_ns) {
             Ok(mut described) => {
                 if is_alone {
                     described.end_by_header(scan.header_duration_ns);
                 }
-                let (start, end) = described.range();
-                range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
+                if let Some((start, end)) = described.range() {
+                    range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
+                }
                 match described {
                     Track::Video(video) => info.video.push(video),
                     Track::Audio(audio, _) => info.audio.push(audio),
+                    Track::Text(text) => info.text.push(text),
                 }
             }
             Err(why) => info.dropped.push(DroppedTrack { track, kind, why }),
         }
     }
+    info.text.sort_by(|a, b| a.stream.cmp(&b.stream));
     let Some((start, end)) = range else { return Err(nothing_usable(&info)) };
     info.duration_ns = end - start;
     if let Some(claimed) = info.header_duration_ns.filter(|&claimed| claimed > info.duration_ns + SHORTFALL_NS) {
@@ -102,6 +118,7 @@ enum Track {
     Video(VideoTrack),
     /// With the start of its last packet in ns of stream time.
     Audio(AudioTrack, u64),
+    Text(TextTrack),
 }
 
 impl Track {
@@ -115,10 +132,12 @@ impl Track {
         }
     }
 
-    fn range(&self) -> (u64, u64) {
+    /// When picture or sound begins and ends, in ns of stream time.
+    fn range(&self) -> Option<(u64, u64)> {
         match self {
-            Self::Video(video) => (video.timing.start_ns, video.timing.end_ns),
-            Self::Audio(audio, _) => (audio.start_ns, audio.end_ns),
+            Self::Video(video) => Some((video.timing.start_ns, video.timing.end_ns)),
+            Self::Audio(audio, _) => Some((audio.start_ns, audio.end_ns)),
+            Self::Text(_) => None,
         }
     }
 }
@@ -126,9 +145,16 @@ impl Track {
 fn describe(source: &Source, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
     let kind = record.media_type();
     let name = record.codec();
+    if record.form().is_some() && record.stream.is_some() && !record.times.is_empty() {
+        return Ok(Track::Text(record.text()));
+    }
     if !is_sound_or_picture(&kind) {
-        let why =
-            if kind.starts_with("image/") { "a still picture is not a video track" } else { "it is neither picture nor sound" };
+        let why = match () {
+            () if kind.starts_with("image/") => "a still picture is not a video track",
+            () if kind.starts_with("subpicture/") => "subtitles that are pictures cannot be made text",
+            () if record.form().is_some() => "there is no text in it",
+            () => "it is neither picture nor sound",
+        };
         return Err(Failure::new(Code::UnsupportedCodec, format!("{name}: {why}")).on_stream(name));
     }
     if record.times.is_empty() {
@@ -220,17 +246,10 @@ fn colour(raw: &gst_video::VideoInfo) -> Colour {
     }
 }
 
-/// What a scan of all packets found.
-struct Scan {
-    container: String,
-    header_duration_ns: Option<u64>,
-    records: Vec<Record>,
-    chapters: Vec<Chapter>,
-}
-
 /// What was seen of one stream.
 #[derive(Default)]
 struct Record {
+    stream: Option<StreamName>,
     caps: Option<gst::Caps>,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
     /// When the edit list ends the track, in ns of stream time.
@@ -248,6 +267,7 @@ struct Record {
     orientation: Orientation,
     language: Option<String>,
     title: Option<String>,
+    chapters: Vec<Chapter>,
     ended: bool,
 }
 
@@ -260,7 +280,23 @@ impl Record {
         self.caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string())).unwrap_or_default()
     }
 
-    fn packet(&mut self, buffer: &gst::BufferRef) {
+    /// How its texts are written, if it is text.
+    fn form(&self) -> Option<Form> {
+        let format = self.caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>("format").ok());
+        Form::of(&self.media_type(), format.as_deref())
+    }
+
+    fn text(self) -> TextTrack {
+        TextTrack {
+            codec: self.codec(),
+            packets: self.times.len() as u64,
+            stream: self.stream.unwrap_or_default(),
+            language: self.language,
+            title: self.title,
+        }
+    }
+
+    fn read_packet(&mut self, buffer: &gst::BufferRef) {
         self.bytes += buffer.size() as u64;
         let Some(segment) = &self.segment else { return };
         let Some(pts) = buffer.pts().or(buffer.dts()) else { return };
@@ -270,6 +306,13 @@ impl Record {
                 return;
             }
             end = end.min(limit);
+        }
+        if self.look.names_chapters
+            && self.chapters.len() < CHAPTERS_MAX
+            && let Some(title) =
+                buffer.map_readable().ok().and_then(|bytes| Some(std::str::from_utf8(&bytes).ok()?.trim().to_owned()))
+        {
+            self.chapters.push(Chapter { start_ns: start, end_ns: end, title });
         }
         if self.times.len() < PACKETS_MAX {
             self.times.push(start);
@@ -299,24 +342,26 @@ impl Record {
         self.key_frames.push(time_ns);
     }
 
-    fn event(&mut self, event: &gst::EventRef, chapters: &Mutex<Vec<Chapter>>) {
+    fn read_event(&mut self, event: &gst::EventRef) {
         match event.view() {
             gst::EventView::FlushStop(_) => {
                 let kept = std::mem::take(self);
                 *self = Self {
+                    stream: kept.stream,
                     caps: kept.caps,
                     limit_ns: kept.limit_ns,
                     look: kept.look,
                     orientation: kept.orientation,
                     language: kept.language,
                     title: kept.title,
+                    chapters: if kept.look.names_chapters { Vec::new() } else { kept.chapters },
                     ..Self::default()
                 };
             }
             gst::EventView::Caps(caps) => self.caps = Some(caps.caps_owned()),
             gst::EventView::Segment(segment) => self.segment = segment.segment().downcast_ref().cloned(),
             gst::EventView::Tag(tag) => self.tags(tag.tag()),
-            gst::EventView::Toc(toc) => *lock(chapters) = chapters_of(&toc.toc().0.to_owned()),
+            gst::EventView::Toc(toc) => self.chapters = chapters_of(&toc.toc().0.to_owned()),
             gst::EventView::Eos(_) => self.ended = true,
             _ => {}
         }
@@ -333,6 +378,30 @@ impl Record {
             self.orientation = orientation(turn.get());
         }
     }
+}
+
+impl Watch for Record {
+    fn event(&mut self, event: &gst::EventRef) {
+        self.read_event(event);
+    }
+
+    fn packet(&mut self, packet: &gst::BufferRef) {
+        self.read_packet(packet);
+    }
+
+    fn has_data(&self) -> bool {
+        !self.times.is_empty()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+/// The chapters that a stream tells of, or else the header.
+fn chapters(source: &Source, records: &[Record]) -> Vec<Chapter> {
+    let told = records.iter().map(|record| &record.chapters).find(|chapters| !chapters.is_empty());
+    told.unwrap_or(&source.chapters).iter().take(CHAPTERS_MAX).cloned().collect()
 }
 
 /// GStreamer's `image-orientation`: `flip-` mirrors left-right first, then it turns clockwise.
@@ -357,84 +426,4 @@ fn chapters_of(toc: &gst::Toc) -> Vec<Chapter> {
         Some(Chapter { start_ns: start.try_into().ok()?, end_ns: stop.try_into().unwrap_or(0), title: title.unwrap_or_default() })
     };
     all.filter_map(chapter).take(CHAPTERS_MAX).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads every packet of every stream.
-fn scan(source: &Source) -> Result<Scan, Failure> {
-    let records: Arc<Mutex<Vec<Record>>> = Arc::default();
-    let chapters: Arc<Mutex<Vec<Chapter>>> = Arc::default();
-    let (on_records, on_chapters) = (Arc::clone(&records), Arc::clone(&chapters));
-    let (edits, looks) = (source.edits.clone(), Arc::clone(&source.looks));
-    let watch = move |_: &gst::Pipeline, track: TrackId, pad: &gst::Pad| {
-        let limit_ns = edits.of(pad).and_then(|edit| edit.end_ns);
-        let look = source::track_number(pad).and_then(|number| looks.get(&number).copied()).unwrap_or_default();
-        let mut record = Record { caps: Some(source::stream_caps(pad)), limit_ns, look, ..Record::default() };
-        pad.sticky_events_foreach(|event| {
-            record.event(event, &on_chapters);
-            std::ops::ControlFlow::Continue(gst::EventForeachAction::Keep)
-        });
-        lock(&on_records).push(record);
-        watch_pad(pad, track.0 as usize, Arc::clone(&on_records), Arc::clone(&on_chapters));
-        Ok(())
-    };
-    let mut streams = source::open(source, TrackId(0), Box::new(watch))?;
-    let Some(first) = streams.pads.first() else {
-        return Err(Failure::new(Code::NoDecodableStream, "the container holds no streams"));
-    };
-    let first = first.clone();
-    let wait_until = |streams: &mut Streams, reached: fn(&[Record]) -> bool| {
-        while !reached(&lock(&records)) {
-            streams.check()?;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok::<_, Failure>(())
-    };
-    // The same seek as before decoding, so that times agree; and as there, not before data flows.
-    wait_until(&mut streams, |records| records.first().is_some_and(|r| r.ended || !r.times.is_empty()))?;
-    streams.seek(&first, 0);
-    let header_duration_ns = first.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds);
-    wait_until(&mut streams, |records| records.iter().all(|r| r.ended))?;
-    if lock(&records).iter().all(|r| r.times.is_empty()) {
-        // What went wrong may have been posted just before the end.
-        streams.check()?;
-    }
-    let container = container(&streams);
-    drop(streams);
-    let (records, chapters) = (std::mem::take(&mut *lock(&records)), std::mem::take(&mut *lock(&chapters)));
-    Ok(Scan { container, header_duration_ns, records, chapters })
-}
-
-fn watch_pad(pad: &gst::Pad, index: usize, records: Arc<Mutex<Vec<Record>>>, chapters: Arc<Mutex<Vec<Chapter>>>) {
-    let kinds = gst::PadProbeType::BUFFER
-        | gst::PadProbeType::BUFFER_LIST
-        | gst::PadProbeType::EVENT_DOWNSTREAM
-        | gst::PadProbeType::EVENT_FLUSH;
-    pad.add_probe(kinds, move |_, info| {
-        if let Some(record) = lock(&records).get_mut(index) {
-            match &info.data {
-                Some(gst::PadProbeData::Buffer(buffer)) => record.packet(buffer),
-                Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(|buffer| record.packet(buffer)),
-                Some(gst::PadProbeData::Event(event)) => record.event(event, &chapters),
-                _ => {}
-            }
-        }
-        gst::PadProbeReturn::Ok
-    });
-}
-
-/// Media type that type finding gave the whole source.
-fn container(streams: &Streams) -> String {
-    let mut elements = streams.pipeline.iterate_recurse();
-    while let Ok(Some(element)) = elements.next() {
-        if element.factory().is_some_and(|f| f.name() == "typefind")
-            && let Some(caps) = element.property::<Option<gst::Caps>>("caps")
-        {
-            return caps.structure(0).map(|s| s.name().to_string()).unwrap_or_default();
-        }
-    }
-    String::new()
 }

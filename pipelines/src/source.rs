@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use farm::media::TrackId;
+use farm::text::StreamName;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
@@ -52,6 +53,7 @@ pub fn open(source: &Source, wanted: TrackId, on_stream: OnStream) -> Result<Str
     let pipeline = gst::Pipeline::new();
     let bytes = ByteSource::new(Arc::clone(&source.reader));
     let parse = element("parsebin")?;
+    keep_dialogues(&parse);
     pipeline.add_many([bytes.upcast_ref(), &parse]).and_then(|()| bytes.link(&parse)).map_err(internal)?;
     keep_matroska_times(&pipeline);
     source.edits.apply(&pipeline);
@@ -234,6 +236,15 @@ fn watch_streams(
     shown
 }
 
+/// Has SSA and ASS come as they are: the parser for them takes their styles off without a word.
+fn keep_dialogues(parse: &gst::Element) {
+    parse.connect("autoplug-continue", false, |arguments| {
+        let caps = arguments.get(2).and_then(|caps| caps.get::<gst::Caps>().ok());
+        let name = caps.as_ref().and_then(|caps| caps.structure(0)).map(|structure| structure.name().as_str());
+        Some((!matches!(name, Some("application/x-ass" | "application/x-ssa"))).to_value())
+    });
+}
+
 /// Has stream times of Matroska be the time stamps in the file. Its demuxer takes off the earliest time stamp that it has
 /// met so far, which depends on how far it had read when it was told to seek.
 fn keep_matroska_times(pipeline: &gst::Pipeline) {
@@ -285,6 +296,11 @@ pub fn codec_name(caps: &gst::CapsRef) -> String {
 /// The number of a stream's track in an MP4 or MOV file: the demuxer's stream ids end with it.
 pub fn track_number(pad: &gst::Pad) -> Option<u32> {
     pad.stream_id()?.rsplit('/').next()?.parse().ok()
+}
+
+/// How its demuxer calls a stream: the same in every run, other than what stands before.
+pub fn stream_name(pad: &gst::Pad) -> Option<StreamName> {
+    Some(StreamName(pad.stream_id()?.rsplit('/').next()?.to_owned()))
 }
 
 /// What flows on a stream's pad, also before the first data.

@@ -126,7 +126,7 @@ fn stage(task: &TaskId) -> u8 {
         TaskId::Pack(_) => 1,
         TaskId::Audio(_) => 2,
         TaskId::Video(_) => 3,
-        TaskId::Stills => 4,
+        TaskId::Stills | TaskId::Text => 4,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod dispatch;
 pub mod intake;
 pub mod janitor;
 pub mod ladder;
+pub mod names;
 pub mod notify;
 pub mod plan;
 pub mod playlist;
@@ -25,6 +26,7 @@ pub mod status;
 pub mod step;
 pub mod stills;
 pub mod tenants;
+pub mod text;
 
 pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};
 pub use step::{JobResult, Summary};

@@ -7,7 +7,8 @@ use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
 use crate::ladder::{Ladder, Shape, ladder};
-use crate::stills;
+use crate::names::{language, unique_name};
+use crate::{stills, text};
 
 /// Duration of a chunk in seconds when none is asked for.
 pub const CHUNK_SECONDS_DEFAULT: u32 = 32;
@@ -38,9 +39,6 @@ const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
 
 /// Samples of an AAC packet, and of the encoder's priming.
 const AAC_PACKET_SAMPLES: u64 = 1024;
-
-/// Characters of a name or language that are kept.
-const NAME_CHARS_MAX: usize = 64;
 
 /// Decides everything about a job. A function of its arguments alone: how many workers there are changes nothing.
 ///
@@ -74,7 +72,8 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         .map_or(u64::from(spec.segment_seconds) * SECOND_NS, |video| video.rate.start_ns(video.segment_frames.into()));
     let mut audio: Vec<AudioPlan> = Vec::with_capacity(sound.len());
     for track in sound {
-        let name = unique_name(track, &audio);
+        let before: Vec<&str> = audio.iter().map(|plan| plan.name.as_str()).collect();
+        let name = unique_name(track.title.as_deref(), language(track.language.as_deref()).as_deref(), "Audio", &before);
         audio.push(audio_plan(track, audio.len(), name, Timeline { origin_ns, picture_ns, segment_ns, sound_rate }, &mut notes)?);
     }
     let stills = match (picture, &video) {
@@ -86,7 +85,8 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     }
     let sound_ns = audio.iter().map(|plan| samples_ns(plan.samples, plan.rate)).max().unwrap_or(0);
     let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
-    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, stills, notes })
+    let text = text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes);
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, stills, text, notes })
 }
 
 /// The track with most pixels, the first of several.
@@ -252,7 +252,7 @@ fn audio_plan(
         bitrate: output_bps(track.bitrate),
         samples: u64::try_from(samples).unwrap_or(u64::MAX).max(1),
         segment_ns: timeline.segment_ns,
-        language: language(track),
+        language: language(track.language.as_deref()),
         name,
         default: index == 0,
     })
@@ -279,29 +279,6 @@ fn output_bps(source: u64) -> u32 {
 fn samples_ns(samples: u64, rate: u32) -> u64 {
     let ns = (u128::from(samples) * u128::from(SECOND_NS)).div_ceil(u128::from(rate));
     u64::try_from(ns).unwrap_or(u64::MAX)
-}
-
-/// The track's language as a language tag, when it says one.
-fn language(track: &AudioTrack) -> Option<String> {
-    let tag = track.language.as_deref()?;
-    let is_tag = (2..=NAME_CHARS_MAX).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    (is_tag && tag != "und").then(|| tag.to_owned())
-}
-
-/// The track's title, else its language, else its number; told apart from those before it.
-fn unique_name(track: &AudioTrack, before: &[AudioPlan]) -> String {
-    let title = track.title.as_deref().map(|title| {
-        let printable = title.chars().map(|c| if c.is_control() { ' ' } else { c });
-        printable.take(NAME_CHARS_MAX).collect::<String>().trim().to_owned()
-    });
-    let name = title.filter(|title| !title.is_empty()).or_else(|| language(track));
-    let name = name.unwrap_or_else(|| format!("Audio {}", before.len() + 1));
-    let is_free = |name: &String| before.iter().all(|plan| plan.name != *name);
-    if is_free(&name) {
-        return name;
-    }
-    // One of so many different names is free.
-    (2..=before.len() + 2).map(|number| format!("{name} {number}")).find(is_free).unwrap_or(name)
 }
 
 /// `numerator / denominator` to the nearest whole number, half up.

@@ -7,8 +7,11 @@
 use std::fmt::{self, Write as _};
 
 use farm::keys;
+use farm::plan::RenditionId;
+use farm::rate::SECOND_NS;
+use farm::text::{TextTrackPlan, Texts};
 
-use crate::seal::{Medium, Placed, PlacedInit, Rendition, Seal};
+use crate::seal::{Medium, Placed, PlacedInit, Rendition, Seal, TextRendition};
 
 /// Version of the playlists: 6 and above for `EXT-X-MAP` in lists that are not of I-frames alone; 7 is what fMP4 is made with.
 const VERSION: u32 = 7;
@@ -18,6 +21,9 @@ const FIRST_SHORT_PX_MAX: u32 = 480;
 
 /// Name of the group of all sound.
 const AUDIO_GROUP: &str = "audio";
+
+/// Name of the group of all text.
+const TEXT_GROUP: &str = "text";
 
 /// What a rendition costs to fetch, in bit/s, rounded up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,7 +95,7 @@ pub fn media(rendition: &Rendition) -> String {
         if let Some(offset) = offset {
             line(&mut text, format_args!("#EXT-X-BYTERANGE:{}@{offset}", segment.bytes));
         }
-        line(&mut text, format_args!("{}", relative(rendition, &object.key)));
+        line(&mut text, format_args!("{}", relative(&rendition.id, &object.key)));
     }
     line(&mut text, format_args!("#EXT-X-ENDLIST"));
     text
@@ -108,7 +114,7 @@ pub fn i_frames_only(rendition: &Rendition) -> String {
         for (key, (ticks, _)) in segment.key_frames.iter().zip(&mut durations) {
             let (duration, offset) = (clock.advance(ticks), offset.unwrap_or(0) + key.offset);
             let range = format!("#EXT-X-BYTERANGE:{}@{offset}", key.bytes);
-            line(&mut text, format_args!("#EXTINF:{duration},\n{range}\n{}", relative(rendition, &object.key)));
+            line(&mut text, format_args!("#EXTINF:{duration},\n{range}\n{}", relative(&rendition.id, &object.key)));
         }
     }
     line(&mut text, format_args!("#EXT-X-ENDLIST"));
@@ -127,11 +133,24 @@ fn i_frames(rendition: &Rendition) -> Vec<(u64, u64)> {
     starts.iter().zip(ends).map(|(start, end)| end.saturating_sub(*start)).zip(bytes).collect()
 }
 
+/// The playlist of a rendition of text, whose segments last so many ns each. They may be longer than those of picture and
+/// sound: of all renditions these alone may have a target duration of their own (RFC 8216bis, 6.2.4).
+pub fn text(made: &Texts, durations_ns: &[u64]) -> String {
+    let timescale = u32::try_from(SECOND_NS).unwrap_or(u32::MAX);
+    let mut text = head(target_duration(durations_ns.iter().copied(), timescale));
+    let mut clock = Clock { timescale, ticks: 0 };
+    for (object, duration_ns) in made.segments.iter().zip(durations_ns) {
+        line(&mut text, format_args!("#EXTINF:{},\n{}", clock.advance(*duration_ns), relative(&made.rendition, &object.key)));
+    }
+    line(&mut text, format_args!("#EXT-X-ENDLIST"));
+    text
+}
+
 /// The init segment, where another one is needed from here on. Times run on, so this is no discontinuity.
 fn map(text: &mut String, rendition: &Rendition, init: Option<PlacedInit<'_>>) {
     if let Some(PlacedInit { object, bytes }) = init {
         let range = bytes.map(|bytes| format!(",BYTERANGE=\"{bytes}@0\"")).unwrap_or_default();
-        line(text, format_args!("#EXT-X-MAP:URI={}{range}", Quoted(&relative(rendition, &object.key))));
+        line(text, format_args!("#EXT-X-MAP:URI={}{range}", Quoted(&relative(&rendition.id, &object.key))));
     }
 }
 
@@ -156,13 +175,14 @@ pub fn multivariant(seal: &Seal) -> String {
     if grouped {
         alternatives(&mut text, &sound);
     }
-    let group = grouped && !sound.is_empty();
+    subtitles(&mut text, &seal.text);
+    let groups = Groups { sound: grouped && !sound.is_empty(), text: !seal.text.is_empty() };
     let largest = |of: fn(Bandwidth) -> u64| sound.iter().map(|rendition| of(Bandwidth::of(rendition))).max().unwrap_or(0);
     let sound_bandwidth = Bandwidth { peak_bps: largest(|own| own.peak_bps), average_bps: largest(|own| own.average_bps) };
     if picture.is_empty() {
         // Different languages are no variants of each other: the default stands for all of its group.
         if let Some(first) = sound.first() {
-            variant(&mut text, first, sound_bandwidth, &first.codecs, group);
+            variant(&mut text, first, sound_bandwidth, &first.codecs, groups);
         }
         return text;
     }
@@ -178,7 +198,7 @@ pub fn multivariant(seal: &Seal) -> String {
                 codecs.push(other);
             }
         }
-        variant(&mut text, rendition, both, &codecs.join(","), group);
+        variant(&mut text, rendition, both, &codecs.join(","), groups);
     }
     picture.into_iter().for_each(|rendition| i_frame_variant(&mut text, rendition));
     text
@@ -223,14 +243,35 @@ fn alternatives(text: &mut String, sound: &[&Rendition]) {
     }
 }
 
-fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codecs: &str, group: bool) {
+/// Text is shown when somebody wants it: sources do not say whether a track is for all.
+fn subtitles(text: &mut String, renditions: &[TextRendition]) {
+    for TextTrackPlan { id, language, name, .. } in renditions.iter().map(|rendition| &rendition.track) {
+        let _ = write!(text, "#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID={},NAME={}", Quoted(TEXT_GROUP), Quoted(name));
+        if let Some(tag) = language {
+            let _ = write!(text, ",LANGUAGE={}", Quoted(tag));
+        }
+        line(text, format_args!(",DEFAULT=NO,AUTOSELECT=YES,FORCED=NO,URI={}", Quoted(&keys::playlist(id))));
+    }
+}
+
+/// Which groups there are.
+#[derive(Clone, Copy)]
+struct Groups {
+    sound: bool,
+    text: bool,
+}
+
+fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codecs: &str, groups: Groups) {
     let _ = write!(text, "#EXT-X-STREAM-INF:{bandwidth},CODECS={}", Quoted(codecs));
     if let Medium::Picture { width, height, rate } = rendition.medium {
         let thousandths = (2000 * u64::from(rate.num()) + u64::from(rate.den())) / (2 * u64::from(rate.den()));
         let _ = write!(text, ",RESOLUTION={width}x{height},FRAME-RATE={}.{:03}", thousandths / 1000, thousandths % 1000);
     }
-    if group {
+    if groups.sound {
         let _ = write!(text, ",AUDIO={}", Quoted(AUDIO_GROUP));
+    }
+    if groups.text {
+        let _ = write!(text, ",SUBTITLES={}", Quoted(TEXT_GROUP));
     }
     line(text, format_args!("\n{}", keys::playlist(&rendition.id)));
 }
@@ -258,8 +299,8 @@ fn line(text: &mut String, line: fmt::Arguments<'_>) {
 }
 
 /// The key of a rendition's object as its playlist sees it. The seal holds no others.
-fn relative(rendition: &Rendition, key: &str) -> String {
-    let inside = key.strip_prefix(&rendition.id.0).and_then(|rest| rest.strip_prefix('/'));
+fn relative(rendition: &RenditionId, key: &str) -> String {
+    let inside = key.strip_prefix(&rendition.0).and_then(|rest| rest.strip_prefix('/'));
     inside.unwrap_or(key).to_owned()
 }
 

@@ -7,11 +7,12 @@ use farm::media::{Chapter, DroppedTrack, MediaInfo};
 use farm::plan::{Plan, RateControl, RenditionId};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
+use farm::text::TextAccount;
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
 use crate::playlist::Bandwidth;
-use crate::seal::{Medium, Rendition, Seal};
+use crate::seal::{Medium, Rendition, Seal, TextRendition};
 
 /// Version of the report's form.
 pub const VERSION: u32 = 1;
@@ -34,6 +35,9 @@ pub struct Report {
     /// The still pictures, if some were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stills: Option<StillsReport>,
+    /// Renditions of text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextReport>,
     /// What became of the source's frames.
     pub frames: Option<Account>,
     /// What became of the samples, by rendition of sound.
@@ -184,6 +188,23 @@ pub struct StoryboardReport {
     pub height: u32,
 }
 
+/// A rendition of text in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextReport {
+    /// Its name in paths.
+    pub id: RenditionId,
+    /// Name of the source's format.
+    pub codec: String,
+    /// Language, if said.
+    pub language: Option<String>,
+    /// Name to show.
+    pub name: String,
+    /// Media segments.
+    pub segments: usize,
+    /// What became of the source's cues.
+    pub account: TextAccount,
+}
+
 /// What became of the samples of a rendition of sound.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplesReport {
@@ -234,6 +255,7 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
         renditions: seal.renditions.iter().map(|made| rendition(plan, made)).collect(),
         warnings: damage::warnings(info, plan, &accounts),
         stills: plan.stills.as_ref().zip(seal.stills.as_ref()).map(|(asked, made)| stills(asked, made, plan.origin_ns)),
+        text: texts(info, seal),
         frames: accounts.frames,
         samples: samples.map(|(audio, account)| SamplesReport { id: audio.id.clone(), account: *account }).collect(),
         cost: cost(seal),
@@ -311,9 +333,30 @@ fn stills(plan: &StillsPlan, made: &Stills, origin_ns: u64) -> StillsReport {
     StillsReport { poster, storyboard }
 }
 
+fn texts(info: &MediaInfo, seal: &Seal) -> Vec<TextReport> {
+    let report = |TextRendition { track, made }: &TextRendition| TextReport {
+        id: track.id.clone(),
+        codec: info.text.iter().find(|found| found.stream == track.stream).map(|found| found.codec.clone()).unwrap_or_default(),
+        language: track.language.clone(),
+        name: track.name.clone(),
+        segments: made.segments.len(),
+        account: made.account,
+    };
+    seal.text.iter().map(report).collect()
+}
+
 /// The plan's notes, and what could not be done.
 fn notes(plan: &Plan, seal: &Seal) -> Vec<String> {
     let mut notes = plan.notes.clone();
+    for TextRendition { track, made } in &seal.text {
+        let TextAccount { plainer, cut, .. } = made.account;
+        if plainer > 0 {
+            notes.push(format!("text '{}': {plainer} cues lose their places, fonts or colours", track.name));
+        }
+        if cut > 0 {
+            notes.push(format!("text '{}': {cut} cues beyond what is read are left out", track.name));
+        }
+    }
     let Some((asked, made)) = plan.stills.as_ref().zip(seal.stills.as_ref()) else { return notes };
     if asked.poster.is_some() && made.poster.is_none() {
         notes.push("there is no poster: no key frame of the picture decodes by itself".to_owned());

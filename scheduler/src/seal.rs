@@ -7,7 +7,8 @@ use farm::job::Layout;
 use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
-use farm::{Code, Failure, Rate};
+use farm::text::{TextPlan, TextTrackPlan, Texts};
+use farm::{Code, Failure, Rate, keys};
 use serde::{Deserialize, Serialize};
 
 /// Packets of sound that a rendition may have more or fewer than its samples ask for: encoders add one to flush themselves.
@@ -24,6 +25,9 @@ pub struct Seal {
     /// The still pictures, if some were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stills: Option<Stills>,
+    /// Renditions of text, in the plan's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextRendition>,
     /// The executions that count, in the order of their tasks.
     pub executions: Vec<Execution>,
 }
@@ -39,6 +43,15 @@ pub struct Execution {
     pub cost: Cost,
     /// What became of the frames or samples, if it encoded.
     pub account: Option<Account>,
+}
+
+/// A finished rendition of text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextRendition {
+    /// What it is.
+    pub track: TextTrackPlan,
+    /// Where its segments are.
+    pub made: Texts,
 }
 
 /// A finished rendition.
@@ -211,7 +224,13 @@ impl Seal {
     /// Keys of every object that belongs to the result, playlists and report not among them.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let stills = self.stills.iter().flat_map(Stills::objects).map(|object| object.key.as_str());
-        self.renditions.iter().flat_map(Rendition::keys).chain(stills)
+        let text = self.text.iter().flat_map(|text| &text.made.segments).map(|object| object.key.as_str());
+        self.renditions.iter().flat_map(Rendition::keys).chain(stills).chain(text)
+    }
+
+    /// Names of all renditions.
+    pub fn ids(&self) -> impl Iterator<Item = &RenditionId> {
+        self.renditions.iter().map(|rendition| &rendition.id).chain(self.text.iter().map(|text| &text.track.id))
     }
 }
 
@@ -242,6 +261,8 @@ enum Mismatch {
     Bytes { task: TaskId, rendition: RenditionId },
     #[error("{0} made other pictures than the plan says")]
     Stills(TaskId),
+    #[error("{0} made other text than the plan says")]
+    Text(TaskId),
     #[error("{task} stored {rendition} under {key}")]
     Key { task: TaskId, rendition: RenditionId, key: String },
 }
@@ -275,11 +296,12 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
         cost: marker.cost,
         account: match &marker.outcome {
             Outcome::Encoded { account, .. } => Some(*account),
-            Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
+            Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Texted { .. } | Outcome::Packed { .. } => None,
         },
     });
     let stills = plan.stills.as_ref().map(|stills| pictured(stills, markers)).transpose()?;
-    Ok(Seal { executions: executions.collect(), stills, renditions })
+    let text = plan.text.as_ref().map(|text| texted(text, markers)).transpose()?.unwrap_or_default();
+    Ok(Seal { executions: executions.collect(), stills, text, renditions })
 }
 
 /// The still pictures, when they are among those of the plan.
@@ -291,6 +313,24 @@ fn pictured(plan: &StillsPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Sti
         return Err(Mismatch::Stills(task));
     }
     Ok(stills.clone())
+}
+
+/// The renditions of text, when they are those of the plan.
+fn texted(plan: &TextPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<TextRendition>, Mismatch> {
+    let task = TaskId::Text;
+    let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Texted { renditions } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };
+    let segments = plan.segments().len();
+    let is_of = |made: &Texts| {
+        let keys = (1..).map(|number| keys::text_segment(&made.rendition, &marker.token, number));
+        made.segments.len() == segments && made.segments.iter().zip(keys).all(|(object, key)| object.key == key)
+    };
+    let are_planned = renditions.iter().map(|made| &made.rendition).eq(plan.tracks.iter().map(|track| &track.id));
+    if !are_planned || !renditions.iter().all(is_of) {
+        return Err(Mismatch::Text(task));
+    }
+    let made = plan.tracks.iter().cloned().zip(renditions.iter().cloned());
+    Ok(made.map(|(track, made)| TextRendition { track, made }).collect())
 }
 
 fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {

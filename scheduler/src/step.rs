@@ -8,6 +8,7 @@ use farm::media::MediaInfo;
 use farm::plan::{Plan, RenditionId};
 use farm::storage::Kind;
 use farm::task::{Marker, Outcome, TaskId};
+use farm::text::TextPlan;
 use farm::{Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +84,7 @@ impl JobState {
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
         self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
             Outcome::Probed { info } => Ok(info.as_ref()),
-            Outcome::Encoded { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => {
+            Outcome::Encoded { .. } | Outcome::Pictured { .. } | Outcome::Texted { .. } | Outcome::Packed { .. } => {
                 Err(Failure::new(Code::Internal, "the probe's marker is of another kind"))
             }
         })
@@ -343,6 +344,11 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
             list(keys::i_frame_playlist(&rendition.id), playlist::i_frames_only(rendition));
         }
     }
+    let text_ns = plan.text.as_ref().map(TextPlan::segments).unwrap_or_default();
+    for text in &seal.text {
+        let content = playlist::text(&text.made, &text_ns);
+        documents.push(Document { key: keys::playlist(&text.track.id), content, kind: Kind::Playlist });
+    }
     if let Some((board, made)) = plan.stills.as_ref().and_then(|plan| plan.storyboard.as_ref()).zip(seal.stills.as_ref()) {
         let content = stills::track(board, made, plan.duration_ns);
         documents.push(Document { key: keys::STORYBOARD.to_owned(), content, kind: Kind::TextTrack });
@@ -353,7 +359,7 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
     documents.push(Document { key: keys::MASTER.to_owned(), content: playlist::multivariant(seal), kind: Kind::Playlist });
     let result = JobResult::Done(Summary {
         master: keys::MASTER.to_owned(),
-        renditions: seal.renditions.iter().map(|rendition| rendition.id.clone()).collect(),
+        renditions: seal.ids().cloned().collect(),
         duration_ns: plan.duration_ns,
         bytes: seal.renditions.iter().map(|rendition| rendition.bytes()).sum(),
         warnings: report.warnings,

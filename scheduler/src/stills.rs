@@ -7,6 +7,7 @@ use farm::media::VideoTrack;
 use farm::plan::PicturePlan;
 use farm::rate::SECOND_NS;
 use farm::stills::{PosterPlan, Stills, StillsPlan, StoryboardPlan, Tile};
+use farm::text::Clock;
 use farm::{Code, Failure, keys};
 
 use crate::ladder::Shape;
@@ -117,15 +118,9 @@ pub fn track(plan: &StoryboardPlan, made: &Stills, duration_ns: u64) -> String {
         let (x, y) = plan.place(number % plan.sheet_tiles());
         let uri = sheet.key.strip_prefix(keys::STILLS_FOLDER).unwrap_or(&sheet.key);
         // Writing to a text cannot fail.
-        let _ = write!(text, "\n{} --> {}\n{uri}#xywh={x},{y},{},{}\n", clock(start_ns), clock(end_ns), plan.width, plan.height);
+        let _ = write!(text, "\n{} --> {}\n{uri}#xywh={x},{y},{},{}\n", Clock(start_ns), Clock(end_ns), plan.width, plan.height);
     }
     text
-}
-
-/// A time as WebVTT has it, to the ms.
-fn clock(time_ns: u64) -> String {
-    let ms = (time_ns + 500_000) / 1_000_000;
-    format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use farm::plan::{Plan, RenditionId};
 use farm::rate::SECOND_NS;
 use farm::stills::Stills;
 use farm::task::{Account, Cost, Encoded, KeyFrame, Marker, Object, Outcome, Segment, TaskId, Token};
+use farm::text::{TextAccount, TextTrackPlan, Texts};
 use farm::{Rate, keys};
 
 /// A frame rate that is known to be one.
@@ -69,6 +70,7 @@ pub fn source(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> MediaInfo {
         header_duration_ns: None,
         video,
         audio,
+        text: Vec::new(),
         dropped: Vec::new(),
         chapters: Vec::new(),
         warnings: Vec::new(),
@@ -133,6 +135,19 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
             let sheets = (0..sheets).map(|number| object(keys::sheet(token, number), 2000)).collect();
             Outcome::Pictured { stills: Stills { poster, sheets, tiles } }
         }
+        TaskId::Text => {
+            let plan = plan.text.as_ref().expect("text");
+            let made = |track: &TextTrackPlan| {
+                let segments =
+                    (1..=plan.segments().len()).map(|number| object(keys::text_segment(&track.id, token, number), 100));
+                Texts {
+                    rendition: track.id.clone(),
+                    segments: segments.collect(),
+                    account: TextAccount { cues: 3, plainer: 1, cut: 0 },
+                }
+            };
+            Outcome::Texted { renditions: plan.tracks.iter().map(made).collect() }
+        }
         TaskId::Pack(id) => {
             let mut bytes = 0;
             for made in parts(markers, id) {
@@ -149,7 +164,7 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
 fn parts<'a>(markers: &'a BTreeMap<TaskId, Marker>, id: &'a RenditionId) -> impl Iterator<Item = &'a Encoded> {
     let made = markers.values().filter_map(|marker| match &marker.outcome {
         Outcome::Encoded { renditions, .. } => Some(renditions),
-        Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Packed { .. } => None,
+        Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Texted { .. } | Outcome::Packed { .. } => None,
     });
     made.flatten().filter(move |made| made.rendition == *id)
 }

@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const types = { ".m3u8": "application/vnd.apple.mpegurl", ".mp4": "video/mp4", ".m4s": "video/iso.segment", ".webm": "video/webm" };
+const types = { ".m3u8": "application/vnd.apple.mpegurl", ".mp4": "video/mp4", ".m4s": "video/iso.segment", ".webm": "video/webm", ".vtt": "text/vtt" };
 const own = {
   "/page.html": [join(here, "page.html"), "text/html"],
   "/hls.js": [join(here, "node_modules/hls.js/dist/hls.js"), "text/javascript"],

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use m3u8_rs::{ByteRange, MasterPlaylist, MediaPlaylist, VariantStream};
 
 use crate::mp4::{self, Kind, Sample, Track};
+use crate::text;
 
 /// A presentation: the multivariant playlist and all it leads to.
 #[derive(Debug)]
@@ -18,10 +19,12 @@ pub struct Presentation {
     pub folder: PathBuf,
     /// `master.m3u8`.
     pub master: MasterPlaylist,
-    /// Every media playlist, pictures from the largest to the smallest and then sound.
+    /// Every media playlist of fragmented MP4, pictures from the largest to the smallest and then sound.
     pub renditions: Vec<Rendition>,
     /// Every I-frame playlist, in the order of the multivariant playlist.
     pub i_frames: Vec<IFrames>,
+    /// Every rendition of text, in the order of the multivariant playlist.
+    pub texts: Vec<text::Rendition>,
 }
 
 /// An I-frame playlist and its media.
@@ -139,7 +142,9 @@ impl Presentation {
             Ok(master) => master,
             Err(error) => bail!("master.m3u8: {error}"),
         };
-        let sounds = master.alternatives.iter().filter_map(|media| media.uri.clone());
+        let (texts, sounds): (Vec<_>, Vec<_>) = master.alternatives.iter().partition(|media| text::Rendition::is_one(media));
+        let texts = texts.into_iter().map(|media| text::Rendition::read(folder, media)).collect::<Result<_>>()?;
+        let sounds = sounds.into_iter().filter_map(|media| media.uri.clone());
         let (i_frames, variants): (Vec<_>, Vec<_>) = master.variants.iter().partition(|variant| variant.is_i_frame);
         let uris: BTreeSet<String> = variants.into_iter().map(|variant| variant.uri.clone()).chain(sounds).collect();
         let read = |uri: String| Rendition::read(folder, &uri).with_context(|| uri.clone());
@@ -150,7 +155,7 @@ impl Presentation {
         });
         let read = |variant: &VariantStream| IFrames::read(folder, variant).with_context(|| variant.uri.clone());
         let i_frames = i_frames.into_iter().map(read).collect::<Result<_>>()?;
-        Ok(Self { folder: folder.to_owned(), master, renditions, i_frames })
+        Ok(Self { folder: folder.to_owned(), master, renditions, i_frames, texts })
     }
 
     /// The renditions of picture, from the largest to the smallest.

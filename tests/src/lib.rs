@@ -21,3 +21,4 @@ pub mod service;
 pub mod shoal;
 pub mod stills;
 pub mod sync;
+pub mod text;

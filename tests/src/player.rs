@@ -49,6 +49,10 @@ pub struct Said {
     pub frames_dropped: u32,
     /// What each source buffer held at the end.
     pub buffered: Vec<Buffered>,
+    /// The cues of the first rendition of text at the end.
+    pub texts: Vec<TextCue>,
+    /// What was shown of it with the frames, whenever that changed.
+    pub text_changes: Vec<TextChange>,
     frames: Vec<Shown>,
     beeps_s: Vec<f64>,
     clocks_s: Vec<(f64, f64)>,
@@ -61,6 +65,26 @@ pub struct Buffered {
     pub mime: String,
     /// From when to when it holds media, in s. A gap makes two of one.
     pub ranges_s: Vec<(f64, f64)>,
+}
+
+/// A cue as the browser has it.
+#[derive(Debug, Deserialize)]
+pub struct TextCue {
+    /// From when, in s of media time.
+    pub start_s: f64,
+    /// Until when, in s.
+    pub end_s: f64,
+    /// What, with its tags.
+    pub text: String,
+}
+
+/// A change of what text is shown.
+#[derive(Debug, Deserialize)]
+pub struct TextChange {
+    /// The first frame with which it was seen, in s of media time.
+    pub time_s: f64,
+    /// What is shown from then on; empty for nothing.
+    pub text: String,
 }
 
 #[derive(Debug, Deserialize)]

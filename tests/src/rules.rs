@@ -14,7 +14,7 @@ use m3u8_rs::{MediaPlaylist, MediaPlaylistType, VariantStream};
 
 use crate::hls::{Presentation, Rendition, Segment};
 use crate::mp4::Kind;
-use crate::{process, stills};
+use crate::{process, stills, text};
 
 /// How far two times may be apart that should be the same, in ns: less than a tick of any time scale used.
 const SAME_NS: i64 = 100_000;
@@ -37,6 +37,7 @@ pub fn faults(folder: &Path) -> Result<Vec<String>> {
     faults.extend(alignment(&presentation));
     faults.extend(multivariant(&presentation)?);
     faults.extend(i_frames::faults(&presentation)?);
+    faults.extend(texts(&presentation));
     faults.extend(strangers(&presentation)?);
     // Players wait for ever at a playlist without an end, and the like: only what is right so far is given to them.
     if faults.is_empty() {
@@ -176,7 +177,9 @@ fn multivariant(presentation: &Presentation) -> Result<Vec<String>> {
     }
     for media in &master.alternatives {
         let defaults = master.alternatives.iter().filter(|other| other.group_id == media.group_id && other.default).count();
-        faults.extend(unless(defaults == 1, || format!("group {}: {defaults} defaults", media.group_id)));
+        // Nobody is shown text without having asked for it.
+        let wanted = usize::from(!text::Rendition::is_one(media));
+        faults.extend(unless(defaults == wanted, || format!("group {}: {defaults} defaults", media.group_id)));
         let names =
             master.alternatives.iter().filter(|other| other.group_id == media.group_id && other.name == media.name).count();
         faults.extend(unless(names == 1, || format!("group {}: the name {} twice", media.group_id, media.name)));
@@ -283,13 +286,33 @@ fn attributes(variant: &VariantStream, own: &Rendition, sounds: &[&Rendition]) -
     Ok(faults)
 }
 
+/// Renditions of text: as long as the rest, named by every variant, cues where they are shown.
+fn texts(presentation: &Presentation) -> Vec<String> {
+    let mut faults = Vec::new();
+    let longest_ns = presentation.renditions.iter().map(Rendition::duration_ns).max().unwrap_or(0);
+    for text in &presentation.texts {
+        let found = [headers(&text.playlist), text.faults()].concat();
+        faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", text.path.display())));
+        let seconds: f64 = text.playlist.segments.iter().map(|segment| f64::from(segment.duration)).sum();
+        // Sound has a packet of priming, and may have one at its end.
+        let as_long = (seconds - longest_ns as f64 / 1e9).abs() < 0.1;
+        faults.extend(unless(as_long, || format!("{} lasts {seconds} s", text.path.display())));
+    }
+    let group = presentation.texts.first().map(|text| text.media.group_id.clone());
+    let variants = presentation.master.variants.iter().filter(|variant| !variant.is_i_frame);
+    let others = variants.filter(|variant| variant.subtitles != group);
+    faults.extend(others.map(|variant| format!("{} names SUBTITLES {:?}", variant.uri, variant.subtitles)));
+    faults
+}
+
 /// Files that no playlist leads to.
 fn strangers(presentation: &Presentation) -> Result<Vec<String>> {
     let stills = stills::files(&presentation.folder)?;
     let known = |file: &Path| {
         let by_name = ["master.m3u8", "report.json"].iter().any(|name| file == presentation.folder.join(name));
         let of_rendition = presentation.renditions.iter().any(|r| r.path == file || r.files.contains(file));
-        by_name || of_rendition || stills.contains(file) || presentation.i_frames.iter().any(|list| list.path == file)
+        let of_text = presentation.texts.iter().any(|t| t.path == file || t.segments.iter().any(|(segment, _)| segment == file));
+        by_name || of_rendition || of_text || stills.contains(file) || presentation.i_frames.iter().any(|list| list.path == file)
     };
     let files = files_below(&presentation.folder)?;
     Ok(files.iter().filter(|file| !known(file)).map(|file| format!("{} is named by no playlist", file.display())).collect())
@@ -330,7 +353,10 @@ fn tools(presentation: &Presentation) -> Result<Vec<String>> {
         ffmpeg.args(["-nostdin", "-v", "warning", "-i"]).arg(&path).args(["-map", "0", "-f", "null", "-"]);
         for tool in [&mut ffprobe, &mut ffmpeg] {
             let run = process::run(tool, TOOL_LIMIT)?;
-            let (name, said) = (tool.get_program().to_string_lossy().into_owned(), run.stderr.trim());
+            let name = tool.get_program().to_string_lossy().into_owned();
+            // It reads no text of playlists, and says so of each.
+            let lines = run.stderr.lines().filter(|line| !line.contains("Can't support the subtitle"));
+            let said = lines.collect::<Vec<_>>().join("\n");
             let fine = run.status.success() && said.is_empty();
             faults.extend(unless(fine, || format!("{name} on {}: {} {said}", path.display(), run.status)));
         }

@@ -24,6 +24,7 @@ use crate::protocol::{Frames, FromChild, ProtocolError, ToChild, head};
 use crate::session::{Said, Session};
 use crate::source::Source;
 use crate::still_upload::StillUploads;
+use crate::text_upload::TextUploads;
 use crate::upload::Uploads;
 use crate::worker::ChildCommand;
 
@@ -60,6 +61,8 @@ pub(crate) enum Sink<'a> {
     Media(&'a mut Uploads),
     /// Still pictures.
     Stills(&'a mut StillUploads),
+    /// Renditions of text.
+    Text(&'a mut TextUploads),
 }
 
 /// Why a child is not heard any more, before it was done.
@@ -187,7 +190,11 @@ impl Talk<'_> {
                 Said::Segment { rendition, segment, bytes } => self.uploads()?.segment(rendition, segment, bytes).await?,
                 Said::Still { place, bytes } => match &mut self.attempt.sink {
                     Sink::Stills(stills) => stills.take(place, bytes).await?,
-                    Sink::None | Sink::Media(_) => return Err(nothing_ordered().into()),
+                    Sink::None | Sink::Media(_) | Sink::Text(_) => return Err(nothing_ordered().into()),
+                },
+                Said::Cues(cues) => match &mut self.attempt.sink {
+                    Sink::Text(text) => text.take(&cues).await?,
+                    Sink::None | Sink::Media(_) | Sink::Stills(_) => return Err(nothing_ordered().into()),
                 },
                 Said::Progress { media_ns } => (self.attempt.progress)(media_ns),
                 Said::Done(done) => return Ok(done),
@@ -213,7 +220,7 @@ impl Talk<'_> {
     fn uploads(&mut self) -> Result<&mut Uploads, Failure> {
         match &mut self.attempt.sink {
             Sink::Media(uploads) => Ok(uploads),
-            Sink::None | Sink::Stills(_) => Err(nothing_ordered()),
+            Sink::None | Sink::Stills(_) | Sink::Text(_) => Err(nothing_ordered()),
         }
     }
 }

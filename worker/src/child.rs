@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use farm::Failure;
 use farm::task::Segment;
+use farm::text::Cue;
 use lru::LruCache;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -184,6 +185,10 @@ impl Output for SocketOutput {
 
     fn still(&self, place: StillPlace, bytes: Bytes) -> io::Result<()> {
         self.send(&FromChild::Still { place }, &bytes)
+    }
+
+    fn cues(&self, rendition: u32, cues: Vec<Cue>) -> io::Result<()> {
+        self.send(&FromChild::Cues { rendition }, &serde_json::to_vec(&cues)?)
     }
 
     fn progress(&self, media_ns: u64) -> io::Result<()> {

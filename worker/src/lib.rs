@@ -23,6 +23,7 @@ mod session;
 mod source;
 mod still_upload;
 mod task;
+mod text_upload;
 mod upload;
 mod work;
 mod worker;

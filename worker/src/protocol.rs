@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use farm::Failure;
 use farm::task::Segment;
+use farm::text::Cue;
 use pipelines::{Done, Order, StillPlace};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ const SEGMENT_BYTES_MAX: usize = 64 << 20;
 const INIT_BYTES_MAX: usize = 1 << 20;
 /// Largest still picture.
 const STILL_BYTES_MAX: usize = 32 << 20;
+/// Largest list of cues: their texts in JSON, where some characters take two bytes, and 128 bytes for each beside.
+const CUES_BYTES_MAX: usize = 2 * Cue::TEXT_BYTES_MAX + 128 * Cue::COUNT_MAX;
 /// Bytes of the two lengths in front.
 const LENGTHS_BYTES: usize = 8;
 
@@ -75,6 +78,11 @@ pub(crate) enum FromChild {
     Still {
         /// Which.
         place: StillPlace,
+    },
+    /// All cues of the next rendition of text: its payload, a list of [`Cue`] in JSON.
+    Cues {
+        /// Place of the rendition in the order.
+        rendition: u32,
     },
     /// How much media has been gone through, in ns.
     Progress {
@@ -124,6 +132,7 @@ impl Header for FromChild {
             Self::Init { .. } => INIT_BYTES_MAX,
             Self::Segment { .. } => SEGMENT_BYTES_MAX,
             Self::Still { .. } => STILL_BYTES_MAX,
+            Self::Cues { .. } => CUES_BYTES_MAX,
             Self::Read { .. } | Self::Progress { .. } | Self::Done(_) | Self::Failed(_) => 0,
         }
     }

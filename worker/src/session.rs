@@ -7,6 +7,7 @@ use bytes::Bytes;
 use farm::rate::SECOND_NS;
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Object, Segment};
+use farm::text::{Cue, TextAccount, TextPlan};
 use farm::{Code, Failure};
 use pipelines::boxes::{self, BoxError};
 use pipelines::{Done, Order, Pictured, StillPlace, jpeg};
@@ -37,6 +38,8 @@ pub(crate) enum Said {
     Segment { rendition: usize, segment: Segment, bytes: Bytes },
     /// Hands out a still picture.
     Still { place: StillPlace, bytes: Bytes },
+    /// Hands out all cues of the next rendition of text.
+    Cues(Vec<Cue>),
     /// Has gone through this much media, in ns.
     Progress { media_ns: u64 },
     /// Is done, and everything that was ordered is there.
@@ -66,6 +69,10 @@ pub(crate) enum Breach {
     NoSegment(#[from] BoxError),
     #[error("a still picture that was not ordered, or not then")]
     OtherStill,
+    #[error("text that was not ordered, or not then")]
+    OtherText,
+    #[error("cues that are none")]
+    NoCues,
     #[error("the end of another order")]
     OtherOrder,
     #[error("the end, with {made} of {ordered} {what} of rendition {rendition}")]
@@ -90,6 +97,7 @@ pub(crate) struct Session {
     served_bytes: u64,
     renditions: Vec<Making>,
     stills: Option<Picturing>,
+    text: Option<Texting>,
     ended: bool,
 }
 
@@ -98,6 +106,12 @@ struct Picturing {
     plan: StillsPlan,
     poster: bool,
     sheets: usize,
+}
+
+/// Text that was ordered, and how many cues came of each rendition so far.
+struct Texting {
+    plan: TextPlan,
+    cues: Vec<u64>,
 }
 
 /// What was ordered of a rendition, and what came of it so far.
@@ -130,10 +144,14 @@ impl Session {
         let renditions = ordered.into_iter().map(making).collect();
         let stills = match order {
             Order::Stills(plan) => Some(Picturing { plan: plan.clone(), poster: false, sheets: 0 }),
-            Order::Probe | Order::Video(_) | Order::Audio(_) => None,
+            Order::Probe | Order::Video(_) | Order::Audio(_) | Order::Text(_) => None,
+        };
+        let text = match order {
+            Order::Text(plan) => Some(Texting { plan: plan.clone(), cues: Vec::new() }),
+            Order::Probe | Order::Video(_) | Order::Audio(_) | Order::Stills(_) => None,
         };
         let probe = matches!(order, Order::Probe);
-        Ok(Self { probe, source_bytes, reads: 0, served_bytes: 0, renditions, stills, ended: false })
+        Ok(Self { probe, source_bytes, reads: 0, served_bytes: 0, renditions, stills, text, ended: false })
     }
 
     /// What a frame means.
@@ -149,6 +167,7 @@ impl Session {
             FromChild::Init { rendition, timescale } => self.init(rendition, timescale, frame.payload),
             FromChild::Segment { rendition, segment } => self.segment(rendition, segment, frame.payload),
             FromChild::Still { place } => self.still(place, frame.payload),
+            FromChild::Cues { rendition } => self.cues(rendition, &frame.payload),
             FromChild::Progress { media_ns } => Ok(Said::Progress { media_ns }),
             FromChild::Done(done) => self.done(done),
             FromChild::Failed(failure) => {
@@ -221,14 +240,30 @@ impl Session {
         if is_ordered { Ok(Said::Still { place, bytes }) } else { Err(Breach::OtherStill) }
     }
 
+    /// The cues of each rendition once, in the order of renditions and of time.
+    fn cues(&mut self, rendition: u32, json: &[u8]) -> Result<Said, Breach> {
+        let Texting { plan, cues: came } = self.text.as_mut().ok_or(Breach::OtherText)?;
+        if rendition as usize != came.len() || came.len() >= plan.tracks.len() {
+            return Err(Breach::OtherText);
+        }
+        let cues: Vec<Cue> = serde_json::from_slice(json).map_err(|_| Breach::NoCues)?;
+        let are_proper = cues.iter().all(|cue| cue.is_proper(plan.duration_ns)) && cues.is_sorted_by_key(|cue| cue.start_ns);
+        if !are_proper || cues.len() > Cue::COUNT_MAX {
+            return Err(Breach::NoCues);
+        }
+        came.push(cues.len() as u64);
+        Ok(Said::Cues(cues))
+    }
+
     fn done(&mut self, done: Done) -> Result<Said, Breach> {
         self.ended = true;
         match &done {
             Done::Probed(info) if self.probe && info.bytes != self.source_bytes => return Err(Breach::OtherSource),
             Done::Probed(_) if self.probe => {}
-            Done::Encoded(_) if !self.probe && self.stills.is_none() => {}
+            Done::Encoded(_) if !self.probe && self.stills.is_none() && self.text.is_none() => {}
             Done::Pictured(pictured) if self.stills.as_ref().is_some_and(|stills| stills.fit(pictured)) => {}
-            Done::Probed(_) | Done::Encoded(_) | Done::Pictured(_) => return Err(Breach::OtherOrder),
+            Done::Texted(told) if self.text.as_ref().is_some_and(|text| text.fit(told)) => {}
+            Done::Probed(_) | Done::Encoded(_) | Done::Pictured(_) | Done::Texted(_) => return Err(Breach::OtherOrder),
         }
         for (rendition, making) in self.renditions.iter().enumerate() {
             let Ordered { segments, samples, .. } = making.ordered;
@@ -256,10 +291,17 @@ impl Picturing {
     }
 }
 
+impl Texting {
+    /// Whether what is told of the text fits what came, and all came.
+    fn fit(&self, told: &[TextAccount]) -> bool {
+        self.cues.len() == self.plan.tracks.len() && told.iter().map(|account| account.cues).eq(self.cues.iter().copied())
+    }
+}
+
 /// What an order asks of each rendition; `None` when it names a chunk that its plan has not.
 fn ordered(order: &Order) -> Option<Vec<Ordered>> {
     match order {
-        Order::Probe | Order::Stills(_) => Some(Vec::new()),
+        Order::Probe | Order::Stills(_) | Order::Text(_) => Some(Vec::new()),
         Order::Video(order) => {
             let chunk = order.plan.chunks.get(order.chunk as usize)?;
             let frames = chunk.end.checked_sub(chunk.start)?;

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::testing::{audio_order, init_segment, media_info, media_segment, video_order};
+use farm::plan::RenditionId;
 use farm::stills::{PosterPlan, StoryboardPlan, Tile};
 use farm::task::{Account, KeyFrame};
+use farm::text::{StreamName, TextTrackPlan};
 
 const SOURCE_BYTES: u64 = 1000;
 
@@ -199,4 +201,52 @@ fn still_pictures_are_those_of_the_order_and_fit_what_is_told_of_them() {
     }
     assert_eq!(breach(&video_order(), vec![still(Poster, (1280, 720))]), Some(Breach::OtherStill));
     assert_eq!(breach(&video_order(), vec![pictured(None, &[])]), Some(Breach::OtherOrder));
+}
+
+/// An order of two renditions of text, 10 ns long.
+fn text_order() -> Order {
+    let track = |number: u32| TextTrackPlan {
+        id: RenditionId(format!("t{number}")),
+        stream: StreamName(number.to_string()),
+        language: None,
+        name: number.to_string(),
+    };
+    Order::Text(TextPlan { tracks: vec![track(0), track(1)], origin_ns: 0, duration_ns: 10, segment_ns: 60 })
+}
+
+fn cues(rendition: u32, cues: &[(u64, u64, &str)]) -> Frame<FromChild> {
+    let cues = cues.iter().map(|(start_ns, end_ns, text)| Cue { start_ns: *start_ns, end_ns: *end_ns, text: (*text).to_owned() });
+    let payload = serde_json::to_vec(&cues.collect::<Vec<_>>()).expect("JSON");
+    Frame { header: FromChild::Cues { rendition }, payload: payload.into() }
+}
+
+fn texted(cues: &[u64]) -> Frame<FromChild> {
+    let account = |cues: &u64| TextAccount { cues: *cues, ..TextAccount::default() };
+    frame(FromChild::Done(Done::Texted(cues.iter().map(account).collect())))
+}
+
+#[test]
+fn text_is_proper_and_comes_once_for_each_rendition_in_order() {
+    let order = text_order();
+    let some = || vec![cues(0, &[(1, 2, "a"), (1, 3, "b")]), cues(1, &[])];
+    let with = |mut frames: Vec<Frame<FromChild>>, last| {
+        frames.push(last);
+        breach(&order, frames)
+    };
+    assert_eq!(with(some(), texted(&[2, 0])), None);
+    for untrue in [texted(&[2]), texted(&[1, 0]), texted(&[2, 0, 0]), done()] {
+        assert_eq!(with(some(), untrue), Some(Breach::OtherOrder));
+    }
+    assert_eq!(with(vec![cues(0, &[])], texted(&[0, 0])), Some(Breach::OtherOrder), "one is missing");
+    for unordered in [cues(1, &[]), cues(2, &[])] {
+        assert_eq!(with(vec![], unordered), Some(Breach::OtherText));
+    }
+    assert_eq!(with(some(), cues(2, &[])), Some(Breach::OtherText), "one too many");
+    for odd in [&[(2, 3, "a"), (1, 2, "b")][..], &[(1, 11, "a")], &[(1, 2, "a\n\nb")], &[(1, 2, "1 --> 2")], &[(2, 2, "a")]] {
+        assert_eq!(with(vec![], cues(0, odd)), Some(Breach::NoCues), "{odd:?}");
+    }
+    let garbage = Frame { header: FromChild::Cues { rendition: 0 }, payload: Bytes::from_static(b"[{}]") };
+    assert_eq!(with(vec![], garbage), Some(Breach::NoCues));
+    assert_eq!(breach(&video_order(), vec![cues(0, &[])]), Some(Breach::OtherText));
+    assert_eq!(breach(&video_order(), vec![texted(&[])]), Some(Breach::OtherOrder));
 }

@@ -4,6 +4,7 @@
 //! the delivery comes again, and finds the marker or does the work anew under another token.
 
 mod stills;
+mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -348,6 +349,11 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
             let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
             let stills = plan.stills.as_ref().ok_or_else(|| senseless(job, task))?;
             execution.stills(plan.source.as_ref(), stills).await
+        }
+        TaskId::Text => {
+            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let text = plan.text.as_ref().ok_or_else(|| senseless(job, task))?;
+            execution.text(plan.source.as_ref(), text).await
         }
         TaskId::Pack(rendition) => {
             let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;

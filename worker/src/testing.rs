@@ -56,6 +56,7 @@ pub(crate) fn plan() -> Plan {
         video: Some(video),
         audio: vec![audio],
         stills: None,
+        text: None,
         notes: Vec::new(),
     }
 }
@@ -83,6 +84,7 @@ pub(crate) fn media_info(bytes: u64) -> MediaInfo {
         header_duration_ns: None,
         video: Vec::new(),
         audio: Vec::new(),
+        text: Vec::new(),
         dropped: Vec::new(),
         chapters: Vec::new(),
         warnings: Vec::new(),
@@ -208,6 +210,7 @@ fn check_source(reader: &dyn Reader) -> Result<(), Failure> {
 fn make(order: &Order, output: &dyn Output, segments_max: usize) -> Result<Done, Failure> {
     let renditions: Vec<Vec<u32>> = match order {
         Order::Stills(_) => return Ok(Done::Pictured(Pictured::default())),
+        Order::Text(_) => return Ok(Done::Texted(Vec::new())),
         Order::Probe => return Ok(Done::Probed(Box::new(media_info((3 << 20) + 123)))),
         Order::Video(order) => order.plan.rungs.iter().map(|rung| vec![50 / rung.divisor.get(); 2]).collect(),
         Order::Audio(order) => {

@@ -37,7 +37,7 @@ pub(crate) enum Medium {
 pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
     let (origin_ns, lead_ns) = (plan.origin_ns, plan.lead_ns);
     match task {
-        TaskId::Probe | TaskId::Stills | TaskId::Pack(_) => None,
+        TaskId::Probe | TaskId::Stills | TaskId::Text | TaskId::Pack(_) => None,
         TaskId::Video(chunk) => {
             let video = plan.video.as_ref()?;
             let start = video.chunks.get(*chunk as usize)?.start;

@@ -1,9 +1,10 @@
 //! Playlists as they are written, and as others read them.
 
 use farm::job::Layout;
-use farm::media::MediaInfo;
+use farm::media::{MediaInfo, TextTrack};
 use farm::plan::RenditionId;
 use farm::task::{Object, Outcome, Segment, TaskId};
+use farm::text::StreamName;
 use m3u8_rs::{AlternativeMedia, MasterPlaylist, MediaPlaylist};
 use proptest::prelude::{Strategy, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -220,4 +221,31 @@ proptest! {
         prop_assert!(shown_us.iter().all(|us| (us + 500_000) / 1_000_000 <= target || (us + 499_999) / 1_000_000 <= target));
         prop_assert_eq!(shown_us.len(), ticks.len());
     }
+}
+
+#[test]
+fn text_is_a_group_of_its_own_that_every_variant_names() {
+    let mut info = source(vec![picture(1280, 720, "25", 130)], vec![sound(1, 48_000, 130)]);
+    let track = |stream: &str, language: Option<&str>| TextTrack {
+        stream: StreamName(stream.to_owned()),
+        codec: "SubRip".to_owned(),
+        packets: 3,
+        language: language.map(str::to_owned),
+        title: None,
+    };
+    info.text = vec![track("003", Some("de")), track("004", None)];
+    let seal = sealed(Layout::Segments, &info);
+    let master = read_master(&multivariant(&seal));
+    let texts: Vec<&AlternativeMedia> = master.alternatives.iter().filter(|media| media.group_id == TEXT_GROUP).collect();
+    let told: Vec<_> = texts.iter().map(|text| (text.name.as_str(), text.language.as_deref(), text.uri.as_deref())).collect();
+    assert_eq!(told, [("de", Some("de"), Some("t0/index.m3u8")), ("Text 2", None, Some("t1/index.m3u8"))]);
+    assert!(texts.iter().all(|text| text.autoselect && !text.default && !text.forced));
+    let variants: Vec<_> = master.variants.iter().filter(|variant| !variant.is_i_frame).collect();
+    assert!(!variants.is_empty() && variants.iter().all(|variant| variant.subtitles.as_deref() == Some(TEXT_GROUP)));
+    let playlist = read_media(&text(&seal.text[0].made, &[60_000_000_000, 60_000_000_000, 10_000_000_000]));
+    assert_eq!((playlist.target_duration, playlist.end_list, playlist.segments.len()), (60, true, 3));
+    let keys: Vec<String> = playlist.segments.iter().map(|segment| format!("t0/{}", segment.uri)).collect();
+    let sealed_keys: Vec<&str> = seal.keys().filter(|key| key.starts_with("t0/")).collect();
+    assert_eq!(keys, sealed_keys);
+    assert!(keys.iter().all(|key| farm::keys::token_in(key).is_some()));
 }

@@ -129,11 +129,16 @@ impl Tally {
 }
 
 fn renditions(plan: &Plan) -> usize {
-    plan.video.as_ref().map_or(0, |video| video.rungs.len()) + plan.audio.len()
+    plan.video.as_ref().map_or(0, |video| video.rungs.len())
+        + plan.audio.len()
+        + plan.text.as_ref().map_or(0, |text| text.tracks.len())
 }
 
 /// Making still pictures of a video is about as much work as encoding this part of it.
 const STILLS_DIVISOR: u64 = 20;
+
+/// The same of reading its text.
+const TEXT_DIVISOR: u64 = 100;
 
 /// How much media each encode task goes through, in ns.
 fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
@@ -145,7 +150,8 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
     let sound = (0..).map(TaskId::Audio).zip(&plan.audio);
     let sound = sound.map(|(task, audio)| (task, u64::try_from(samples_ns(audio.samples, audio.rate)).unwrap_or(u64::MAX)));
     let stills = plan.stills.as_ref().map(|_| (TaskId::Stills, plan.duration_ns / STILLS_DIVISOR));
-    picture.chain(sound).chain(stills).collect()
+    let text = plan.text.as_ref().map(|_| (TaskId::Text, plan.duration_ns / TEXT_DIVISOR));
+    picture.chain(sound).chain(stills).chain(text).collect()
 }
 
 /// Where views are put up and looked at.
