@@ -7,7 +7,7 @@ pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::farm::job::{AutoLadder, Damage, JobSpec, LadderSpec, Layout, PosterSpec, RungSpec, StoryboardSpec};
+use ::farm::job::{AutoLadder, Damage, JobSpec, LadderSpec, Layout, Loudness, PosterSpec, RungSpec, StoryboardSpec};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns any video or audio into multi-resolution HLS.
@@ -71,6 +71,20 @@ pub struct Transcode {
     /// The folder to write to, made when it is not there; or s3://bucket/prefix.
     #[arg(long, short, env = "SHOAL_OUTPUT")]
     pub output: String,
+    /// What to make.
+    #[command(flatten)]
+    pub result: Wanted,
+    /// Pieces of work done at a time; one per core when not given.
+    #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub slots: Option<u16>,
+    /// Print the result, or the error, as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a job is to make, wherever it runs.
+#[derive(Args)]
+pub struct Wanted {
     /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
     #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
     pub ladder: Ladder,
@@ -86,20 +100,9 @@ pub struct Transcode {
     /// Wanted duration of a piece of work, 1 to 3600 seconds.
     #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub chunk_seconds: Option<u32>,
-    /// Which still pictures to make.
-    #[command(flatten)]
-    pub stills: Stills,
-    /// Pieces of work done at a time; one per core when not given.
-    #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub slots: Option<u16>,
-    /// Print the result, or the error, as one JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Which still pictures to make.
-#[derive(Args)]
-pub struct Stills {
+    /// Whether to bring sound to a common loudness: -16 LUFS, with true peaks of at most -1.5 dB.
+    #[arg(long, env = "SHOAL_LOUDNESS", value_enum, default_value_t = LoudnessName::Off)]
+    pub loudness: LoudnessName,
     /// Make a poster: a picture that stands for the video before it plays.
     #[arg(long, env = "SHOAL_POSTER")]
     pub poster: bool,
@@ -108,9 +111,15 @@ pub struct Stills {
     pub storyboard: Option<Storyboard>,
 }
 
-impl Stills {
+impl Wanted {
     /// Puts what is asked for into a job.
     pub fn ask(&self, spec: &mut JobSpec) {
+        spec.ladder = self.ladder.0.clone();
+        spec.output.layout = self.layout.into();
+        spec.damage = self.damage.into();
+        spec.segment_seconds = self.segment_seconds;
+        spec.chunk_seconds = self.chunk_seconds;
+        spec.audio.loudness = self.loudness.into();
         spec.poster = self.poster.then(PosterSpec::default);
         spec.storyboard = self.storyboard.as_ref().map(|storyboard| storyboard.0.clone());
     }
@@ -165,6 +174,24 @@ impl From<LayoutName> for Layout {
         match name {
             LayoutName::Segments => Self::Segments,
             LayoutName::SingleFile => Self::SingleFile,
+        }
+    }
+}
+
+/// How `--loudness` names what to do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LoudnessName {
+    /// Leave it as it is.
+    Off,
+    /// Bring it to a common loudness by EBU R 128.
+    EbuR128,
+}
+
+impl From<LoudnessName> for Loudness {
+    fn from(name: LoudnessName) -> Self {
+        match name {
+            LoudnessName::Off => Self::Off,
+            LoudnessName::EbuR128 => Self::EbuR128,
         }
     }
 }

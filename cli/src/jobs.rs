@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use farm::job::{JobSpec, Layout, NotifySpec};
+use farm::job::{JobSpec, NotifySpec};
 use farm::{Code, Failure};
 use scheduler::scheduler::{JobView, Phase};
 use scheduler::status::{JobStatus, State};
@@ -52,12 +52,7 @@ fn spec(submit: &Submit) -> Result<JobSpec, Failure> {
     if let Some(tenant) = &submit.tenant {
         spec.tenant.clone_from(tenant);
     }
-    spec.output.layout = Layout::from(submit.layout);
-    spec.ladder = submit.ladder.0.clone();
-    spec.damage = submit.damage.into();
-    spec.segment_seconds = submit.segment_seconds;
-    spec.chunk_seconds = submit.chunk_seconds;
-    submit.stills.ask(&mut spec);
+    submit.result.ask(&mut spec);
     spec.priority = submit.priority;
     spec.notify = submit.notify_url.clone().map(notify).transpose()?;
     spec.check()?;

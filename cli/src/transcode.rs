@@ -4,7 +4,7 @@
 //! again after it was cut off finds its state there and goes on; when it has ended, the state is taken away.
 
 use farm::broker::Broker;
-use farm::job::{JobId, JobSpec, Layout};
+use farm::job::{JobId, JobSpec};
 use farm::plan::RenditionId;
 use farm::{Code, Failure, Fault, keys};
 use scheduler::scheduler::{Scheduler, Settings, submit};
@@ -52,12 +52,7 @@ pub async fn run(transcode: &Transcode) -> Result<(), Failure> {
 /// What the command asks for.
 fn spec(transcode: &Transcode, source: Url, output: &Output) -> Result<JobSpec, Failure> {
     let mut spec = JobSpec::new(source, output.url().clone());
-    spec.output.layout = Layout::from(transcode.layout);
-    spec.ladder = transcode.ladder.0.clone();
-    spec.damage = transcode.damage.into();
-    spec.segment_seconds = transcode.segment_seconds;
-    spec.chunk_seconds = transcode.chunk_seconds;
-    transcode.stills.ask(&mut spec);
+    transcode.result.ask(&mut spec);
     spec.id = Some(identity(&spec)?);
     spec.check()?;
     Ok(spec)

@@ -258,6 +258,8 @@ pub enum Loudness {
     /// Leave it as it is.
     #[default]
     Off,
+    /// Bring it to -16 LUFS (EBU R 128) with true peaks of at most -1.5 dB of full scale.
+    EbuR128,
 }
 
 /// What to do about a source that is damaged.

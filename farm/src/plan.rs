@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Rate;
-use crate::job::{Layout, VideoCodec};
+use crate::job::{Layout, Loudness, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 use crate::stills::StillsPlan;
 use crate::text::TextPlan;
@@ -179,6 +179,9 @@ pub struct AudioPlan {
     pub bitrate: u32,
     /// Samples of the result: silence is added or sound cut at the end to make just these.
     pub samples: u64,
+    /// Whether to bring it to a common loudness.
+    #[serde(default)]
+    pub loudness: Loudness,
     /// Wanted duration of a segment in ns.
     pub segment_ns: u64,
     /// Language as ISO 639, if known.

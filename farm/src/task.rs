@@ -348,6 +348,31 @@ pub struct Account {
     pub missing: u64,
     /// Frames that the decoder says are damaged, and shows as well as it can.
     pub decode_errors: u64,
+    /// How sound was brought to a common loudness, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levelling: Option<Levelling>,
+}
+
+/// How sound was brought to a common loudness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Levelling {
+    /// Before, in the rendition's channels and codec.
+    pub source: Loudness,
+    /// Gain in thousandths of a dB.
+    pub gain_millidb: i32,
+    /// Whether peaks were lowered more than the rest.
+    pub is_limited: bool,
+    /// After.
+    pub result: Loudness,
+}
+
+/// Loudness by EBU R 128, of sound as a decoder gives it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Loudness {
+    /// Integrated loudness in thousandths of LUFS; none when all is silence.
+    pub millilufs: Option<i32>,
+    /// Highest true peak in thousandths of a dB of full scale; none when all is silence.
+    pub peak_millidbtp: Option<i32>,
 }
 
 impl std::ops::AddAssign for Account {
@@ -357,5 +382,6 @@ impl std::ops::AddAssign for Account {
         self.filled += other.filled;
         self.missing += other.missing;
         self.decode_errors += other.decode_errors;
+        self.levelling = self.levelling.or(other.levelling);
     }
 }

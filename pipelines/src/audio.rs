@@ -1,26 +1,32 @@
 //! One rendition of the sound, the whole length in one go: never cut up, so nothing joins.
 //!
 //! ```text
-//! decoded samples → convert, resample → counted against their times → appsrc → AAC → cmafmux → segments
+//! decoded samples → convert, resample → counted against their times → level → appsrc → AAC → cmafmux → segments
 //! ```
 //!
 //! The encoder's priming and the silence before it together last exactly the lead, which an edit list takes off.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use bytes::Bytes;
+use farm::job::Loudness;
 use farm::plan::AudioPlan;
-use farm::task::Account;
+use farm::task::{Account, Segment};
+use farm::text::Cue;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::limiter::{Level, Leveller};
+use crate::loudness::{self, Meter, floats};
 use crate::mend::Source;
 use crate::source::{element, internal, push};
-use crate::{AudioOrder, Output, downmix};
+use crate::{AudioOrder, Init, Output, StillPlace, downmix};
 
 const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
 /// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
@@ -41,6 +47,56 @@ const fn frame_bytes(channels: u32) -> usize {
 /// # Errors
 /// When the source does not decode, or the encoder fails.
 pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+    match order.plan.loudness {
+        Loudness::Off => pass(order, source, Level::AS_IS, output, None),
+        Loudness::EbuR128 => {
+            let trial: Arc<dyn Output> = Arc::new(Trial(Arc::clone(output)));
+            let measured = |level, output| {
+                let meter = Meter::new(order.plan.rate, order.plan.channels)?;
+                let account = pass(order, source, level, output, Some(&meter))?;
+                Ok((account, meter.finish()?))
+            };
+            let (level, before) = loudness::find(|level| measured(level, &trial).map(|(_, measured)| measured))?;
+            let (account, after) = measured(level, output)?;
+            Ok(Account { levelling: Some(loudness::account(level, before, after)), ..account })
+        }
+    }
+}
+
+/// Takes what is only tried.
+struct Trial(Arc<dyn Output>);
+
+impl Output for Trial {
+    fn init(&self, _: Init) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn segment(&self, _: u32, _: Segment, _: Bytes) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn still(&self, _: StillPlace, _: Bytes) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cues(&self, _: u32, _: Vec<Cue>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// There is a sign of life, but nothing to show for it.
+    fn progress(&self, _: u64) -> io::Result<()> {
+        self.0.progress(0)
+    }
+}
+
+/// Encodes it all once, heard by a meter if there is one.
+fn pass(
+    order: &AudioOrder,
+    source: &Source,
+    level: Level,
+    output: &Arc<dyn Output>,
+    meter: Option<&Meter>,
+) -> Result<Account, Failure> {
     let plan = &order.plan;
     let caps = gst_audio::AudioCapsBuilder::new_interleaved()
         .format(gst_audio::AUDIO_FORMAT_F32)
@@ -53,7 +109,7 @@ pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> 
     }
     let after = vec![convert, element("audioresample")?];
     let mut decoded = decode(source, plan.track, 0, after, &caps)?;
-    let mut encoder = Encoder::start(order, &caps, Arc::clone(output))?;
+    let mut encoder = Encoder::start(order, &caps, level, Arc::clone(output), meter)?;
     while encoder.left() > 0 {
         let Some(raw) = decoded.next()? else { break };
         encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
@@ -68,6 +124,7 @@ struct Encoder<'a> {
     bus: gst::Bus,
     source: gst_app::AppSrc,
     ended: mpsc::Receiver<Result<Muxed, Failure>>,
+    leveller: Leveller,
     /// Packets at the start that are not handed to the muxer.
     unused: u64,
     /// Packets of the result.
@@ -80,7 +137,13 @@ struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    fn start(order: &'a AudioOrder, caps: &gst::Caps, output: Arc<dyn Output>) -> Result<Self, Failure> {
+    fn start(
+        order: &'a AudioOrder,
+        caps: &gst::Caps,
+        level: Level,
+        output: Arc<dyn Output>,
+        meter: Option<&Meter>,
+    ) -> Result<Self, Failure> {
         let plan = &order.plan;
         let grid = Grid {
             timescale: plan.rate,
@@ -117,10 +180,26 @@ impl<'a> Encoder<'a> {
             .ok_or_else(|| internal("the lead is shorter than the encoder's priming"))?;
         // Of the packets before the first sound only the last is of use: it is what the decoder warms up on.
         let unused = u64::from(silence / PACKET_SAMPLES);
-        keep_only(&chain[1], unused..unused + packets)?;
+        let made = chain[1].static_pad("src").ok_or_else(|| internal("an encoder without a source pad"))?;
+        keep_only(&made, unused..unused + packets);
+        if let Some(meter) = meter {
+            meter.listen(&made);
+        }
+        let leveller = Leveller::new(level, plan.rate, plan.channels);
         pipeline.set_state(gst::State::Playing).map_err(internal)?;
-        let mut encoder =
-            Self { order, pipeline, bus, source, ended, unused, packets, pushed: 0, placed: 0, account: Account::default() };
+        let mut encoder = Self {
+            order,
+            pipeline,
+            bus,
+            source,
+            ended,
+            leveller,
+            unused,
+            packets,
+            pushed: 0,
+            placed: 0,
+            account: Account::default(),
+        };
         encoder.push_silence(u64::from(silence))?;
         Ok(encoder)
     }
@@ -155,10 +234,9 @@ impl<'a> Encoder<'a> {
         let take = (have - skip).min(self.left());
         self.account.dropped += skip;
         if take > 0 {
-            let part = buffer
-                .copy_region(gst::BufferCopyFlags::MEMORY, skip as usize * frame..(skip + take) as usize * frame)
-                .map_err(internal)?;
-            self.push_buffer(part, take)?;
+            let map = buffer.map_readable().map_err(internal)?;
+            let part = map.get(skip as usize * frame..(skip + take) as usize * frame).unwrap_or_default();
+            self.push_samples(&floats(part))?;
             self.placed += take;
             self.account.kept += take;
         }
@@ -168,13 +246,24 @@ impl<'a> Encoder<'a> {
     fn push_silence(&mut self, mut samples: u64) -> Result<(), Failure> {
         while samples > 0 {
             let now = samples.min(SILENCE_SAMPLES_MAX);
-            self.push_buffer(gst::Buffer::from_slice(vec![0_u8; now as usize * frame_bytes(self.order.plan.channels)]), now)?;
+            self.push_samples(&vec![0.0; now as usize * self.order.plan.channels as usize])?;
             samples -= now;
         }
         Ok(())
     }
 
-    fn push_buffer(&mut self, mut buffer: gst::Buffer, samples: u64) -> Result<(), Failure> {
+    fn push_samples(&mut self, samples: &[f32]) -> Result<(), Failure> {
+        let levelled = self.leveller.push(samples);
+        self.push_levelled(&levelled)
+    }
+
+    fn push_levelled(&mut self, levelled: &[f32]) -> Result<(), Failure> {
+        let samples = (levelled.len() / self.order.plan.channels as usize) as u64;
+        if samples == 0 {
+            return Ok(());
+        }
+        let bytes: Vec<u8> = levelled.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        let mut buffer = gst::Buffer::from_slice(bytes);
         let rate = u64::from(self.order.plan.rate);
         let time = |samples: u64| {
             gst::ClockTime::from_nseconds(
@@ -199,7 +288,10 @@ impl<'a> Encoder<'a> {
         self.account.missing = missing;
         // Whole packets: the encoder keeps back what does not fill one.
         let last = (self.unused + self.packets) * u64::from(PACKET_SAMPLES);
-        self.push_silence(last.saturating_sub(self.pushed))?;
+        let held = self.leveller.held();
+        self.push_silence(last.saturating_sub(self.pushed + held))?;
+        let rest = self.leveller.finish();
+        self.push_levelled(&rest)?;
         self.source.end_of_stream().map_err(|_| self.failure())?;
         loop {
             match self.ended.recv_timeout(Duration::from_millis(100)) {
@@ -234,15 +326,13 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Makes an element drop all but these of the buffers that it makes.
-fn keep_only(element: &gst::Element, wanted: Range<u64>) -> Result<(), Failure> {
-    let pad = element.static_pad("src").ok_or_else(|| internal("an encoder without a source pad"))?;
+/// Makes a pad drop all but these of its buffers.
+fn keep_only(pad: &gst::Pad, wanted: Range<u64>) {
     let made = AtomicU64::new(0);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
         let is_wanted = wanted.contains(&made.fetch_add(1, Ordering::Relaxed));
         if is_wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Drop }
     });
-    Ok(())
 }
 
 impl Drop for Encoder<'_> {

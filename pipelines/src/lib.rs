@@ -7,7 +7,7 @@
 //! probe   reader → source → parsebin → every packet counted; then one frame of each track decoded
 //! video   reader → source → parsebin → decoder → cadence ─┬→ scale → x264 → cmafmux → fragment → output
 //!                                                         └→ scale → x264 → cmafmux → fragment → output   (a rung each)
-//! audio   reader → source → parsebin → decoder → convert → samples counted → AAC → cmafmux → fragment → output
+//! audio   reader → source → parsebin → decoder → convert → samples counted → level → AAC → cmafmux → fragment → output
 //! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
 //! text    reader → source → parsebin → every packet of text → cues → output
 //! ```
@@ -25,7 +25,9 @@ pub mod encoders;
 mod fragment;
 pub mod jpeg;
 mod key_frames;
+mod limiter;
 mod looks;
+mod loudness;
 mod mend;
 mod mp3;
 mod probe;

@@ -1,6 +1,6 @@
 //! From what was asked for and what the source is to everything decided.
 
-use farm::job::JobSpec;
+use farm::job::{JobSpec, Loudness};
 use farm::media::{AudioTrack, MediaInfo, VideoTrack};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
@@ -74,7 +74,14 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     for track in sound {
         let before: Vec<&str> = audio.iter().map(|plan| plan.name.as_str()).collect();
         let name = unique_name(track.title.as_deref(), language(track.language.as_deref()).as_deref(), "Audio", &before);
-        audio.push(audio_plan(track, audio.len(), name, Timeline { origin_ns, picture_ns, segment_ns, sound_rate }, &mut notes)?);
+        audio.push(audio_plan(
+            spec.audio.loudness,
+            track,
+            audio.len(),
+            name,
+            Timeline { origin_ns, picture_ns, segment_ns, sound_rate },
+            &mut notes,
+        )?);
     }
     let stills = match (picture, &video) {
         (Some(track), Some(video)) => stills::plan(spec, track, &video.picture, (origin_ns, picture_ns))?,
@@ -231,6 +238,7 @@ struct Timeline {
 }
 
 fn audio_plan(
+    loudness: Loudness,
     track: &AudioTrack,
     index: usize,
     name: String,
@@ -251,6 +259,7 @@ fn audio_plan(
         channels: 2,
         bitrate: output_bps(track.bitrate),
         samples: u64::try_from(samples).unwrap_or(u64::MAX).max(1),
+        loudness,
         segment_ns: timeline.segment_ns,
         language: language(track.language.as_deref()),
         name,

@@ -345,9 +345,17 @@ fn texts(info: &MediaInfo, seal: &Seal) -> Vec<TextReport> {
     seal.text.iter().map(report).collect()
 }
 
+/// Sound that is raised by more is worth a note.
+const MUCH_RAISED_MILLIDB: i32 = 25_000;
+
 /// The plan's notes, and what could not be done.
 fn notes(plan: &Plan, seal: &Seal) -> Vec<String> {
     let mut notes = plan.notes.clone();
+    let levelled = seal.executions.iter().filter_map(|execution| execution.account?.levelling);
+    let most = levelled.map(|levelling| levelling.gain_millidb).max().filter(|gain| *gain > MUCH_RAISED_MILLIDB);
+    notes.extend(
+        most.map(|gain| format!("the sound is very soft and is raised by {} dB: its noise comes up with it", gain / 1000)),
+    );
     for TextRendition { track, made } in &seal.text {
         let TextAccount { plainer, cut, .. } = made.account;
         if plainer > 0 {

@@ -181,7 +181,7 @@ impl Clip {
             "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", &size, "-r", &rate, "-i", "pipe:0",
         ]);
         if self.audio {
-            fs::write(&sound, self.pcm())?;
+            self.write_pcm(io::BufWriter::new(fs::File::create(&sound)?))?;
             ffmpeg.args(["-f", "s16le", "-ar", "48000", "-ac", "2", "-i"]).arg(&sound);
         }
         if !self.left_out.is_empty() {
@@ -222,19 +222,23 @@ impl Clip {
 
     /// The whole sound as 16-bit little-endian stereo: a faint tone that slides slowly, so that no stretch of it is like
     /// another, and the beeps.
-    fn pcm(&self) -> Vec<u8> {
-        let mut samples: Vec<f64> = (0..self.sample_at(self.duration_ns()).max(0)).map(|i| background(seconds(i))).collect();
-        for number in self.flashes() {
-            let start = self.sample_at(self.start_ns(number) + i64::from(self.beeps_late_ms) * 1_000_000);
-            for i in 0..BEEP_SAMPLES {
-                let tone = f64::from(BEEP_AMPLITUDE) * (std::f64::consts::TAU * 1000.0 * seconds(i64::from(i))).cos();
-                if let Some(sample) = usize::try_from(start + i64::from(i)).ok().and_then(|at| samples.get_mut(at)) {
-                    *sample += tone;
-                }
+    fn write_pcm(&self, mut output: impl Write) -> io::Result<()> {
+        let late_ns = i64::from(self.beeps_late_ms) * 1_000_000;
+        let starts: Vec<i64> = self.flashes().into_iter().map(|number| self.sample_at(self.start_ns(number) + late_ns)).collect();
+        let mut next = 0;
+        for at in 0..self.sample_at(self.duration_ns()) {
+            while starts.get(next + 1).is_some_and(|start| *start <= at) {
+                next += 1;
             }
+            let into = starts.get(next).map(|start| at - start).filter(|into| (0..i64::from(BEEP_SAMPLES)).contains(into));
+            let tone =
+                into.map_or(0.0, |into| f64::from(BEEP_AMPLITUDE) * (std::f64::consts::TAU * 1000.0 * seconds(into)).cos());
+            #[expect(clippy::cast_possible_truncation, reason = "samples are within -1 and 1")]
+            let sample = ((background(seconds(at)) + tone) * 32_767.0) as i16;
+            output.write_all(&sample.to_le_bytes())?;
+            output.write_all(&sample.to_le_bytes())?;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "samples are within -1 and 1")]
-        samples.iter().map(|s| (s * 32_767.0) as i16).flat_map(|s| [s.to_le_bytes(); 2].concat()).collect()
+        output.flush()
     }
 
     fn sample_at(&self, ns: i64) -> i64 {

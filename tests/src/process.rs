@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 /// Most bytes kept of what a program writes to one stream. More is an error: nothing here has reason to write so much.
-pub const OUTPUT_BYTES_MAX: u64 = 256 << 20;
+pub const OUTPUT_BYTES_MAX: u64 = 512 << 20;
 
 /// A program that has ended by itself.
 #[derive(Debug)]

@@ -114,12 +114,14 @@ impl Sound {
         // Of a sine's power half its square, and a quarter of the amplitude's square is half of that.
         let threshold = f64::from(clip::BEEP_AMPLITUDE).powi(2) / 4.0;
         let quiet_samples = usize::try_from(self.rate / 5).unwrap_or(0);
-        let squares: Vec<f64> = self.samples.iter().map(|&s| f64::from(s).powi(2)).collect();
         let mut beeps = Vec::new();
-        let mut next = 0;
-        for (start, window) in squares.windows(period).enumerate() {
+        let (mut next, mut energy) = (0, 0.0);
+        for (end, &sample) in self.samples.iter().enumerate() {
+            let left = end.checked_sub(period).and_then(|at| self.samples.get(at)).map_or(0.0, |&s| f64::from(s).powi(2));
+            energy += f64::from(sample).powi(2) - left;
+            let Some(start) = (end + 1).checked_sub(period) else { continue };
             #[expect(clippy::cast_precision_loss, reason = "a period has some 48 samples")]
-            let power = window.iter().sum::<f64>() / period as f64;
+            let power = energy / period as f64;
             if start >= next && power > threshold {
                 beeps.push(self.time_ns(start + period / 2));
                 next = start + quiet_samples;

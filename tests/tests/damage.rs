@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
 use tests::hls::Presentation;
-use tests::{corpus, rules, shoal};
+use tests::{corpus, process, rules, shoal};
 
 /// One of each family of containers and codecs, none longer than 6 s.
 const FILES: [&str; 6] =
@@ -123,6 +123,16 @@ fn tried(file: &Path, harm: Harm, whole: (u64, f64, usize)) -> Result<End> {
     }
 }
 
+/// Keeps a variant at which something went wrong.
+fn keep(file: &Path, harm: Harm) -> Result<PathBuf> {
+    let folder = process::target_folder()?.join("damaged");
+    std::fs::create_dir_all(&folder)?;
+    let (stem, extension) = (file.file_stem().unwrap_or_default(), file.extension().unwrap_or_default());
+    let path = folder.join(format!("{}-{harm:?}.{}", stem.display(), extension.display()));
+    std::fs::write(&path, harm.done_to(std::fs::read(file)?))?;
+    Ok(path)
+}
+
 #[test]
 fn damaged_files_end_well_or_are_refused() -> Result<()> {
     let Some(folder) = corpus::folder() else { return Ok(()) };
@@ -144,7 +154,11 @@ fn damaged_files_end_well_or_are_refused() -> Result<()> {
             let Some(whole) = wholes.get(index) else { continue };
             match tried(file, *harm, *whole) {
                 Ok(end) => *ends.lock().expect("no panics").entry(end).or_default() += 1,
-                Err(fault) => faults.lock().expect("no panics").push(format!("{} {harm:?}: {fault:#}", FILES[*index])),
+                Err(fault) => {
+                    let kept = keep(file, *harm).map_or_else(|error| error.to_string(), |path| path.display().to_string());
+                    let fault = format!("{} {harm:?}: {fault:#} (kept as {kept})", FILES[*index]);
+                    faults.lock().expect("no panics").push(fault);
+                }
             }
         }
     };

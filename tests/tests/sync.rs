@@ -91,3 +91,10 @@ fn a_variable_frame_rate_keeps_its_sound() -> Result<()> {
     let clip = missing.fold(even, |clip, n| clip.leave_out(n..n + 1));
     check_sync(&clip.file()?, &["--chunk-seconds", "4"], 0)
 }
+
+/// A rate that is no whole number, for half an hour and more: what is lost or rounded with every frame, packet or chunk would
+/// add up. The source's frames are few and small, as only their times matter.
+#[test]
+fn nothing_drifts_in_half_an_hour() -> Result<()> {
+    check_sync(&Clip::new("5000/1001", 31 * 60).size(320, 240).file()?, &["--chunk-seconds", "120"], 0)
+}

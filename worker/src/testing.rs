@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use farm::job::{Layout, VideoCodec};
+use farm::job::{Layout, Loudness, VideoCodec};
 use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
@@ -42,6 +42,7 @@ pub(crate) fn plan() -> Plan {
         channels: 2,
         bitrate: 128_000,
         samples: 8 * 48_000,
+        loudness: Loudness::Off,
         segment_ns: 4_000_000_000,
         language: None,
         name: "sound".to_owned(),

@@ -9,7 +9,7 @@ use ::farm::job::JobId;
 use clap::Args;
 use url::Url;
 
-use super::{DamageName, Ladder, LayoutName, Stills};
+use super::Wanted;
 
 /// Where broker and storage are.
 #[derive(Args)]
@@ -114,24 +114,9 @@ pub struct Submit {
     /// Who it is for; only an admin may say.
     #[arg(long)]
     pub tenant: Option<String>,
-    /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
-    #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
-    pub ladder: Ladder,
-    /// One file per segment, or one file per rendition.
-    #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
-    pub layout: LayoutName,
-    /// Whether to go on with a damaged source.
-    #[arg(long, env = "SHOAL_DAMAGE", value_enum, default_value_t = DamageName::BestEffort)]
-    pub damage: DamageName,
-    /// Wanted duration of a segment, 1 to 30 seconds.
-    #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
-    pub segment_seconds: u32,
-    /// Wanted duration of a piece of work, 1 to 3600 seconds.
-    #[arg(long, env = "SHOAL_CHUNK_SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub chunk_seconds: Option<u32>,
-    /// Which still pictures to make.
+    /// What to make.
     #[command(flatten)]
-    pub stills: Stills,
+    pub result: Wanted,
     /// Jobs of one tenant with a higher priority go first.
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub priority: i32,

@@ -29,7 +29,7 @@ fn reported() -> (Report, Seal) {
     let plan = plan(&spec, &info).expect("a plan");
     let mut markers = markers(&plan, &info);
     if let Some(Marker { outcome: Outcome::Encoded { account, .. }, .. }) = markers.get_mut(&TaskId::Video(3)) {
-        *account = Account { kept: 100, filled: 50, missing: 50, decode_errors: 3, dropped: 0 };
+        *account = Account { kept: 100, filled: 50, missing: 50, decode_errors: 3, ..Account::default() };
     }
     let seal = seal(&plan, &markers).expect("a seal");
     (report(&spec, &info, &plan, &seal), seal)
