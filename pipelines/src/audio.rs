@@ -222,6 +222,11 @@ impl<'a> Encoder<'a> {
         }
         let at = to_samples(start_ns.saturating_sub(self.order.origin_ns));
         let jitter = to_samples(JITTER_NS);
+        if at > plan.samples + jitter {
+            // The plan ends with the last sound that is believed.
+            self.account.dropped += have;
+            return Ok(());
+        }
         if self.placed == 0 || at > self.placed + jitter {
             let silence = at.saturating_sub(self.placed).min(self.left());
             self.push_silence(silence)?;

@@ -25,6 +25,7 @@ pub mod encoders;
 mod fragment;
 pub mod jpeg;
 mod key_frames;
+mod leaps;
 mod limiter;
 mod looks;
 mod loudness;
@@ -39,6 +40,7 @@ mod text;
 mod timing;
 mod video;
 mod wav;
+mod whole;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -191,7 +193,10 @@ pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> 
     let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
     let (source, warnings) = mend::mend(reader).map_err(unreadable)?;
     match order {
-        Order::Probe => probe::probe(&source, warnings).map(|info| Done::Probed(Box::new(info))),
+        Order::Probe => {
+            let promised = whole::promised(source.reader.as_ref()).map_err(unreadable)?;
+            probe::probe(&source, warnings, promised).map(|info| Done::Probed(Box::new(info)))
+        }
         Order::Video(order) => video::encode(order, &source, output).map(Done::Encoded),
         Order::Audio(order) => audio::encode(order, &source, output).map(Done::Encoded),
         Order::Stills(plan) => stills::make(plan, &source, output.as_ref()).map(Done::Pictured),

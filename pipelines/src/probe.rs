@@ -11,6 +11,7 @@ use farm::{Code, Failure, Rate};
 use crate::cue_text::Form;
 use crate::decode::{SAME_TIME_NS, decode};
 use crate::edits::presented;
+use crate::leaps;
 use crate::looks::Look;
 use crate::mend::Source;
 use crate::scan::{Scan, Watch, scan};
@@ -24,11 +25,14 @@ const CHAPTERS_MAX: usize = 1000;
 /// A source that ends this much before its header says is called truncated.
 const SHORTFALL_NS: u64 = 2_000_000_000;
 
-/// Describes a source. `warnings` come first among its own.
+/// Describes a source that should have so many bytes, if it says how many. `warnings` come first among its own.
 ///
 /// # Errors
 /// When nothing in it can be decoded: the failure of its first picture or sound track, or of the container.
-pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failure> {
+pub fn probe(source: &Source, mut warnings: Vec<String>, promised_bytes: Option<u64>) -> Result<MediaInfo, Failure> {
+    if let Some(promised) = promised_bytes.filter(|promised| *promised > source.bytes) {
+        warnings.push(format!("the source is cut off: {} of its {promised} bytes are there", source.bytes));
+    }
     let (edits, looks) = (source.edits.clone(), Arc::clone(&source.looks));
     let watch = move |pad: &gst::Pad| Record {
         stream: source::stream_name(pad),
@@ -37,7 +41,8 @@ pub fn probe(source: &Source, warnings: Vec<String>) -> Result<MediaInfo, Failur
         look: source::track_number(pad).and_then(|number| looks.get(&number).copied()).unwrap_or_default(),
         ..Record::default()
     };
-    let scan: Scan<Record> = scan(source, watch)?;
+    let mut scan: Scan<Record> = scan(source, watch)?;
+    warnings.extend(cut_leaps(&mut scan.streams));
     // A text or a picture by itself is shown as its own only stream.
     if scan.streams.iter().all(|r| r.media_type() == scan.container) && !is_sound_or_picture(&scan.container) {
         return Err(Failure::new(Code::NotMedia, format!("the source is {}, not audio or video", scan.container)));
@@ -142,7 +147,7 @@ impl Track {
     }
 }
 
-fn describe(source: &Source, track: TrackId, mut record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
+fn describe(source: &Source, track: TrackId, record: Record, header_ns: Option<u64>) -> Result<Track, Failure> {
     let kind = record.media_type();
     let name = record.codec();
     if record.form().is_some() && record.stream.is_some() && !record.times.is_empty() {
@@ -164,7 +169,6 @@ fn describe(source: &Source, track: TrackId, mut record: Record, header_ns: Opti
             Failure::new(code, format!("{name}: the track holds no data{}", promised.unwrap_or_default())).on_stream(name)
         );
     }
-    record.times.sort_unstable();
     let mut decoded = decode(source, track, 0, Vec::new(), &gst::Caps::new_any())?;
     let first = decoded
         .next()
@@ -326,6 +330,19 @@ impl Record {
         }
     }
 
+    /// Leaves out packets outside of these times; how many.
+    fn keep(&mut self, believable: &Range<u64>) -> usize {
+        let had = self.times.len();
+        self.times.retain(|time| believable.contains(time));
+        self.key_frames.retain(|time| believable.contains(time));
+        if self.end_ns > believable.end {
+            let usual_ns = self.times.last_chunk::<2>().map_or(0, |[before, last]| last - before);
+            self.end_ns = self.times.last().map_or(0, |last| last + usual_ns);
+            self.last_duration_ns = None;
+        }
+        had - self.times.len()
+    }
+
     fn key_frame(&mut self, time_ns: u64) {
         if self.key_frames.last().is_some_and(|&last| time_ns < last + self.key_frame_distance_ns) {
             return;
@@ -396,6 +413,15 @@ impl Watch for Record {
     fn has_ended(&self) -> bool {
         self.ended
     }
+}
+
+/// Leaves out packets whose times cannot be true; says so.
+fn cut_leaps(records: &mut [Record]) -> Option<String> {
+    records.iter_mut().for_each(|record| record.times.sort_unstable());
+    let timed = records.iter().filter(|record| is_sound_or_picture(&record.media_type()));
+    let believable = leaps::believable(&timed.map(|record| record.times.as_slice()).collect::<Vec<_>>());
+    let cut: usize = records.iter_mut().map(|record| record.keep(&believable)).sum();
+    (cut > 0).then(|| format!("{cut} packets are left out: by their times they are far away from all others"))
 }
 
 /// The chapters that a stream tells of, or else the header.

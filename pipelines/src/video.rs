@@ -43,7 +43,8 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
     let mut decoded = decode(source, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
-    let (mut last_caps, mut damaged) = (None, 0);
+    let (mut last_caps, mut damaged, mut stray) = (None, 0, 0);
+    let frame_ns = plan.rate.start_ns(1);
     while !cadence.is_full() {
         let Some(raw) = decoded.next()? else { break };
         let caps = raw.sample.caps_owned();
@@ -52,6 +53,11 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
         }
         let Some(ladder) = ladder.as_mut() else { continue };
         let place = plan.rate.nearest_frame(raw.start_ns.saturating_sub(order.origin_ns));
+        // The plan begins and ends with the frames whose times are believed.
+        if place > plan.frames || raw.start_ns + frame_ns < order.origin_ns {
+            stray += 1;
+            continue;
+        }
         let is_damaged = raw.buffer()?.flags().contains(gst::BufferFlags::CORRUPTED);
         damaged += u64::from(is_damaged && chunk.frames().contains(&place));
         // A frame that was held belongs to the caps before.
@@ -67,7 +73,7 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
     };
     let (rest, account) = cadence.finish();
-    let account = Account { decode_errors: damaged, ..account };
+    let account = Account { decode_errors: damaged, dropped: account.dropped + stray, ..account };
     for show in rest {
         ladder.show(&show, output.as_ref())?;
     }

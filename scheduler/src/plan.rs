@@ -91,6 +91,10 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         notes.push("there is no picture, so no still pictures are made".to_owned());
     }
     let sound_ns = audio.iter().map(|plan| samples_ns(plan.samples, plan.rate)).max().unwrap_or(0);
+    if let Some(video) = video.as_ref().filter(|video| sound_ns > picture_ns + video.rate.start_ns(1)) {
+        let short_ms = (sound_ns - picture_ns) / 1_000_000;
+        notes.push(format!("the picture ends {short_ms} ms before the sound, after {} frames", video.frames));
+    }
     let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
     let text = text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes);
     Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, stills, text, notes })

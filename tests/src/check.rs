@@ -70,12 +70,13 @@ fn every_nth(clip: &Clip, rung: &Rendition) -> u32 {
 /// When it cannot be read at all, or beeps or flashes are missing.
 pub fn sync_faults(folder: &Path, wanted_ns: i64) -> Result<Vec<String>> {
     let seen = sync::readers(&Presentation::read(folder)?)?;
-    let wrong = |seen: &sync::Seen| seen.offsets_ns.iter().any(|offset| (offset - wanted_ns).unsigned_abs() > tolerance_ns());
-    Ok(seen
-        .into_iter()
-        .filter(wrong)
-        .map(|seen| format!("{}: {:?} instead of {wanted_ns}", seen.reader, seen.offsets_ns))
-        .collect())
+    let fault = |seen: sync::Seen| {
+        let is_wrong = |(_, offset): &(usize, &i64)| (**offset - wanted_ns).unsigned_abs() > tolerance_ns();
+        let wrong: Vec<_> = seen.offsets_ns.iter().enumerate().filter(is_wrong).collect();
+        let (some, beeps) = (wrong.get(..wrong.len().min(10))?, seen.offsets_ns.len());
+        (!wrong.is_empty()).then(|| format!("{}: {} of {beeps} beeps, not {wanted_ns} but {some:?}", seen.reader, wrong.len()))
+    };
+    Ok(seen.into_iter().filter_map(fault).collect())
 }
 
 /// [`SYNC_TOLERANCE`] in ns.

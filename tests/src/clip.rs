@@ -247,8 +247,13 @@ impl Clip {
     }
 }
 
+/// How long the background slides before it begins anew; never where a beep begins.
+const SLIDE_SECONDS: f64 = 120.5;
+
 fn background(at_s: f64) -> f64 {
-    // A slide from 200 Hz up by 10 Hz each second: its phase is the integral of its frequency.
+    // A slide from 200 Hz up by 10 Hz each second, from the start again before it is too high to be told from noise: its phase is
+    // the integral of its frequency.
+    let at_s = at_s % SLIDE_SECONDS;
     0.04 * (std::f64::consts::TAU * (at_s * (200.0 + 5.0 * at_s)).fract()).sin()
 }
 

@@ -84,7 +84,8 @@ fn sound_keeps_its_length_and_it_is_said_when_it_ends_early() {
     assert_eq!(samples(10_000), (480_000, 10_000, 0));
     assert_eq!(samples(9_500), (456_000, 10_000, 0));
     assert_eq!(samples(9_499), (455_952, 10_000, 1));
-    assert_eq!(samples(12_000), (576_000, 12_000, 0));
+    assert_eq!(samples(10_040), (481_920, 10_040, 0));
+    assert_eq!(samples(12_000), (576_000, 12_000, 1));
 }
 
 #[test]
