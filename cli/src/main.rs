@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         // An attempt's child: no runtime, no logs, no settings.
         return worker::child::main();
     }
+    worker::memory::keep_little();
     start_logging(arguments.log_format, is_service(&arguments.command));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -155,7 +155,17 @@ impl Colour {
     }
 }
 
-/// Whether a track is interlaced, by its flags.
+/// Which field of a frame is shown first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fields {
+    /// The one that begins with the uppermost line.
+    TopFirst,
+    /// The other.
+    BottomFirst,
+}
+
+/// Whether a track is interlaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Interlace {
@@ -163,9 +173,11 @@ pub enum Interlace {
     #[default]
     Progressive,
     /// Every frame holds two fields.
-    Interlaced,
+    Interlaced(Fields),
     /// Some frames do.
     Mixed,
+    /// Every frame holds two fields, by what is seen, and the flags say otherwise.
+    Unflagged(Fields),
 }
 
 /// A sound track.

@@ -1,5 +1,6 @@
 //! One stream of a source, decoded: raw frames or samples with their stream times, pulled one by one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use farm::media::{Orientation, TrackId};
@@ -313,10 +314,7 @@ pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::El
     let mut chain = Vec::new();
     if picture.interlace != Interlace::Progressive {
         chain.push(element("videoconvert")?);
-        let deinterlace = element("deinterlace")?;
-        // One frame out for each in: the frame rate stays the source's.
-        deinterlace.set_property_from_str("fields", "top");
-        chain.push(deinterlace);
+        chain.push(deinterlacer(picture.interlace)?);
     }
     if let Some(direction) = direction(picture.orientation) {
         chain.push(element("videoconvert")?);
@@ -326,6 +324,54 @@ pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::El
     }
     chain.push(element("videoconvert")?);
     Ok(chain)
+}
+
+/// One frame out for each in, at the time of its first field: the frame rate stays the source's.
+fn deinterlacer(interlace: farm::media::Interlace) -> Result<gst::Element, Failure> {
+    use farm::media::{Fields, Interlace};
+    let element = element("deinterlace")?;
+    let (fields, order) = match interlace {
+        Interlace::Interlaced(Fields::BottomFirst) | Interlace::Unflagged(Fields::BottomFirst) => ("bottom", "bff"),
+        _ => ("top", "tff"),
+    };
+    element.set_property_from_str("fields", fields);
+    match interlace {
+        Interlace::Progressive | Interlace::Mixed => {}
+        Interlace::Interlaced(_) => adapt(&element)?,
+        Interlace::Unflagged(_) => {
+            adapt(&element)?;
+            element.set_property_from_str("mode", "interlaced");
+            element.set_property_from_str("tff", order);
+        }
+    }
+    Ok(element)
+}
+
+/// Has a deinterlacer keep the detail of what stands still, by the frames before and after. With none before, it leaves the
+/// first frame as it is and gives it the time of the second (GStreamer 1.22): so the first is put in twice, and once taken out.
+fn adapt(deinterlace: &gst::Element) -> Result<(), Failure> {
+    deinterlace.set_property_from_str("method", "yadif");
+    let pad = |name| deinterlace.static_pad(name).ok_or_else(|| internal("a deinterlacer without a pad"));
+    let is_doubled = AtomicBool::new(false);
+    pad("sink")?.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        if is_doubled.swap(true, Ordering::Relaxed) {
+            return gst::PadProbeReturn::Ok;
+        }
+        let Some(gst::PadProbeData::Buffer(first)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        let copy = first.copy();
+        // It would begin anew.
+        first.make_mut().unset_flags(gst::BufferFlags::DISCONT);
+        if let Err(error) = pad.chain(copy) {
+            info.flow_res = Err(error);
+            return gst::PadProbeReturn::Handled;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let is_dropped = AtomicBool::new(false);
+    pad("src")?.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if is_dropped.swap(true, Ordering::Relaxed) { gst::PadProbeReturn::Remove } else { gst::PadProbeReturn::Drop }
+    });
+    Ok(())
 }
 
 /// What `videoflip` calls an orientation, none for upright. Ours mirrors left-right first and turns clockwise then.

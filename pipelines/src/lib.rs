@@ -17,6 +17,7 @@ pub mod boxes;
 mod byte_source;
 mod cadence;
 mod chapters;
+mod comb;
 mod cue_text;
 mod decode;
 mod downmix;

@@ -1,7 +1,7 @@
 //! From what was asked for and what the source is to everything decided.
 
 use farm::job::{JobSpec, Loudness};
-use farm::media::{AudioTrack, MediaInfo, VideoTrack};
+use farm::media::{AudioTrack, Interlace, MediaInfo, VideoTrack};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
@@ -57,6 +57,9 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     if info.audio.len() > sound.len() {
         notes
             .push(format!("{} sound tracks are left out: up to {AUDIO_RENDITIONS_MAX} are made", info.audio.len() - sound.len()));
+    }
+    if picture.is_some_and(|track| matches!(track.interlace, Interlace::Unflagged(_))) {
+        notes.push("the picture is interlaced, though its flags say otherwise".to_owned());
     }
     let origin_ns = origin(picture, sound, &mut notes)?;
     let ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;

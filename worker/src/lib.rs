@@ -14,6 +14,7 @@ mod awake;
 mod begun;
 pub mod child;
 mod guard;
+pub mod memory;
 mod pack;
 mod process;
 mod protocol;

@@ -111,6 +111,8 @@ fn command(program: &std::path::Path, args: &[String], socket: OwnedFd) -> Comma
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let passed = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.starts_with("GST_") || PASSED_VARIABLES.contains(&n));
     command.envs(std::env::vars_os().filter(|(name, _)| passed(name)));
+    let (name, value) = crate::memory::child_variable();
+    command.env(name, value);
     command.env("LC_ALL", "C.UTF-8").env(PARENT_VARIABLE, std::process::id().to_string());
     #[expect(unsafe_code, reason = "what is done between fork and exec is ours to keep safe")]
     // SAFETY: `hand_over` makes system calls and nothing else: no allocation, no lock.
