@@ -1,5 +1,6 @@
 //! One stream of a source, decoded: raw frames or samples with their stream times, pulled one by one.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -347,29 +348,46 @@ fn deinterlacer(interlace: farm::media::Interlace) -> Result<gst::Element, Failu
     Ok(element)
 }
 
-/// Has a deinterlacer keep the detail of what stands still, by the frames before and after. With none before, it leaves the
-/// first frame as it is and gives it the time of the second (GStreamer 1.22): so the first is put in twice, and once taken out.
+/// Has a deinterlacer keep the detail of what stands still, by the frames before and after. GStreamer's (1.22) leaves the first
+/// frame as it is, having none before: so that is put in twice, and once taken out. And it gives the last frame the time of the
+/// one before, which is put right.
 fn adapt(deinterlace: &gst::Element) -> Result<(), Failure> {
     deinterlace.set_property_from_str("method", "yadif");
     let pad = |name| deinterlace.static_pad(name).ok_or_else(|| internal("a deinterlacer without a pad"));
-    let is_doubled = AtomicBool::new(false);
+    // Times of frames that went in and have not come out.
+    let inside: Arc<Mutex<VecDeque<gst::ClockTime>>> = Arc::default();
+    let (went_in, is_doubled) = (Arc::clone(&inside), AtomicBool::new(false));
     pad("sink")?.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        if is_doubled.swap(true, Ordering::Relaxed) {
-            return gst::PadProbeReturn::Ok;
-        }
-        let Some(gst::PadProbeData::Buffer(first)) = &mut info.data else { return gst::PadProbeReturn::Ok };
-        let copy = first.copy();
-        // It would begin anew.
-        first.make_mut().unset_flags(gst::BufferFlags::DISCONT);
-        if let Err(error) = pad.chain(copy) {
-            info.flow_res = Err(error);
-            return gst::PadProbeReturn::Handled;
+        let Some(gst::PadProbeData::Buffer(frame)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        if !is_doubled.swap(true, Ordering::Relaxed) {
+            let copy = frame.copy();
+            // It would begin anew.
+            frame.make_mut().unset_flags(gst::BufferFlags::DISCONT);
+            if let Err(error) = pad.chain(copy) {
+                info.flow_res = Err(error);
+                return gst::PadProbeReturn::Handled;
+            }
+        } else if let Some(pts) = frame.pts() {
+            went_in.lock().unwrap_or_else(PoisonError::into_inner).push_back(pts);
         }
         gst::PadProbeReturn::Ok
     });
-    let is_dropped = AtomicBool::new(false);
-    pad("src")?.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        if is_dropped.swap(true, Ordering::Relaxed) { gst::PadProbeReturn::Remove } else { gst::PadProbeReturn::Drop }
+    let (is_dropped, last) = (AtomicBool::new(false), Mutex::new(None));
+    pad("src")?.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if !is_dropped.swap(true, Ordering::Relaxed) {
+            return gst::PadProbeReturn::Drop;
+        }
+        let Some(gst::PadProbeData::Buffer(frame)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        let mut inside = inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        while inside.front().is_some_and(|pts| last.is_some_and(|last| *pts <= last)) {
+            inside.pop_front();
+        }
+        if let (true, Some(pts)) = (frame.pts() <= *last, inside.front()) {
+            frame.make_mut().set_pts(*pts);
+        }
+        *last = frame.pts();
+        gst::PadProbeReturn::Ok
     });
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tests::hls::Presentation;
 use tests::mp4::Kind;
 use tests::{process, rules, shoal};
@@ -130,6 +131,11 @@ impl Picture {
 
 /// Every frame of every rung, from the largest to the smallest; what the rungs say of themselves is checked on the way.
 fn transcoded(file: &Path, ladder: &str) -> Result<Vec<Vec<Picture>>> {
+    Ok(transcoded_with_report(file, ladder)?.0)
+}
+
+/// As [`transcoded`], and the report.
+fn transcoded_with_report(file: &Path, ladder: &str) -> Result<(Vec<Vec<Picture>>, Value)> {
     let output = tempfile::tempdir()?;
     shoal::done(file, output.path(), &["--ladder", ladder, "--slots", "1"])?;
     let faults = rules::faults(output.path())?;
@@ -152,7 +158,8 @@ fn transcoded(file: &Path, ladder: &str) -> Result<Vec<Vec<Picture>>> {
         let pictures = raw.chunks_exact(width * height * 3 / 2);
         rungs.push(pictures.map(|bytes| Picture { width, height, bytes: bytes.to_vec() }).collect());
     }
-    Ok(rungs)
+    let report = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
+    Ok((rungs, report))
 }
 
 /// What is off in a picture whose patch at a place should be the one that `from` says, in the colours that `to` makes of it.
@@ -352,7 +359,9 @@ fn interlaced_pictures_of_both_field_orders_are_whole_again() -> Result<()> {
         let order = format!("top first: {top_first}, flags {flags:?}");
         let frames = woven((640, 480), top_first, 20);
         let file = film(folder.path(), PLAIN, (640, 480), &frames, flags)?;
-        let rungs = transcoded(&file, &LADDER.replace("360", "480"))?;
+        let (rungs, report) = transcoded_with_report(&file, &LADDER.replace("360", "480"))?;
+        let account = serde_json::json!({"kept": 20, "dropped": 0, "filled": 0, "missing": 0, "decode_errors": 0});
+        ensure!(report["frames"] == account, "{order}: {}", report["frames"]);
         let pictures = rungs.first().context("no rung")?;
         ensure!(pictures.len() == 20, "{order}: {} frames", pictures.len());
         for (number, picture) in pictures.iter().enumerate() {
