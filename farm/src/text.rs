@@ -42,6 +42,18 @@ pub struct TextTrackPlan {
 pub struct StreamName(pub String);
 
 impl TextPlan {
+    /// Most bytes of the segments of a rendition together, but for their heads.
+    pub const WRITTEN_BYTES_MAX: u64 = 64 << 20;
+    /// Bytes of a cue beside its text: two times, an arrow and line ends.
+    const TIMES_BYTES: u64 = 32;
+
+    /// Bytes that a cue takes in all segments in which it stands, about.
+    pub fn written_bytes(&self, cue: &Cue) -> u64 {
+        let whole = self.segment_ns.max(1);
+        let segments = cue.end_ns.div_ceil(whole).saturating_sub(cue.start_ns / whole).max(1);
+        (cue.text.len() as u64 + Self::TIMES_BYTES).saturating_mul(segments)
+    }
+
     /// How long each segment lasts, in ns.
     pub fn segments(&self) -> Vec<u64> {
         segment_lengths(self.duration_ns, self.segment_ns)
@@ -147,6 +159,13 @@ mod tests {
                 head.to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn a_cue_takes_its_bytes_in_every_segment() {
+        let plan = TextPlan { tracks: Vec::new(), origin_ns: 0, duration_ns: 130 * SECOND_NS, segment_ns: 60 * SECOND_NS };
+        let taken = |start_s, end_s| plan.written_bytes(&cue(start_s, end_s, "12345678")) / 40;
+        assert_eq!([taken(0, 1), taken(59, 60), taken(59, 61), taken(0, 130)], [1, 1, 2, 3]);
     }
 
     #[test]

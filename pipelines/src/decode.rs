@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use farm::media::{Orientation, TrackId};
+use farm::media::{Fields, Interlace, Orientation, TrackId};
 use farm::{Code, Failure};
 use gst::prelude::*;
 
@@ -306,16 +306,24 @@ fn want_video_meta(sink: &gst_app::AppSink) {
     });
 }
 
+/// Which frames of a stream are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// Each, in a row.
+    All,
+    /// Some key frames, which do not follow each other.
+    Some,
+}
+
 /// The elements that make any decoded picture readable for the scaler, upright and progressive.
 ///
 /// # Errors
 /// When an element is missing.
-pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::Element>, Failure> {
-    use farm::media::Interlace;
+pub fn picture_elements(picture: &farm::plan::PicturePlan, frames: Frames) -> Result<Vec<gst::Element>, Failure> {
     let mut chain = Vec::new();
     if picture.interlace != Interlace::Progressive {
         chain.push(element("videoconvert")?);
-        chain.push(deinterlacer(picture.interlace)?);
+        chain.push(deinterlacer(picture.interlace, frames)?);
     }
     if let Some(direction) = direction(picture.orientation) {
         chain.push(element("videoconvert")?);
@@ -328,22 +336,20 @@ pub fn picture_elements(picture: &farm::plan::PicturePlan) -> Result<Vec<gst::El
 }
 
 /// One frame out for each in, at the time of its first field: the frame rate stays the source's.
-fn deinterlacer(interlace: farm::media::Interlace) -> Result<gst::Element, Failure> {
-    use farm::media::{Fields, Interlace};
+fn deinterlacer(interlace: Interlace, frames: Frames) -> Result<gst::Element, Failure> {
     let element = element("deinterlace")?;
     let (fields, order) = match interlace {
         Interlace::Interlaced(Fields::BottomFirst) | Interlace::Unflagged(Fields::BottomFirst) => ("bottom", "bff"),
         _ => ("top", "tff"),
     };
     element.set_property_from_str("fields", fields);
-    match interlace {
-        Interlace::Progressive | Interlace::Mixed => {}
-        Interlace::Interlaced(_) => adapt(&element)?,
-        Interlace::Unflagged(_) => {
-            adapt(&element)?;
-            element.set_property_from_str("mode", "interlaced");
-            element.set_property_from_str("tff", order);
-        }
+    if matches!(interlace, Interlace::Unflagged(_)) {
+        element.set_property_from_str("mode", "interlaced");
+        element.set_property_from_str("tff", order);
+    }
+    // Frames of which only some have fields, or that do not follow each other, are made of one field each.
+    if matches!((interlace, frames), (Interlace::Interlaced(_) | Interlace::Unflagged(_), Frames::All)) {
+        adapt(&element)?;
     }
     Ok(element)
 }
@@ -359,18 +365,19 @@ fn adapt(deinterlace: &gst::Element) -> Result<(), Failure> {
     let (went_in, is_doubled) = (Arc::clone(&inside), AtomicBool::new(false));
     pad("sink")?.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let Some(gst::PadProbeData::Buffer(frame)) = &mut info.data else { return gst::PadProbeReturn::Ok };
-        if !is_doubled.swap(true, Ordering::Relaxed) {
-            let copy = frame.copy();
-            // It would begin anew.
+        went_in.lock().unwrap_or_else(PoisonError::into_inner).extend(frame.pts());
+        let copy = (!is_doubled.swap(true, Ordering::Relaxed)).then(|| frame.copy());
+        // It would begin anew, with a first frame that has none before.
+        if frame.flags().contains(gst::BufferFlags::DISCONT) {
             frame.make_mut().unset_flags(gst::BufferFlags::DISCONT);
-            if let Err(error) = pad.chain(copy) {
-                info.flow_res = Err(error);
-                return gst::PadProbeReturn::Handled;
-            }
-        } else if let Some(pts) = frame.pts() {
-            went_in.lock().unwrap_or_else(PoisonError::into_inner).push_back(pts);
         }
-        gst::PadProbeReturn::Ok
+        match copy.map_or(Ok(gst::FlowSuccess::Ok), |copy| pad.chain(copy)) {
+            Ok(_) => gst::PadProbeReturn::Ok,
+            Err(error) => {
+                info.flow_res = Err(error);
+                gst::PadProbeReturn::Handled
+            }
+        }
     });
     let (is_dropped, last) = (AtomicBool::new(false), Mutex::new(None));
     pad("src")?.add_probe(gst::PadProbeType::BUFFER, move |_, info| {

@@ -24,6 +24,7 @@ mod downmix;
 mod edits;
 pub mod encoders;
 mod fragment;
+mod interlace;
 pub mod jpeg;
 mod key_frames;
 mod leaps;

@@ -1,21 +1,17 @@
 //! Finds out what a source is: every packet is read and counted, then one buffer of each track is decoded. Headers are
 //! not believed where content says otherwise.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use farm::media::{
-    AudioTrack, Chapter, Colour, DroppedTrack, Fields, Interlace, MediaInfo, Orientation, TextTrack, TrackId, VideoTrack,
-};
+use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, MediaInfo, Orientation, TextTrack, TrackId, VideoTrack};
 use farm::text::StreamName;
 use farm::{Code, Failure, Rate};
-use gst_video::prelude::*;
 
-use crate::comb::Seen;
 use crate::cue_text::Form;
-use crate::decode::{Raw, SAME_TIME_NS, decode};
+use crate::decode::{SAME_TIME_NS, decode};
 use crate::edits::presented;
+use crate::interlace::interlace;
 use crate::leaps;
 use crate::looks::Look;
 use crate::mend::Source;
@@ -188,70 +184,6 @@ fn describe(source: &Source, track: TrackId, record: Record, header_ns: Option<u
     }
 }
 
-/// Heights of systems that were interlaced: only such pictures are looked at for fields that nothing tells of.
-const FIELD_HEIGHTS: [u32; 7] = [480, 486, 512, 576, 608, 1080, 1088];
-/// Highest rate at which frames hold two fields, with some room.
-const FIELD_RATE_MAX: f64 = 30.1;
-/// Where frames are looked at, in thirds of the key frames, and how many in a row.
-const LOOKED_AT: [usize; 3] = [0, 1, 2];
-const FRAMES_LOOKED_AT: usize = 12;
-
-/// Whether it is interlaced: by the flags of its frames; where none tells, by what is seen.
-fn interlace(
-    source: &Source,
-    track: TrackId,
-    record: &Record,
-    raw: &gst_video::VideoInfo,
-    rate: Rate,
-) -> Result<Interlace, Failure> {
-    let is_flagged = raw.interlace_mode() != gst_video::VideoInterlaceMode::Progressive;
-    if !is_flagged && (!FIELD_HEIGHTS.contains(&raw.height()) || rate.as_f64() > FIELD_RATE_MAX) {
-        return Ok(Interlace::Progressive);
-    }
-    let caps = gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Gray8).build();
-    let (mut seen, mut flags) = (Seen::default(), Vec::new());
-    for third in LOOKED_AT {
-        let Some(from_ns) = record.key_frames.get(third * record.key_frames.len() / LOOKED_AT.len()) else { break };
-        let from_ns = if third == 0 { 0 } else { *from_ns };
-        let mut decoded = decode(source, track, from_ns, vec![source::element("videoconvert")?], &caps)?;
-        let mut frames: VecDeque<Vec<u8>> = VecDeque::new();
-        for _ in 0..FRAMES_LOOKED_AT {
-            let Some(frame) = decoded.next()? else { break };
-            flags.push(frame.buffer()?.video_flags());
-            frames.push_back(luma(&frame)?);
-            if let [before, here, after] = frames.make_contiguous() {
-                seen.look([before, here, after], raw.width() as usize);
-                frames.pop_front();
-            }
-        }
-    }
-    if !is_flagged {
-        return Ok(seen.fields().map_or(Interlace::Progressive, Interlace::Unflagged));
-    }
-    use gst_video::VideoBufferFlags as Flag;
-    let always = raw.interlace_mode() == gst_video::VideoInterlaceMode::Interleaved;
-    let all_are = |wanted: Flag| flags.iter().all(|flags| flags.intersection(Flag::TFF | Flag::RFF) == wanted);
-    let are_interlaced = always || flags.iter().all(|flags| flags.contains(Flag::INTERLACED));
-    Ok(if are_interlaced && all_are(Flag::TFF) {
-        Interlace::Interlaced(Fields::TopFirst)
-    } else if are_interlaced && all_are(Flag::empty()) {
-        Interlace::Interlaced(Fields::BottomFirst)
-    } else {
-        Interlace::Mixed
-    })
-}
-
-/// The luma of a grey frame, a byte a pixel, without what its lines are padded with.
-fn luma(frame: &Raw) -> Result<Vec<u8>, Failure> {
-    let caps = frame.sample.caps().ok_or_else(|| source::internal("a frame without caps"))?;
-    let info = gst_video::VideoInfo::from_caps(caps).map_err(source::internal)?;
-    let frame = gst_video::VideoFrame::from_buffer_readable(frame.buffer()?, &info)
-        .map_err(|_| source::internal("a frame that cannot be read"))?;
-    let (stride, width) = (usize::try_from(frame.plane_stride()[0]).map_err(source::internal)?, info.width() as usize);
-    let rows = frame.plane_data(0).map_err(source::internal)?.chunks(stride.max(1));
-    Ok(rows.filter_map(|row| row.get(..width)).flatten().copied().collect())
-}
-
 fn video(source: &Source, track: TrackId, record: Record, caps: &gst::Caps, first_ns: u64) -> Result<VideoTrack, Failure> {
     let raw = gst_video::VideoInfo::from_caps(caps).map_err(|e| Failure::new(Code::Undecodable, format!("odd picture: {e}")))?;
     let claimed = record.caps.as_ref().and_then(|caps| {
@@ -266,7 +198,7 @@ fn video(source: &Source, track: TrackId, record: Record, caps: &gst::Caps, firs
     let timing = timing.ok_or_else(|| Failure::new(Code::Undecodable, "no frame of the picture decodes"))?;
     let span_ns = (timing.end_ns - timing.start_ns).max(1);
     let (par, colour) = (raw.par(), colour(&raw));
-    let interlace = interlace(source, track, &record, &raw, timing.rate)?;
+    let interlace = interlace(source, track, &record.key_frames, (&raw, timing.rate));
     Ok(VideoTrack {
         track,
         codec: record.codec(),

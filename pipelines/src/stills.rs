@@ -15,7 +15,7 @@ use farm::{Code, Failure};
 use gst::prelude::*;
 use gst_video::prelude::*;
 
-use crate::decode::{self, Raw, decode_picked};
+use crate::decode::{self, Frames, Raw, decode_picked};
 use crate::fragment::handed_on;
 use crate::key_frames::{Wanted, pick};
 use crate::mend::Source;
@@ -42,7 +42,7 @@ pub fn make(plan: &StillsPlan, source: &Source, output: &dyn Output) -> Result<P
     let candidates = plan.poster.iter().flat_map(|poster| poster.candidates_ns.iter().copied());
     let tiles = plan.storyboard.iter().flat_map(|board| board.tiles.iter().map(|tile| tile.key_frame_ns));
     let wanted = Arc::new(Wanted::new(candidates.chain(tiles).collect(), plan.picture.interlace != Interlace::Progressive));
-    let (elements, picked) = (decode::picture_elements(&plan.picture)?, Arc::clone(&wanted));
+    let (elements, picked) = (decode::picture_elements(&plan.picture, Frames::Some)?, Arc::clone(&wanted));
     let on_stream = Box::new(move |pad: &gst::Pad| pick(pad, Arc::clone(&picked)));
     let mut poster = plan.poster.as_ref().map(|poster| Poster::new(poster, plan.picture.colour)).transpose()?;
     let mut board = plan.storyboard.as_ref().map(|board| Board::new(board, plan.picture.colour)).transpose()?;

@@ -129,7 +129,7 @@ fn cues(plan: &TextPlan, track: &Track) -> (Vec<Cue>, TextAccount) {
     let mut packets: Vec<&Packet> = track.packets.iter().collect();
     packets.sort_by_key(|packet| packet.start_ns);
     let mut cues: Vec<Cue> = Vec::with_capacity(packets.len());
-    let mut text_bytes = 0;
+    let (mut text_bytes, mut written_bytes) = (0, 0);
     for (place, packet) in packets.iter().enumerate() {
         let next_ns = packets.iter().skip(place + 1).map(|next| next.start_ns).find(|next_ns| *next_ns > packet.start_ns);
         let open_end_ns = packet.start_ns.saturating_add(SHOWN_NS).min(next_ns.unwrap_or(u64::MAX));
@@ -147,7 +147,8 @@ fn cues(plan: &TextPlan, track: &Track) -> (Vec<Cue>, TextAccount) {
             continue;
         }
         text_bytes += cue.text.len();
-        if text_bytes > Cue::TEXT_BYTES_MAX {
+        written_bytes += plan.written_bytes(&cue);
+        if text_bytes > Cue::TEXT_BYTES_MAX || written_bytes > TextPlan::WRITTEN_BYTES_MAX {
             account.cut += 1;
             continue;
         }

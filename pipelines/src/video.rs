@@ -19,7 +19,7 @@ use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
 use crate::cadence::{Cadence, Show};
-use crate::decode::{self, decode};
+use crate::decode::{self, Frames, decode};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
 use crate::scale;
@@ -40,7 +40,8 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
     let chunk =
         plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let caps = scale::input_caps();
-    let mut decoded = decode(source, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture)?, &caps)?;
+    let mut decoded =
+        decode(source, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture, Frames::All)?, &caps)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
     let (mut last_caps, mut damaged, mut stray) = (None, 0, 0);

@@ -13,6 +13,9 @@ const RENDITIONS_MAX: usize = 32;
 /// Wanted duration of a segment: longer than those of picture and sound, as hours of text are a few KiB.
 const SEGMENT_NS: u64 = 60 * SECOND_NS;
 
+/// Most segments of a rendition: longer sources get longer segments.
+const SEGMENTS_MAX: u64 = 600;
+
 /// The text of a result that lasts so long from stream time `origin_ns` on; its segments end where some of picture and sound
 /// do, which last `segment_ns`.
 pub fn plan(
@@ -33,7 +36,7 @@ pub fn plan(
         planned.push(TextTrackPlan { id, stream: track.stream.clone(), language, name });
     }
     let whole = segment_ns.max(1);
-    let segment_ns = whole * SEGMENT_NS.div_ceil(whole);
+    let segment_ns = whole * SEGMENT_NS.max(duration_ns / SEGMENTS_MAX).div_ceil(whole);
     (!planned.is_empty()).then_some(TextPlan { tracks: planned, origin_ns, duration_ns, segment_ns })
 }
 
@@ -72,6 +75,8 @@ mod tests {
         let lasts = |segment_ns| plan(&[track("1", None, None)], (0, 1), segment_ns, &mut Vec::new()).expect("text").segment_ns;
         assert_eq!([4, 6, 7].map(|seconds| lasts(seconds * SECOND_NS) / SECOND_NS), [60, 60, 63]);
         assert_eq!(lasts(4_004_000_000), 60_060_000_000);
+        let hours = plan(&[track("1", None, None)], (0, 100 * 3600 * SECOND_NS), 4 * SECOND_NS, &mut Vec::new()).expect("text");
+        assert_eq!((hours.segment_ns / SECOND_NS, hours.segments().len()), (600, 600));
     }
 
     #[test]

@@ -248,7 +248,8 @@ impl Session {
         }
         let cues: Vec<Cue> = serde_json::from_slice(json).map_err(|_| Breach::NoCues)?;
         let are_proper = cues.iter().all(|cue| cue.is_proper(plan.duration_ns)) && cues.is_sorted_by_key(|cue| cue.start_ns);
-        if !are_proper || cues.len() > Cue::COUNT_MAX {
+        let written = cues.iter().map(|cue| plan.written_bytes(cue)).fold(0, u64::saturating_add);
+        if !are_proper || cues.len() > Cue::COUNT_MAX || written > TextPlan::WRITTEN_BYTES_MAX {
             return Err(Breach::NoCues);
         }
         came.push(cues.len() as u64);
