@@ -236,13 +236,17 @@ pub fn sheet(token: &Token, number: usize) -> String {
     format!("{STILLS_FOLDER}{token}/storyboard-{number:05}.jpg")
 }
 
+/// Whether a name is one of those that renditions have: of picture, sound or text.
+pub fn is_rendition(name: &str) -> bool {
+    let number = name.strip_prefix(['v', 'a', 't']).filter(|number| !number.is_empty());
+    number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+}
+
 /// The token in an output key that an execution wrote, if it is one: `v720/0123456789abcdef/00001.m4s`.
 pub fn token_in(output_key: &str) -> Option<&str> {
     let mut parts = output_key.split('/');
     let (rendition, token, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_rendition =
-        rendition.strip_prefix(['v', 'a', 't']).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit() || b == b'-'));
-    let is_media = is_rendition && [".m4s", ".mp4", ".vtt"].iter().any(|end| name.ends_with(end));
+    let is_media = is_rendition(rendition) && [".m4s", ".mp4", ".vtt"].iter().any(|end| name.ends_with(end));
     let is_still = rendition == STILLS_FOLDER.trim_end_matches('/') && name.ends_with(".jpg");
     (parts.next().is_none() && (is_media || is_still) && Token::is_shape_of(token)).then_some(token)
 }

@@ -392,9 +392,7 @@ pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(
 
 /// Whether an output key is one that [`Next::Publish`] writes.
 fn is_document(key: &str) -> bool {
-    let is_rendition =
-        |id: &str| id.strip_prefix(['v', 'a']).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    let is_playlist = |end: &str| key.strip_suffix(end).is_some_and(is_rendition);
+    let is_playlist = |end: &str| key.strip_suffix(end).is_some_and(keys::is_rendition);
     [keys::MASTER, keys::REPORT, keys::STORYBOARD].contains(&key)
         || ["/index.m3u8", "/i-frames.m3u8"].into_iter().any(is_playlist)
 }

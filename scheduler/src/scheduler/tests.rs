@@ -226,6 +226,8 @@ async fn a_job_is_taken_to_its_end_and_only_its_result_is_left() {
             "v1080/index.m3u8",
             "v1080/i-frames.m3u8",
             "v1080/0123456789abcdef/00000.m4s",
+            "t0/index.m3u8",
+            "t0/0123456789abcdef/00001.vtt",
             "mine.txt",
             "v1080/mine.mp4",
         ] {
@@ -246,6 +248,7 @@ async fn a_job_is_taken_to_its_end_and_only_its_result_is_left() {
         assert!(!outputs.contains("v1080/index.m3u8") && !outputs.contains("v1080/i-frames.m3u8"));
         assert!(!outputs.contains("stills/0123456789abcdef/poster.jpg"));
         assert!(!outputs.contains("v1080/0123456789abcdef/00000.m4s"));
+        assert!(!outputs.iter().any(|key| key.starts_with("t0/")));
         let view = scheduler.view(&job).expect("a view");
         assert_eq!((view.tasks_done, view.media_done_ns), (view.tasks_total, view.media_total_ns));
         scheduler.shutdown().await;
