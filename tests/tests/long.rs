@@ -33,11 +33,18 @@ fn counted(source: &Path) -> Result<(usize, i64)> {
     Ok((frames, reader::sound(source, "0:a:0")?.duration_ns()))
 }
 
+/// Every frame decodes.
+fn check_frames(made: &Presentation, frames: usize) -> Result<()> {
+    for rung in made.videos() {
+        assert_eq!(reader::frames(&rung.path, "0:v:0")?.len(), frames, "{}", rung.name());
+    }
+    Ok(())
+}
+
 fn check_counts(made: &Presentation, frames: usize, sound_ns: i64) -> Result<()> {
     let mut key_times = BTreeSet::new();
     for rung in made.videos() {
-        let decoded = reader::frames(&rung.path, "0:v:0")?;
-        assert_eq!((decoded.len(), rung.samples().count()), (frames, frames), "{}", rung.name());
+        assert_eq!(rung.samples().count(), frames, "{}", rung.name());
         key_times.insert(rung.key_times_ns().iter().map(|ns| ns / 100_000).collect::<Vec<_>>());
     }
     assert_eq!(key_times.len(), 1, "key frames are not at the same times in all rungs");
@@ -63,12 +70,15 @@ fn many_chunks_on_one_two_and_four_slots() -> Result<()> {
         corpus::say(&format!("{slots} slots: {:.1} s", run.elapsed.as_secs_f32()));
         let made = Presentation::read(output.path())?;
         check_counts(&made, frames, sound_ns)?;
-        if let Some(first) = &first {
-            for (a, b) in first.renditions.iter().zip(&made.renditions) {
-                assert_eq!(a.segment_list(), b.segment_list(), "{} on 1 and on {slots} slots", a.name());
-            }
+        // What is the same by its sizes is decoded once.
+        let Some(first) = &first else {
+            check_frames(&made, frames)?;
+            first = Some(made);
+            continue;
+        };
+        for (a, b) in first.renditions.iter().zip(&made.renditions) {
+            assert_eq!(a.segment_list(), b.segment_list(), "{} on 1 and on {slots} slots", a.name());
         }
-        first.get_or_insert(made);
     }
     Ok(())
 }
@@ -80,6 +90,7 @@ fn the_whole_ladder() -> Result<()> {
     let output = tempfile::tempdir()?;
     let run = shoal::run(shoal::transcode(&source, output.path(), &[])?, LONG_LIMIT)?.success()?;
     corpus::say(&format!("whole ladder: {:.1} s", run.elapsed.as_secs_f32()));
+    // All of it is decoded there.
     assert_eq!(rules::faults(output.path())?, Vec::<String>::new());
     check_counts(&Presentation::read(output.path())?, frames, sound_ns)
 }
