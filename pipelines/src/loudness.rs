@@ -19,7 +19,7 @@ use gst::prelude::*;
 use crate::limiter::Level;
 use crate::source::{element, internal};
 
-/// Wanted loudness of the whole in LUFS: what streaming services ask for (AES TD1008, for sound that is no speech).
+/// Wanted loudness of the whole in LUFS, as the job message promises.
 const TARGET_LUFS: f64 = -16.0;
 /// Highest true peak in dB of full scale, with some room to -1.5 for meters that differ.
 const PEAK_DBTP: f64 = -1.7;

@@ -119,7 +119,7 @@ fn cues_follow_the_picture_when_it_starts_late_and_reach_over_segments() -> Resu
     let (folder, output) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let long = "1\n00:00:00,500 --> 00:00:03,000\nbefore\n\n2\n00:01:01,000 --> 00:01:03,000\nover the edge\n";
     let clip = Clip { audio: false, ..Clip::new("25", 70).container(Container::Mkv) };
-    let flags = ["-c:s", "srt", "-output_ts_offset", "0"];
+    let flags = ["-c:s", "srt"];
     let plain = with_text(folder.path(), &clip, "plain.mkv", &[("a.srt", long)], &flags)?;
     // The first 2 s of the picture are left out, those of the text are not.
     let source = folder.path().join("late.mkv");

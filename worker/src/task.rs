@@ -327,7 +327,7 @@ async fn execute(farm: &Farm, message: &TaskMessage, delivery: &Delivery) -> Res
 
 /// Does the task and stores its marker.
 async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdict, Verdict> {
-    let TaskMessage { job, life, task, epoch, .. } = message;
+    let TaskMessage { job, life, task, .. } = message;
     let spec: JobSpec = load(&farm.state, &keys::spec(job)).await?;
     let output = farm.state.open_beside(&spec.output.url).map_err(|error| match error {
         StorageError::BadUrl(_) => Verdict::Senseless(error.to_string()),
@@ -341,22 +341,22 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     let made = match task {
         TaskId::Probe => execution.probe().await,
         TaskId::Video(_) | TaskId::Audio(_) => {
-            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let plan = execution.plan().await?;
             let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
             execution.encode(&plan, encode).await
         }
         TaskId::Stills => {
-            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let plan = execution.plan().await?;
             let stills = plan.stills.as_ref().ok_or_else(|| senseless(job, task))?;
             execution.stills(plan.source.as_ref(), stills).await
         }
         TaskId::Text => {
-            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let plan = execution.plan().await?;
             let text = plan.text.as_ref().ok_or_else(|| senseless(job, task))?;
             execution.text(plan.source.as_ref(), text).await
         }
         TaskId::Pack(rendition) => {
-            let plan: Plan = load(&farm.state, &keys::plan(job, *epoch)).await?;
+            let plan = execution.plan().await?;
             work::parts_of(&plan, rendition).ok_or_else(|| senseless(job, task))?;
             let packed = guard.hold(pack(&farm.state, &output, (job, &plan), rendition, &token)).await;
             if packed.is_err() {
@@ -460,6 +460,11 @@ impl Execution<'_> {
                 tokio::time::sleep(BEAT).await;
             }
         }))
+    }
+
+    /// What was decided about the job.
+    async fn plan(&self) -> Result<Plan, Verdict> {
+        load(&self.farm.state, &keys::plan(&self.message.job, self.message.epoch)).await
     }
 
     /// Counts what was made.
