@@ -7,7 +7,7 @@ pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::farm::job::{AutoLadder, Damage, JobSpec, LadderSpec, Layout, Loudness, PosterSpec, RungSpec, StoryboardSpec};
+use ::farm::job::{AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, PosterSpec, RungSpec, StoryboardSpec};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns any video or audio into multi-resolution HLS.
@@ -94,6 +94,9 @@ pub struct Wanted {
     /// Whether to go on with a damaged source.
     #[arg(long, env = "SHOAL_DAMAGE", value_enum, default_value_t = DamageName::BestEffort)]
     pub damage: DamageName,
+    /// Whether packets of the source are handed on as they are where they fit.
+    #[arg(long, env = "SHOAL_COPY", value_enum, default_value_t = CopyName::WhenFits)]
+    pub copy: CopyName,
     /// Wanted duration of a segment, 1 to 30 seconds.
     #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
     pub segment_seconds: u32,
@@ -117,6 +120,7 @@ impl Wanted {
         spec.ladder = self.ladder.0.clone();
         spec.output.layout = self.layout.into();
         spec.damage = self.damage.into();
+        spec.copy = self.copy.into();
         spec.segment_seconds = self.segment_seconds;
         spec.chunk_seconds = self.chunk_seconds;
         spec.audio.loudness = self.loudness.into();
@@ -210,6 +214,24 @@ impl From<DamageName> for Damage {
         match name {
             DamageName::BestEffort => Self::BestEffort,
             DamageName::Strict => Self::Strict,
+        }
+    }
+}
+
+/// How `--copy` names what to do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum CopyName {
+    /// Copy what fits.
+    WhenFits,
+    /// Encode everything.
+    Never,
+}
+
+impl From<CopyName> for Copying {
+    fn from(name: CopyName) -> Self {
+        match name {
+            CopyName::WhenFits => Self::WhenFits,
+            CopyName::Never => Self::Never,
         }
     }
 }

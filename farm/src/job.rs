@@ -78,6 +78,9 @@ pub struct JobSpec {
     /// What to do about a source that is damaged.
     #[serde(default)]
     pub damage: Damage,
+    /// Whether the source's own packets may be a rendition.
+    #[serde(default)]
+    pub copy: Copying,
     /// A picture that stands for the video before it plays. None is made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<PosterSpec>,
@@ -273,6 +276,17 @@ pub enum Damage {
     Strict,
 }
 
+/// Whether packets of the source are handed on as they are where they fit what is to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Copying {
+    /// They are, wherever the result is as good: no generation of quality is lost, and their encoding costs nothing.
+    #[default]
+    WhenFits,
+    /// Everything is encoded.
+    Never,
+}
+
 /// A picture that stands for the video.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -351,6 +365,7 @@ impl JobSpec {
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
             damage: Damage::default(),
+            copy: Copying::default(),
             poster: None,
             storyboard: None,
             segment_seconds: default_segment_seconds(),

@@ -92,8 +92,22 @@ pub struct VideoTrack {
     /// Start of each key frame in ns on the source's stream time, in order. Thinned out evenly where there are more than
     /// [`VideoTrack::KEY_FRAMES_MAX`].
     pub key_frames_ns: Vec<u64>,
+    /// Its packets, where they are H.264 that can be handed on as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub h264: Option<H264Packets>,
     /// Language as ISO 639, if said.
     pub language: Option<String>,
+}
+
+/// Packets of H.264 with one set of parameters for all, 8-bit 4:2:0, in the form that MP4 has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct H264Packets {
+    /// Whether every key frame is an IDR picture: what follows it, in whatever order, leans on nothing before it.
+    pub keys_are_idr: bool,
+    /// By how many frames at most a frame is decoded later than it would be in order of presentation.
+    pub reorder_frames: u32,
+    /// Bits per second in the two seconds that have most.
+    pub peak_bps: u64,
 }
 
 impl VideoTrack {
@@ -197,10 +211,29 @@ pub struct AudioTrack {
     pub end_ns: u64,
     /// Bits per second of the packets, on average.
     pub bitrate: u64,
+    /// Its packets, where they are AAC-LC that can be handed on as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aac: Option<AacPackets>,
     /// Language as ISO 639, if said.
     pub language: Option<String>,
     /// Title, if said.
     pub title: Option<String>,
+}
+
+/// Packets of AAC-LC, of 1024 samples each, of which each follows the one before without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AacPackets {
+    /// Stream time of the first in ns: below 0 where sound before the start of what is presented is there to warm up on.
+    pub first_ns: i64,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl AacPackets {
+    /// How long a packet lasts at so many samples per second, in ns.
+    pub fn packet_ns(rate: u32) -> u64 {
+        u64::from(crate::plan::AudioPlan::PACKET_SAMPLES) * crate::rate::SECOND_NS / u64::from(rate.max(1))
+    }
 }
 
 /// A text track.

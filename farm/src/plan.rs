@@ -142,6 +142,13 @@ pub struct Rung {
     pub codec: VideoCodec,
     /// How many bits it may use.
     pub rate_control: RateControl,
+    /// Threads of its encoder, from 1. More than one costs CPU time, and is for what no other task can be done beside.
+    #[serde(default = "one")]
+    pub threads: NonZeroU32,
+}
+
+fn one() -> NonZeroU32 {
+    NonZeroU32::MIN
 }
 
 /// How many bits a rung may use.
@@ -162,6 +169,18 @@ pub enum RateControl {
         /// Cap in bit/s.
         max_bitrate: u32,
     },
+    /// The source's own packets, as they are.
+    Copied {
+        /// What they have on average at most, and half of what they have in any two seconds, in bit/s.
+        max_bitrate: u32,
+    },
+}
+
+impl Rung {
+    /// Whether it is made of the source's own packets.
+    pub fn is_copied(&self) -> bool {
+        matches!(self.rate_control, RateControl::Copied { .. })
+    }
 }
 
 /// A rendition of the sound.
@@ -177,6 +196,9 @@ pub struct AudioPlan {
     pub channels: u32,
     /// Bits per second of the result.
     pub bitrate: u32,
+    /// Which of the source's packets to hand on, where they will do. Those that do not decode are no use: then it is encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<AacCopy>,
     /// Samples of the result: silence is added or sound cut at the end to make just these.
     pub samples: u64,
     /// Whether to bring it to a common loudness.
@@ -196,13 +218,27 @@ impl AudioPlan {
     /// Samples per packet of AAC-LC (ISO/IEC 14496-3).
     pub const PACKET_SAMPLES: u32 = 1024;
 
-    /// The packets of each segment. The first packet of all comes before the sound, for the decoder to warm up on.
+    /// The packets of each segment when it is encoded: the first of all comes before the sound, for the decoder to warm up on.
     pub fn segment_packets(&self) -> Vec<u64> {
-        let packets = self.samples.div_ceil(Self::PACKET_SAMPLES.into()) + 1;
+        self.in_segments(self.samples.div_ceil(Self::PACKET_SAMPLES.into()) + 1)
+    }
+
+    /// So many packets, in segments.
+    pub fn in_segments(&self, packets: u64) -> Vec<u64> {
         let unit = u128::from(Self::PACKET_SAMPLES) * u128::from(crate::rate::SECOND_NS);
         let whole = u128::from(self.segment_ns) * u128::from(self.rate) / unit;
         segment_lengths(packets, u64::try_from(whole).unwrap_or(u64::MAX))
     }
+}
+
+/// Packets of AAC that are handed on as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AacCopy {
+    /// How many samples before presentation time 0 the first one starts: a packet to warm up on, where there is one, and what
+    /// of the next one lies before.
+    pub early_samples: u32,
+    /// How many there are.
+    pub packets: u64,
 }
 
 /// Name of a rendition in paths and playlists: `v720`, `a0`, `t0`.

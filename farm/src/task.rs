@@ -346,11 +346,19 @@ pub struct Account {
     pub filled: u64,
     /// Places on the grid filled because the source ended early: part of `filled`.
     pub missing: u64,
+    /// Samples that were handed on as they were: part of `kept`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub copied: u64,
     /// Frames that the decoder says are damaged, and shows as well as it can.
     pub decode_errors: u64,
     /// How sound was brought to a common loudness, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levelling: Option<Levelling>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How sound was brought to a common loudness.
@@ -381,6 +389,7 @@ impl std::ops::AddAssign for Account {
         self.dropped += other.dropped;
         self.filled += other.filled;
         self.missing += other.missing;
+        self.copied += other.copied;
         self.decode_errors += other.decode_errors;
         self.levelling = self.levelling.or(other.levelling);
     }

@@ -20,6 +20,7 @@ use farm::text::Cue;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
+use crate::copy;
 use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::limiter::{Level, Leveller};
@@ -47,6 +48,11 @@ const fn frame_bytes(channels: u32) -> usize {
 /// # Errors
 /// When the source does not decode, or the encoder fails.
 pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+    if let Some(copy) = order.plan.copy
+        && let Some(account) = copy::sound(order, copy, source, output)?
+    {
+        return Ok(account);
+    }
     match order.plan.loudness {
         Loudness::Off => pass(order, source, Level::AS_IS, output, None),
         Loudness::EbuR128 => {
@@ -148,6 +154,7 @@ impl<'a> Encoder<'a> {
         let grid = Grid {
             timescale: plan.rate,
             sample_ticks: PACKET_SAMPLES,
+            phase_ticks: 0,
             lead_ticks: Grid::lead_ticks(order.lead_ns, plan.rate),
             raise_offsets: false,
         };

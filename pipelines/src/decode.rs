@@ -10,6 +10,7 @@ use gst::prelude::*;
 
 use crate::edits::{Edit, presented};
 use crate::mend::Source;
+use crate::packets::signed_stream_time;
 use crate::source::{self, Streams, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
@@ -26,6 +27,8 @@ const BUFFERS_MAX: u32 = 4;
 /// A stream being decoded.
 pub struct Decoded {
     streams: Streams,
+    /// Where the stream comes out of the demuxer.
+    pad: gst::Pad,
     sink: gst_app::AppSink,
 }
 
@@ -61,6 +64,14 @@ pub fn decode(
     decode_picked(source, track, from_ns, after, caps, Box::new(|_| ()))
 }
 
+/// One stream's packets from its start on, through the elements `after`. [`Decoded::next_packet`] gives them.
+///
+/// # Errors
+/// When the source cannot be read or has no such stream.
+pub fn packets(source: &Source, track: TrackId, after: Vec<gst::Element>, caps: &gst::Caps) -> Result<Decoded, Failure> {
+    take(source, track, 0, (Take::Packets, after), caps, Box::new(|_| ()))
+}
+
 /// What is done with the pad of the stream that is decoded, before any of its data flows.
 pub type OnPad = Box<dyn Fn(&gst::Pad) + Send + Sync>;
 
@@ -76,6 +87,17 @@ pub fn decode_picked(
     caps: &gst::Caps,
     on_pad: OnPad,
 ) -> Result<Decoded, Failure> {
+    take(source, track, from_ns, (Take::Decoded, after), caps, on_pad)
+}
+
+fn take(
+    source: &Source,
+    track: TrackId,
+    from_ns: u64,
+    (take, after): (Take, Vec<gst::Element>),
+    caps: &gst::Caps,
+    on_pad: OnPad,
+) -> Result<Decoded, Failure> {
     let sink = gst_app::AppSink::builder()
         .sync(false)
         .async_(false)
@@ -83,8 +105,12 @@ pub fn decode_picked(
         .enable_last_sample(false)
         .caps(caps)
         .build();
-    want_video_meta(&sink);
-    let plug = Arc::new(Plug { after: Mutex::new(after), sink: sink.clone(), linked: Mutex::new(None), hold: OnceLock::new() });
+    match take {
+        Take::Decoded => want_video_meta(&sink),
+        Take::Packets => forget_segments(&sink),
+    }
+    let plug =
+        Arc::new(Plug { take, after: Mutex::new(after), sink: sink.clone(), linked: Mutex::new(None), hold: OnceLock::new() });
     let on_stream = Arc::clone(&plug);
     let link = move |pipeline: &gst::Pipeline, shown: TrackId, pad: &gst::Pad| {
         if shown == track {
@@ -112,7 +138,7 @@ pub fn decode_picked(
     let pad = streams.pad(track)?.clone();
     let hold = plug.hold.get().ok_or_else(|| Failure::new(Code::Internal, "a stream that is not held"))?;
     let edit = source.edits.of(&pad).unwrap_or(Edit::WHOLE);
-    let mut decoded = Decoded { streams, sink };
+    let mut decoded = Decoded { streams, pad: pad.clone(), sink };
     decoded.seek(&pad, hold, edit, from_ns)?;
     hold.release();
     Ok(decoded)
@@ -167,8 +193,18 @@ impl Hold {
     }
 }
 
+/// In what form a stream is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Take {
+    /// Raw.
+    Decoded,
+    /// As it is.
+    Packets,
+}
+
 /// What is linked to a stream once its caps are known.
 struct Plug {
+    take: Take,
     after: Mutex<Vec<gst::Element>>,
     sink: gst_app::AppSink,
     linked: Mutex<Option<Result<(), Failure>>>,
@@ -197,7 +233,7 @@ impl Plug {
 
     fn link(&self, pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
         let mut chain = Vec::new();
-        if !is_raw(caps) {
+        if self.take == Take::Decoded && !is_raw(caps) {
             let missing = || {
                 let codec = source::codec_name(caps);
                 Failure::new(Code::UnsupportedCodec, format!("there is no decoder for {codec}")).on_stream(codec)
@@ -258,13 +294,35 @@ impl Decoded {
     /// # Errors
     /// What the pipeline posted.
     pub fn next(&mut self) -> Result<Option<Raw>, Failure> {
+        while let Some(sample) = self.pull()? {
+            // What lies outside of the segment is cut off by an edit list.
+            if let Some(raw) = cut(sample) {
+                return Ok(Some(raw));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next packet and its stream time in ns, also of what is only there to warm up on; none at the end of the stream.
+    ///
+    /// # Errors
+    /// What the pipeline posted.
+    pub fn next_packet(&mut self) -> Result<Option<(gst::Sample, i64)>, Failure> {
+        while let Some(sample) = self.pull()? {
+            let segment = self.pad.sticky_event::<gst::event::Segment>(0);
+            let segment = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
+            let time = segment.zip(sample.buffer().and_then(|buffer| buffer.pts()));
+            if let Some(time_ns) = time.and_then(|(segment, pts)| signed_stream_time(segment, pts)) {
+                return Ok(Some((sample, time_ns)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn pull(&mut self) -> Result<Option<gst::Sample>, Failure> {
         loop {
             if let Some(sample) = self.sink.try_pull_sample(PULL_WAIT) {
-                match cut(sample) {
-                    Some(raw) => return Ok(Some(raw)),
-                    // Outside of the segment: cut off by an edit list.
-                    None => continue,
-                }
+                return Ok(Some(sample));
             }
             self.streams.check()?;
             if self.sink.is_eos() {
@@ -291,6 +349,20 @@ fn cut(sample: gst::Sample) -> Option<Raw> {
 
 fn is_raw(caps: &gst::Caps) -> bool {
     caps.structure(0).is_some_and(|s| matches!(s.name().as_str(), "video/x-raw" | "audio/x-raw"))
+}
+
+/// A sink drops what lies before the start of its segment, which packets to warm up on do.
+fn forget_segments(sink: &gst_app::AppSink) {
+    let Some(pad) = sink.static_pad("sink") else { return };
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+            && event.type_() == gst::EventType::Segment
+        {
+            let whole = gst::FormattedSegment::<gst::ClockTime>::new();
+            *event = gst::event::Segment::builder(&whole).seqnum(event.seqnum()).build();
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Asks decoders for frames in memory that the scaler can read in place: aligned, with strides told by a meta.

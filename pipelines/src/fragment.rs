@@ -24,6 +24,8 @@ pub struct Grid {
     pub timescale: u32,
     /// Ticks of a sample: a frame, or a packet of sound.
     pub sample_ticks: u32,
+    /// Ticks after whole samples at which samples start: sound that is copied keeps its own.
+    pub phase_ticks: u32,
     /// Ticks of the lead.
     pub lead_ticks: u32,
     /// Whether composition offsets are raised by the lead (picture), or the samples themselves carry it (sound).
@@ -40,7 +42,8 @@ impl Grid {
     /// The fragment with each sample on its place of the grid.
     fn align(&self, fragment: &mut Fragment) {
         let unit = u64::from(self.sample_ticks);
-        fragment.base_time = (fragment.base_time + unit / 2) / unit * unit;
+        let phase = u64::from(self.phase_ticks);
+        fragment.base_time = (fragment.base_time + unit / 2).saturating_sub(phase) / unit * unit + phase;
         for sample in &mut fragment.samples {
             let unit = i64::from(self.sample_ticks);
             let frames = (i64::from(sample.composition_offset) * 2 + unit).div_euclid(2 * unit);
@@ -231,7 +234,7 @@ mod tests {
 
     #[test]
     fn rounded_times_come_back_onto_the_grid_and_offsets_are_raised() {
-        let grid = Grid { timescale: 30_000, sample_ticks: 1001, lead_ticks: 2002, raise_offsets: true };
+        let grid = Grid { timescale: 30_000, sample_ticks: 1001, phase_ticks: 0, lead_ticks: 2002, raise_offsets: true };
         let sample = |duration, composition_offset| Sample { duration, bytes: 0, composition_offset, sync: false };
         let samples = vec![sample(1000, 0), sample(1002, 3002), sample(1001, -1001), sample(1001, -2003)];
         let mut fragment = Fragment { sequence: 1, base_time: 60 * 1001 - 1, samples, data: Bytes::new() };

@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use farm::media::{AudioTrack, Chapter, Colour, DroppedTrack, MediaInfo, Orientation, TextTrack, TrackId, VideoTrack};
+use farm::media::{
+    AacPackets, AudioTrack, Chapter, Colour, DroppedTrack, MediaInfo, Orientation, TextTrack, TrackId, VideoTrack,
+};
 use farm::text::StreamName;
 use farm::{Code, Failure, Rate};
 
@@ -15,6 +17,7 @@ use crate::interlace::interlace;
 use crate::leaps;
 use crate::looks::Look;
 use crate::mend::Source;
+use crate::packets::{Packets, signed_stream_time};
 use crate::scan::{Scan, Watch, scan};
 use crate::source;
 use crate::timing::timing;
@@ -37,6 +40,7 @@ pub fn probe(source: &Source, mut warnings: Vec<String>, promised_bytes: Option<
     let (edits, looks) = (source.edits.clone(), Arc::clone(&source.looks));
     let watch = move |pad: &gst::Pad| Record {
         stream: source::stream_name(pad),
+        packets: Packets::of(&source::stream_caps(pad)),
         caps: Some(source::stream_caps(pad)),
         limit_ns: edits.of(pad).and_then(|edit| edit.end_ns),
         look: source::track_number(pad).and_then(|number| looks.get(&number).copied()).unwrap_or_default(),
@@ -191,6 +195,7 @@ fn video(source: &Source, track: TrackId, record: Record, caps: &gst::Caps, firs
         Rate::new(fraction.numer().try_into().ok()?, fraction.denom().try_into().ok()?)
     });
     let mut times = record.times.clone();
+    let presented = times.len();
     // Frames before the first one that decodes cannot be shown: they lean on some that are not there.
     let half_frame = times.first().zip(times.get(1)).map_or(0, |(a, b)| (b - a) / 2);
     times.retain(|&t| t + half_frame >= first_ns);
@@ -211,6 +216,7 @@ fn video(source: &Source, track: TrackId, record: Record, caps: &gst::Caps, firs
         interlace,
         timing,
         bitrate: bits_per_second(record.bytes, span_ns),
+        h264: record.packets.h264(presented),
         key_frames_ns: record.key_frames,
         language: record.language,
     })
@@ -219,7 +225,10 @@ fn video(source: &Source, track: TrackId, record: Record, caps: &gst::Caps, firs
 fn audio(track: TrackId, record: &Record, caps: &gst::Caps) -> Result<AudioTrack, Failure> {
     let raw = gst_audio::AudioInfo::from_caps(caps).map_err(|e| Failure::new(Code::Undecodable, format!("odd sound: {e}")))?;
     let (start_ns, last_ns) = (record.times.first().copied().unwrap_or(0), record.times.last().copied().unwrap_or(0));
-    let end_ns = record.end_ns.max(last_ns);
+    let aac = record.packets.aac(&raw);
+    // Matroska does not say how long the last packet lasts; all of AAC last equally long.
+    let packet_ns = aac.filter(|_| record.end_ns <= last_ns).map_or(0, |_| AacPackets::packet_ns(raw.rate()));
+    let end_ns = record.end_ns.max(last_ns + packet_ns);
     Ok(AudioTrack {
         track,
         codec: record.codec(),
@@ -228,6 +237,7 @@ fn audio(track: TrackId, record: &Record, caps: &gst::Caps) -> Result<AudioTrack
         start_ns,
         end_ns,
         bitrate: bits_per_second(record.bytes, (end_ns - start_ns).max(1)),
+        aac,
         language: record.language.clone(),
         title: record.title.clone(),
     })
@@ -255,6 +265,7 @@ struct Record {
     stream: Option<StreamName>,
     caps: Option<gst::Caps>,
     segment: Option<gst::FormattedSegment<gst::ClockTime>>,
+    packets: Packets,
     /// When the edit list ends the track, in ns of stream time.
     limit_ns: Option<u64>,
     /// What the container says of the picture.
@@ -303,6 +314,9 @@ impl Record {
         self.bytes += buffer.size() as u64;
         let Some(segment) = &self.segment else { return };
         let Some(pts) = buffer.pts().or(buffer.dts()) else { return };
+        if let Some(time_ns) = signed_stream_time(segment, pts) {
+            self.packets.push(time_ns, buffer);
+        }
         let Some(Range { start, mut end }) = presented(segment, pts, buffer.duration()) else { return };
         if let Some(limit) = self.limit_ns {
             if start + SAME_TIME_NS >= limit {
@@ -363,6 +377,7 @@ impl Record {
             gst::EventView::FlushStop(_) => {
                 let kept = std::mem::take(self);
                 *self = Self {
+                    packets: kept.caps.as_deref().map(Packets::of).unwrap_or_default(),
                     stream: kept.stream,
                     caps: kept.caps,
                     limit_ns: kept.limit_ns,
@@ -374,7 +389,10 @@ impl Record {
                     ..Self::default()
                 };
             }
-            gst::EventView::Caps(caps) => self.caps = Some(caps.caps_owned()),
+            gst::EventView::Caps(caps) => {
+                self.packets.set_caps(caps.caps());
+                self.caps = Some(caps.caps_owned());
+            }
             gst::EventView::Segment(segment) => self.segment = segment.segment().downcast_ref().cloned(),
             gst::EventView::Tag(tag) => self.tags(tag.tag()),
             gst::EventView::Toc(toc) => self.chapters = chapters_of(&toc.toc().0.to_owned()),

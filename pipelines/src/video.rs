@@ -19,7 +19,8 @@ use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
 use crate::cadence::{Cadence, Show};
-use crate::decode::{self, Frames, decode};
+use crate::copy::PictureCopy;
+use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
 use crate::scale;
@@ -40,8 +41,11 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
     let chunk =
         plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let caps = scale::input_caps();
-    let mut decoded =
-        decode(source, plan.track, chunk.decode_from_ns, decode::picture_elements(&plan.picture, Frames::All)?, &caps)?;
+    let copies = copies(order, chunk, output)?;
+    let listeners = copies.clone();
+    let listen = Box::new(move |pad: &gst::Pad| listeners.iter().for_each(|copy| copy.listen(pad)));
+    let elements = decode::picture_elements(&plan.picture, Frames::All)?;
+    let mut decoded = decode_picked(source, plan.track, chunk.decode_from_ns, elements, &caps, listen)?;
     let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
     let mut ladder: Option<Ladder> = None;
     let (mut last_caps, mut damaged, mut stray) = (None, 0, 0);
@@ -80,7 +84,53 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
     }
     drop(decoded);
     ladder.finish(chunk.frames())?;
+    copies.iter().try_for_each(|copy| copy.finish())?;
     Ok(account)
+}
+
+/// The rungs that are encoded, with their places in the plan.
+fn encoded(plan: &VideoPlan) -> impl Iterator<Item = (usize, &Rung)> {
+    plan.rungs.iter().enumerate().filter(|(_, rung)| !rung.is_copied())
+}
+
+/// The rungs that are made of the source's own packets.
+fn copies(order: &VideoOrder, chunk: &Chunk, output: &Arc<dyn Output>) -> Result<Vec<Arc<PictureCopy>>, Failure> {
+    let plan = &order.plan;
+    let copied = plan.rungs.iter().enumerate().filter(|(_, rung)| rung.is_copied());
+    copied
+        .map(|(index, _)| {
+            let muxer = muxer((plan, chunk), index, plan.rate, order.lead_ns, NonZeroU32::MIN)?;
+            let times = (plan.rate, order.origin_ns, order.lead_ns);
+            PictureCopy::start(times, (chunk.frames(), plan.gop_frames), muxer, Arc::clone(output)).map(Arc::new)
+        })
+        .collect()
+}
+
+fn muxer(
+    (plan, chunk): (&VideoPlan, &Chunk),
+    index: usize,
+    rate: Rate,
+    lead_ns: u64,
+    divisor: NonZeroU32,
+) -> Result<Muxer, Failure> {
+    let timescale = rate.timescale();
+    let segments = plan.segments(chunk).into_iter();
+    Ok(Muxer {
+        rendition: u32::try_from(index).map_err(internal)?,
+        grid: Grid {
+            timescale,
+            sample_ticks: rate.frame_ticks(),
+            phase_ticks: 0,
+            lead_ticks: Grid::lead_ticks(lead_ns, timescale),
+            raise_offsets: true,
+        },
+        // Shorter than any GOP: the muxer makes one fragment of each.
+        fragment_ns: 1,
+        segments: segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.get().into())).collect(),
+        // Two fragments a GOP: its key frame and the others.
+        first_sequence: u32::try_from(2 * (chunk.start / u64::from(plan.gop_frames)) + 1).map_err(internal)?,
+        key_frames_apart: true,
+    })
 }
 
 /// The encoding side: fed with frames, hands out segments.
@@ -107,7 +157,7 @@ impl Ladder {
         let pipeline = gst::Pipeline::new();
         let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
         let mut ladder = Self { pipeline, bus, chunk, feeds: Vec::new(), ends: Vec::new(), plan };
-        let mut divisors: Vec<_> = ladder.plan.rungs.iter().map(|r| r.divisor).collect();
+        let mut divisors: Vec<_> = encoded(&ladder.plan).map(|(_, rung)| rung.divisor).collect();
         divisors.sort_unstable();
         divisors.dedup();
         for divisor in divisors {
@@ -132,8 +182,8 @@ impl Ladder {
         output: &Arc<dyn Output>,
     ) -> Result<(), Failure> {
         let mut above: gst::Element = source.clone().upcast();
-        let rungs: Vec<_> = self.plan.rungs.iter().cloned().enumerate().filter(|(_, r)| r.divisor == divisor).collect();
-        for (index, rung) in rungs {
+        let plan = self.plan.clone();
+        for (index, rung) in encoded(&plan).filter(|(_, rung)| rung.divisor == divisor) {
             let first = above.is::<gst_app::AppSrc>();
             let colour = if first { self.plan.picture.colour } else { farm::media::Colour::BT709 };
             let mut chain = vec![scale::element(rung.width, rung.height, colour)];
@@ -145,34 +195,14 @@ impl Ladder {
             let (end, ended) = mpsc::channel();
             self.ends.push(ended);
             let mut encode = vec![queue()?];
-            encode.extend(encoder(&rung, self.plan.gop_frames / divisor)?);
-            encode.extend(self.muxer(index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
+            encode.extend(encoder(rung, self.plan.gop_frames / divisor)?);
+            encode.extend(muxer((&self.plan, &self.chunk), index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
             self.pipeline.add_many(chain.iter().chain(&encode)).map_err(internal)?;
             gst::Element::link_many([&above].into_iter().chain(&chain)).map_err(internal)?;
             gst::Element::link_many([&tee].into_iter().chain(&encode)).map_err(internal)?;
             above = tee;
         }
         Ok(())
-    }
-
-    fn muxer(&self, index: usize, rate: Rate, lead_ns: u64, divisor: NonZeroU32) -> Result<Muxer, Failure> {
-        let timescale = rate.timescale();
-        let segments = self.plan.segments(&self.chunk).into_iter();
-        Ok(Muxer {
-            rendition: u32::try_from(index).map_err(internal)?,
-            grid: Grid {
-                timescale,
-                sample_ticks: rate.frame_ticks(),
-                lead_ticks: Grid::lead_ticks(lead_ns, timescale),
-                raise_offsets: true,
-            },
-            // Shorter than any GOP: the muxer makes one fragment of each.
-            fragment_ns: 1,
-            segments: segments.map(|frames| (frames.end - frames.start).div_ceil(divisor.get().into())).collect(),
-            // Two fragments a GOP: its key frame and the others.
-            first_sequence: u32::try_from(2 * (self.chunk.start / u64::from(self.plan.gop_frames)) + 1).map_err(internal)?,
-            key_frames_apart: true,
-        })
     }
 
     /// Says what the frames from now on look like.
@@ -219,7 +249,7 @@ impl Ladder {
         for feed in &self.feeds {
             let divisor = u64::from(feed.divisor.get());
             let count = frames.end.div_ceil(divisor) - frames.start.div_ceil(divisor);
-            wanted.extend(self.plan.rungs.iter().filter(|r| r.divisor == feed.divisor).map(|_| count));
+            wanted.extend(encoded(&self.plan).filter(|(_, rung)| rung.divisor == feed.divisor).map(|_| count));
         }
         for (end, wanted) in self.ends.iter().zip(wanted) {
             let muxed = loop {
@@ -284,7 +314,7 @@ fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
     let VideoCodec::H264 = rung.codec;
     let x264 = element("x264enc")?;
     x264.set_property_from_str("speed-preset", "veryfast");
-    x264.set_property("threads", 1_u32);
+    x264.set_property("threads", rung.threads.get());
     x264.set_property("key-int-max", gop_frames);
     let kbit = |bits: u32| bits.div_ceil(1000).max(1);
     match rung.rate_control {
@@ -301,6 +331,7 @@ fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
             let capacity_ms = u64::from(max_bitrate) * 1000 / u64::from(bitrate.max(1));
             x264.set_property("vbv-buf-capacity", u32::try_from(capacity_ms.clamp(1, 10_000)).unwrap_or(10_000));
         }
+        RateControl::Copied { .. } => return Err(internal("a rung that is copied is not encoded")),
     }
     x264.set_property("option-string", "scenecut=0");
     let profile = element("capsfilter")?;

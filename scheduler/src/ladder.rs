@@ -39,6 +39,9 @@ pub struct Ladder {
     pub rate: Rate,
     /// From the largest to the smallest; at least one.
     pub rungs: Vec<Rung>,
+    /// What the source's own packets may have, in bit/s, to be the largest rung: the usual for its size, or what the job allows.
+    /// None where the job asks for a quality or an average.
+    pub copied_bps_max: Option<u32>,
 }
 
 impl Ladder {
@@ -165,6 +168,11 @@ pub fn ladder(
     // When no rung uses every frame of the grid, the grid is finer than anyone needs.
     let common = divisors.iter().fold(0_u32, |common, divisor| common.gcd(divisor)).max(1);
     let rate = grid.divided_by(common).ok_or_else(|| unusable(source))?;
+    let copied_bps_max = wanted.first().and_then(|wanted| match &wanted.video {
+        Some(VideoSpec { quality: Some(_), .. } | VideoSpec { bitrate: Some(_), .. }) => None,
+        Some(VideoSpec { max_bitrate: Some(max_bitrate), .. }) => Some(*max_bitrate),
+        _ => Some(Cap { shape, short: wanted.height, fps: rate, source_bps: 0 }.bps()),
+    });
     let rungs = wanted.iter().zip(divisors).map(|(wanted, divisor)| {
         let divisor = NonZeroU32::new(divisor / common).unwrap_or(NonZeroU32::MIN);
         let fps = rate.divided_by(divisor.get()).ok_or_else(|| unusable(source))?;
@@ -177,9 +185,10 @@ pub fn ladder(
             divisor,
             codec: wanted.video.as_ref().map(|video| video.codec).unwrap_or_default(),
             rate_control: rate_control(wanted.video.as_ref(), &cap),
+            threads: NonZeroU32::MIN,
         })
     });
-    Ok(Ladder { rate, rungs: rungs.collect::<Result<_, Failure>>()? })
+    Ok(Ladder { rate, rungs: rungs.collect::<Result<_, Failure>>()?, copied_bps_max })
 }
 
 fn unusable(rate: Rate) -> Failure {

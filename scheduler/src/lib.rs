@@ -9,6 +9,7 @@
 
 pub mod admit;
 pub mod api;
+pub mod copy;
 pub mod damage;
 pub mod dispatch;
 pub mod intake;

@@ -1,11 +1,14 @@
 //! From what was asked for and what the source is to everything decided.
 
-use farm::job::{JobSpec, Loudness};
+use std::num::NonZeroU32;
+
+use farm::job::JobSpec;
 use farm::media::{AudioTrack, Interlace, MediaInfo, VideoTrack};
-use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RenditionId, VideoPlan, segment_lengths};
+use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
+use crate::copy::{self, PictureCopy};
 use crate::ladder::{Ladder, Shape, ladder};
 use crate::names::{language, unique_name};
 use crate::{stills, text};
@@ -37,6 +40,10 @@ const EARLY_SOUND_NS_MAX: u64 = 250_000_000;
 /// Sound that ends more than this before the picture is worth a note. It stays so: no sound is made up.
 const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
 
+/// Threads of the largest rung's encoder in a video that is one piece of work: alone it costs about as much as all the others
+/// together, which would wait for it. Elsewhere other pieces keep all cores busy, and threads only cost (README has figures).
+const THREADS_ALONE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
 /// Samples of an AAC packet, and of the encoder's priming.
 const AAC_PACKET_SAMPLES: u64 = 1024;
 
@@ -62,11 +69,12 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         notes.push("the picture is interlaced, though its flags say otherwise".to_owned());
     }
     let origin_ns = origin(picture, sound, &mut notes)?;
-    let ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
+    let mut ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
+    let copied = picture.zip(ladder.as_mut()).and_then(|(track, ladder)| copied_rung(spec, track, ladder, origin_ns, &mut notes));
     let sound_rate = sound.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
-    let lead_ns = lead(ladder.as_ref(), sound_rate);
+    let lead_ns = lead(ladder.as_ref(), copied, sound_rate);
     let video = match (picture, ladder) {
-        (Some(track), Some(ladder)) => Some(video_plan(spec, track, ladder, origin_ns)?),
+        (Some(track), Some(ladder)) => Some(video_plan(spec, track, ladder, copied, origin_ns)?),
         _ => None,
     };
     let picture_ns = video.as_ref().map_or(0, |video| video.rate.start_ns(video.frames));
@@ -78,7 +86,7 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
         let before: Vec<&str> = audio.iter().map(|plan| plan.name.as_str()).collect();
         let name = unique_name(track.title.as_deref(), language(track.language.as_deref()).as_deref(), "Audio", &before);
         audio.push(audio_plan(
-            spec.audio.loudness,
+            spec,
             track,
             audio.len(),
             name,
@@ -146,19 +154,60 @@ fn picture_ladder(spec: &JobSpec, track: &VideoTrack, notes: &mut Vec<String>) -
 }
 
 /// Room for the reordering of two frames of the lowest rate, in whole packets of sound: so the first sound starts a packet,
-/// and of the packets before it one is enough for the decoder to warm up on.
-fn lead(ladder: Option<&Ladder>, sound_rate: u32) -> u64 {
+/// and of the packets before it one is enough for the decoder to warm up on; two where sound is copied, whose packets keep
+/// their own places.
+fn lead(ladder: Option<&Ladder>, copied: Option<PictureCopy>, sound_rate: u32) -> u64 {
     let picture_ns = ladder.map_or(0, |ladder| ladder.lowest_rate().start_ns(2));
+    let copied_ns = copied.zip(ladder).map_or(0, |(copy, ladder)| ladder.rate.start_ns(copy.reorder_frames.into()));
+    let picture_ns = picture_ns.max(copied_ns);
     let samples = (u128::from(picture_ns) * u128::from(sound_rate)).div_ceil(u128::from(SECOND_NS));
-    let packets = u64::try_from(samples).unwrap_or(u64::MAX).div_ceil(AAC_PACKET_SAMPLES).max(1);
+    let packets = u64::try_from(samples).unwrap_or(u64::MAX).div_ceil(AAC_PACKET_SAMPLES).max(2);
     samples_ns(packets.saturating_mul(AAC_PACKET_SAMPLES), sound_rate)
 }
 
-fn video_plan(spec: &JobSpec, track: &VideoTrack, ladder: Ladder, origin_ns: u64) -> Result<VideoPlan, Failure> {
+/// Makes the largest rung the source's own packets, where they fit.
+fn copied_rung(
+    spec: &JobSpec,
+    track: &VideoTrack,
+    ladder: &mut Ladder,
+    origin_ns: u64,
+    notes: &mut Vec<String>,
+) -> Option<PictureCopy> {
+    let decided = copy::picture(spec, track, ladder, origin_ns);
+    let rung = ladder.rungs.first_mut()?;
+    match decided {
+        Ok(copy) => {
+            rung.rate_control = RateControl::Copied { max_bitrate: copy.max_bitrate };
+            Some(copy)
+        }
+        Err(why) => {
+            notes.extend(why.map(|why| format!("the source's picture is not copied for {}: {why}", rung.id)));
+            None
+        }
+    }
+}
+
+fn video_plan(
+    spec: &JobSpec,
+    track: &VideoTrack,
+    ladder: Ladder,
+    copied: Option<PictureCopy>,
+    origin_ns: u64,
+) -> Result<VideoPlan, Failure> {
     let rate = ladder.rate;
     let frames = rate.nearest_frame(length(origin_ns, track.timing.end_ns)?).max(1);
-    let grid = Grid::new(spec.segment_seconds, rate, ladder.common_frames())?;
+    let grid = match copied {
+        Some(copy) => Grid::of(copy.gop_frames, spec.segment_seconds, rate)?,
+        None => Grid::new(spec.segment_seconds, rate, ladder.common_frames())?,
+    };
     let wanted_seconds = spec.chunk_seconds.unwrap_or(CHUNK_SECONDS_DEFAULT);
+    let chunks =
+        chunks(frames, grid.segment_frames.into(), rate, wanted_seconds, |start| decode_from(track, rate, origin_ns, start));
+    let mut rungs = ladder.rungs;
+    let largest = rungs.iter_mut().find(|rung| !rung.is_copied());
+    if let (1, Some(largest)) = (chunks.len(), largest) {
+        largest.threads = THREADS_ALONE;
+    }
     Ok(VideoPlan {
         track: track.track,
         rate,
@@ -166,10 +215,8 @@ fn video_plan(spec: &JobSpec, track: &VideoTrack, ladder: Ladder, origin_ns: u64
         gop_frames: grid.gop_frames,
         segment_frames: grid.segment_frames,
         picture: PicturePlan { orientation: track.orientation, interlace: track.interlace, colour: track.colour },
-        rungs: ladder.rungs,
-        chunks: chunks(frames, grid.segment_frames.into(), rate, wanted_seconds, |start| {
-            decode_from(track, rate, origin_ns, start)
-        }),
+        rungs,
+        chunks,
     })
 }
 
@@ -193,10 +240,21 @@ impl Grid {
             );
             return Err(Failure::new(Code::InvalidRequest, message));
         }
+        Self::whole(gop_frames, gops.into(), segment_seconds, rate)
+    }
+
+    /// Of GOPs of so many frames.
+    fn of(gop_frames: u64, segment_seconds: u32, rate: Rate) -> Result<Self, Failure> {
+        let gop = u128::from(gop_frames.max(1));
+        let gops = rounded(u128::from(segment_seconds) * u128::from(rate.num()), gop * u128::from(rate.den())).max(1);
+        Self::whole(gop, gops, segment_seconds, rate)
+    }
+
+    fn whole(gop_frames: u128, gops: u128, segment_seconds: u32, rate: Rate) -> Result<Self, Failure> {
         let too_large =
             |_| Failure::new(Code::LimitExceeded, format!("a segment of {segment_seconds} s at {rate} has too many frames"));
         let gop_frames = u32::try_from(gop_frames).map_err(too_large)?;
-        let segment_frames = u32::try_from(u64::from(gop_frames) * u64::from(gops)).map_err(too_large)?;
+        let segment_frames = u32::try_from(u128::from(gop_frames) * gops).map_err(too_large)?;
         Ok(Self { gop_frames, segment_frames })
     }
 }
@@ -245,7 +303,7 @@ struct Timeline {
 }
 
 fn audio_plan(
-    loudness: Loudness,
+    spec: &JobSpec,
     track: &AudioTrack,
     index: usize,
     name: String,
@@ -259,14 +317,18 @@ fn audio_plan(
         notes.push(format!("sound '{name}' ends {short_ms} ms before the picture"));
     }
     let samples = rounded(u128::from(length_ns) * u128::from(rate), SECOND_NS.into());
+    let samples = u64::try_from(samples).unwrap_or(u64::MAX).max(1);
+    let copy = copy::sound(spec, track, rate, samples, timeline.origin_ns);
+    let copy = copy.map_err(|why| notes.extend(why.map(|why| format!("sound '{name}' is encoded: {why}")))).ok();
     Ok(AudioPlan {
         id: RenditionId(format!("a{index}")),
         track: track.track,
         rate,
-        channels: 2,
+        channels: copy.map_or(2, |_| track.channels),
         bitrate: output_bps(track.bitrate),
-        samples: u64::try_from(samples).unwrap_or(u64::MAX).max(1),
-        loudness,
+        copy,
+        samples,
+        loudness: spec.audio.loudness,
         segment_ns: timeline.segment_ns,
         language: language(track.language.as_deref()),
         name,

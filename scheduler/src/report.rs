@@ -4,7 +4,7 @@ use farm::Rate;
 use farm::job::{JobSpec, Layout, shown_url};
 use farm::keys;
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
-use farm::plan::{Plan, RateControl, RenditionId};
+use farm::plan::{Plan, RateControl, RenditionId, Rung};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
 use farm::text::TextAccount;
@@ -133,6 +133,8 @@ pub struct RenditionReport {
     pub medium: Medium,
     /// Codec string (RFC 6381).
     pub codecs: String,
+    /// Where its packets come from.
+    pub made: Making,
     /// How its bits were limited; none of that for sound.
     pub rate_control: Option<RateControl>,
     /// Bit rate that was asked of the encoder, for sound.
@@ -145,6 +147,16 @@ pub struct RenditionReport {
     pub average_bps: u64,
     /// Bits per second at most, as RFC 8216 defines it.
     pub peak_bps: u64,
+}
+
+/// Where a rendition's packets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Making {
+    /// Of an encoder.
+    Encoded,
+    /// Of the source, as they are.
+    Copied,
 }
 
 /// The still pictures in short. Keys are under the output prefix.
@@ -252,7 +264,7 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
             segment_frames: video.segment_frames,
             chunks: video.chunks.len(),
         }),
-        renditions: seal.renditions.iter().map(|made| rendition(plan, made)).collect(),
+        renditions: seal.renditions.iter().map(|made| rendition(plan, &accounts, made)).collect(),
         warnings: damage::warnings(info, plan, &accounts),
         stills: plan.stills.as_ref().zip(seal.stills.as_ref()).map(|(asked, made)| stills(asked, made, plan.origin_ns)),
         text: texts(info, seal),
@@ -296,16 +308,18 @@ fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
     }
 }
 
-fn rendition(plan: &Plan, made: &Rendition) -> RenditionReport {
+fn rendition(plan: &Plan, accounts: &Accounts, made: &Rendition) -> RenditionReport {
     let rung = plan.video.iter().flat_map(|video| &video.rungs).find(|rung| rung.id == made.id);
-    let audio = plan.audio.iter().find(|audio| audio.id == made.id);
+    let audio = plan.audio.iter().zip(&accounts.samples).find(|(audio, _)| audio.id == made.id);
+    let is_copied = rung.is_some_and(Rung::is_copied) || audio.is_some_and(|(_, account)| account.copied > 0);
     let bandwidth = Bandwidth::of(made);
     RenditionReport {
         id: made.id.clone(),
         medium: made.medium.clone(),
         codecs: made.codecs.clone(),
+        made: if is_copied { Making::Copied } else { Making::Encoded },
         rate_control: rung.map(|rung| rung.rate_control),
-        asked_bps: audio.map(|audio| audio.bitrate),
+        asked_bps: audio.filter(|_| !is_copied).map(|(audio, _)| audio.bitrate),
         segments: made.segments().count(),
         bytes: made.bytes(),
         average_bps: bandwidth.average_bps,

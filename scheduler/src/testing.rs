@@ -39,6 +39,7 @@ pub fn picture(width: u32, height: u32, fps: &str, seconds: u64) -> VideoTrack {
         timing: Timing { rate, start_ns: 0, end_ns, frames: rate.nearest_frame(end_ns), constant: true },
         bitrate: 0,
         key_frames_ns: vec![0],
+        h264: None,
         language: None,
     }
 }
@@ -53,6 +54,7 @@ pub fn sound(number: u32, hertz: u32, seconds: u64) -> AudioTrack {
         start_ns: 0,
         end_ns: seconds * SECOND_NS,
         bitrate: 0,
+        aac: None,
         language: None,
         title: None,
     }

@@ -81,15 +81,15 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// A clip of 640×360 pixels in MP4, with a key frame every 5 s (never where a segment of ours would begin, but for
-    /// every 20 s), with sound in sync.
+    /// A clip of 640×360 pixels in MP4, with a key frame every 7 s (never where a segment of ours would begin, but for
+    /// every 28 s, and too seldom to be copied), with sound in sync.
     ///
     /// # Panics
     /// When `rate` is no frame rate.
     pub fn new(rate: &str, seconds: u32) -> Self {
         let rate: Rate = rate.parse().expect("a frame rate");
         let frames = u32::try_from(rate.nearest_frame(u64::from(seconds) * SECOND_NS)).expect("a short clip");
-        let gop = u32::try_from(rate.nearest_frame(5 * SECOND_NS)).expect("a frame rate");
+        let gop = u32::try_from(rate.nearest_frame(7 * SECOND_NS)).expect("a frame rate");
         let (audio, container) = (true, Container::Mp4);
         Self { width: 640, height: 360, rate, frames, gop, container, audio, beeps_late_ms: 0, left_out: vec![], doubled: vec![] }
     }

@@ -64,6 +64,11 @@ fn one_file_per_rendition() -> Result<()> {
     plays_to_its_end(&Clip::new("30000/1001", 20).size(1280, 720), &["--layout", "single-file"])
 }
 
+#[test]
+fn the_sources_own_packets_among_rungs_that_are_encoded() -> Result<()> {
+    plays_to_its_end(&Clip { gop: 75, ..Clip::new("25", 20).size(1280, 720) }, &["--chunk-seconds", "4"])
+}
+
 /// The measure itself: sound that is late is seen to be late by as much.
 #[test]
 fn sound_that_is_late_is_seen_to_be_late() -> Result<()> {

@@ -13,7 +13,7 @@ const MAKE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A clip of 23 s with a key frame every 5 s.
 fn clip(container: Container) -> Clip {
-    Clip::new("25", 23).container(container)
+    Clip { gop: 125, ..Clip::new("25", 23).container(container) }
 }
 
 /// Each picture of the storyboard shows the key frame that stands for its time, and no time is left out.

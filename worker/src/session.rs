@@ -118,18 +118,31 @@ struct Texting {
 struct Making {
     ordered: Ordered,
     timescale: Option<u32>,
-    segments: u64,
-    samples: u64,
+    made: Amount,
     bytes: u64,
 }
 
 /// What an order asks of a rendition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ordered {
+    amount: Amount,
+    /// What will do as well: sound that is to be copied is encoded where it does not decode.
+    or: Amount,
+    bytes_max: u64,
+}
+
+/// How much is made of a rendition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Amount {
     segments: u64,
     /// Frames, or packets of sound.
     samples: u64,
-    bytes_max: u64,
+}
+
+impl Amount {
+    fn of_sound(plan: &farm::plan::AudioPlan, packets: u64) -> Option<Self> {
+        Some(Self { segments: u64::try_from(plan.in_segments(packets).len()).ok()?, samples: packets })
+    }
 }
 
 impl Session {
@@ -140,7 +153,7 @@ impl Session {
     pub(crate) fn new(order: &Order, source_bytes: u64) -> Result<Self, Failure> {
         let ordered =
             ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
-        let making = |ordered| Making { ordered, timescale: None, segments: 0, samples: 0, bytes: 0 };
+        let making = |ordered| Making { ordered, timescale: None, made: Amount::default(), bytes: 0 };
         let renditions = ordered.into_iter().map(making).collect();
         let stills = match order {
             Order::Stills(plan) => Some(Picturing { plan: plan.clone(), poster: false, sheets: 0 }),
@@ -211,11 +224,13 @@ impl Session {
         if boxes::segment(&bytes)? != segment {
             return Err(Breach::SegmentDiffers);
         }
-        making.segments += 1;
-        making.samples += u64::from(segment.samples);
+        making.made.segments += 1;
+        making.made.samples += u64::from(segment.samples);
         making.bytes += segment.bytes;
-        let Ordered { segments, samples, bytes_max } = making.ordered;
-        if making.segments > segments || making.samples > samples || making.bytes > bytes_max {
+        let Ordered { amount, or, bytes_max } = making.ordered;
+        let Amount { segments, samples } = making.made;
+        let is_too_much = segments > amount.segments.max(or.segments) || samples > amount.samples.max(or.samples);
+        if is_too_much || making.bytes > bytes_max {
             return Err(Breach::TooMuchMade(rendition));
         }
         Ok(Said::Segment { rendition: rendition as usize, segment, bytes })
@@ -267,13 +282,14 @@ impl Session {
             Done::Probed(_) | Done::Encoded(_) | Done::Pictured(_) | Done::Texted(_) => return Err(Breach::OtherOrder),
         }
         for (rendition, making) in self.renditions.iter().enumerate() {
-            let Ordered { segments, samples, .. } = making.ordered;
-            if making.segments < segments {
-                return Err(Breach::Incomplete { rendition, what: "segments", made: making.segments, ordered: segments });
+            let (Ordered { amount, or, .. }, made) = (making.ordered, making.made);
+            if made == amount || made == or {
+                continue;
             }
-            if making.samples != samples {
-                return Err(Breach::Incomplete { rendition, what: "samples", made: making.samples, ordered: samples });
+            if made.segments < amount.segments {
+                return Err(Breach::Incomplete { rendition, what: "segments", made: made.segments, ordered: amount.segments });
             }
+            return Err(Breach::Incomplete { rendition, what: "samples", made: made.samples, ordered: amount.samples });
         }
         Ok(Said::Done(done))
     }
@@ -310,9 +326,10 @@ fn ordered(order: &Order) -> Option<Vec<Ordered>> {
             let duration_ns = order.plan.rate.start_ns(frames);
             let rung = |rung: &farm::plan::Rung| {
                 let (farm::plan::RateControl::CappedQuality { max_bitrate, .. }
-                | farm::plan::RateControl::Average { max_bitrate, .. }) = rung.rate_control;
-                let samples = frames.div_ceil(u64::from(rung.divisor.get()));
-                Ordered { segments, samples, bytes_max: bytes_max(max_bitrate, duration_ns) }
+                | farm::plan::RateControl::Average { max_bitrate, .. }
+                | farm::plan::RateControl::Copied { max_bitrate }) = rung.rate_control;
+                let amount = Amount { segments, samples: frames.div_ceil(u64::from(rung.divisor.get())) };
+                Ordered { amount, or: amount, bytes_max: bytes_max(max_bitrate, duration_ns) }
             };
             Some(order.plan.rungs.iter().map(rung).collect())
         }
@@ -320,10 +337,9 @@ fn ordered(order: &Order) -> Option<Vec<Ordered>> {
             let plan = &order.plan;
             let duration_ns = u128::from(plan.samples) * u128::from(SECOND_NS) / u128::from(plan.rate.max(1));
             let duration_ns = u64::try_from(duration_ns).unwrap_or(u64::MAX);
-            let packets = plan.segment_packets();
-            let segments = u64::try_from(packets.len()).ok()?;
-            let samples = packets.iter().sum();
-            Some(vec![Ordered { segments, samples, bytes_max: bytes_max(plan.bitrate, duration_ns) }])
+            let amount = Amount::of_sound(plan, plan.segment_packets().iter().sum())?;
+            let or = plan.copy.map_or(Some(amount), |copy| Amount::of_sound(plan, copy.packets))?;
+            Some(vec![Ordered { amount, or, bytes_max: bytes_max(plan.bitrate, duration_ns) }])
         }
     }
 }

@@ -50,6 +50,24 @@ fn a_whole_chunk_is_believed() {
 }
 
 #[test]
+fn sound_that_is_to_be_copied_may_be_encoded_and_nothing_between() {
+    let Order::Audio(mut order) = audio_order() else { panic!("not sound") };
+    // 8 s: encoded it is 376 packets in segments of 187 and 189.
+    order.plan.copy = Some(farm::plan::AacCopy { early_samples: 1088, packets: 377 });
+    let order = Order::Audio(order);
+    let of = |packets: &[u32]| {
+        let mut frames = vec![init(0, 12_800)];
+        frames.extend(packets.iter().map(|&packets| segment(0, packets)));
+        frames.push(done());
+        breach(&order, frames)
+    };
+    assert_eq!(of(&[187, 189]), None);
+    assert_eq!(of(&[187, 190]), None);
+    assert!(matches!(of(&[187, 188]), Some(Breach::Incomplete { what: "samples", .. })));
+    assert_eq!(breach(&order, vec![init(0, 12_800), segment(0, 378)]), Some(Breach::TooMuchMade(0)));
+}
+
+#[test]
 fn what_was_not_ordered_is_refused() {
     let video = video_order();
     assert_eq!(breach(&video, vec![init(2, 12_800)]), Some(Breach::NoSuchRendition(2)));

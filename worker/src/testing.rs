@@ -24,6 +24,7 @@ pub(crate) fn plan() -> Plan {
         divisor: NonZeroU32::new(divisor).expect("not zero"),
         codec: VideoCodec::H264,
         rate_control: RateControl::CappedQuality { quality: 23, max_bitrate: 1_000_000 },
+        threads: NonZeroU32::MIN,
     };
     let video = VideoPlan {
         track: TrackId(0),
@@ -41,6 +42,7 @@ pub(crate) fn plan() -> Plan {
         rate: 48_000,
         channels: 2,
         bitrate: 128_000,
+        copy: None,
         samples: 8 * 48_000,
         loudness: Loudness::Off,
         segment_ns: 4_000_000_000,

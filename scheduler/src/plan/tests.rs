@@ -2,6 +2,7 @@
 
 use farm::job::{LadderSpec, RungSpec};
 use farm::media::{Orientation, TrackId};
+use farm::plan::Rung;
 use farm::task::TaskId;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
@@ -33,6 +34,32 @@ fn gops_last_two_seconds_and_segments_are_whole_gops() {
         let video = video_of(&source(vec![picture(width, height, fps, 100)], vec![]), &spec);
         assert_eq!((video.gop_frames, video.segment_frames), (gop, segment), "{fps}, {segment_seconds} s");
     }
+}
+
+#[test]
+fn a_picture_that_is_copied_sets_everyones_grid_and_lead() {
+    let key_frames_ns = (0..2500).step_by(75).map(|frame| rate("25").start_ns(frame)).collect();
+    let h264 = farm::media::H264Packets { keys_are_idr: true, reorder_frames: 3, peak_bps: 2_000_000 };
+    let track = VideoTrack { h264: Some(h264), key_frames_ns, ..picture(1280, 720, "25", 100) };
+    let made = plan(&spec(), &source(vec![track.clone()], vec![])).expect("a plan");
+    let video = made.video.expect("a picture");
+    assert_eq!((video.gop_frames, video.segment_frames), (75, 75), "as near to 2 s and 4 s as it has them");
+    assert_eq!(video.rungs.iter().map(Rung::is_copied).collect::<Vec<_>>(), [true, false, false, false]);
+    assert!(video.chunks.iter().all(|chunk| chunk.start.is_multiple_of(75)), "{:?}", video.chunks);
+    assert!(made.lead_ns >= rate("25").start_ns(3), "{} ns", made.lead_ns);
+    let never = JobSpec { copy: farm::job::Copying::Never, ..spec() };
+    let video = video_of(&source(vec![track], vec![]), &never);
+    assert_eq!((video.gop_frames, video.rungs.iter().any(Rung::is_copied)), (50, false));
+}
+
+#[test]
+fn only_a_video_that_is_one_piece_of_work_has_threads() {
+    let threads = |seconds| {
+        let video = video_of(&source(vec![picture(1280, 720, "25", seconds)], vec![]), &spec());
+        video.rungs.iter().map(|rung| rung.threads.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(threads(60), [2, 1, 1, 1]);
+    assert_eq!(threads(100), [1, 1, 1, 1]);
 }
 
 #[test]
@@ -118,7 +145,7 @@ fn sound_tracks_have_different_names_and_the_first_is_the_default() {
     assert_eq!(plan.audio.iter().filter(|audio| audio.default).count(), 1);
     assert_eq!(plan.audio[0].segment_ns, 4 * SECOND_NS);
     assert_eq!(plan.notes, ["2 sound tracks are left out: up to 8 are made"]);
-    assert_eq!(plan.lead_ns, 21_333_334);
+    assert_eq!(plan.lead_ns, 42_666_667);
     assert_eq!(TaskId::encodes_of(&plan).count(), 8);
 }
 
