@@ -51,12 +51,22 @@ bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, 
 bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_memory -- --ignored --nocapture
 
-.PHONY: bench-quality
-bench-quality: build test-deps ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder; installs an ffmpeg with libvmaf below target)
+# An ffmpeg with libvmaf, which Debian's has not.
+VMAF_FFMPEG = $$(target/vmaf/bin/python -c 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())')
+
+.PHONY: vmaf
+vmaf:
 	[ -x target/vmaf/bin/python ] || python3 -m venv target/vmaf
 	target/vmaf/bin/pip install --quiet imageio-ffmpeg
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$$(target/vmaf/bin/python -c 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())')" \
-	  cargo test --workspace --locked --test bench_quality -- --ignored --nocapture
+
+.PHONY: bench
+bench: build test-deps vmaf ## measure a ladder beside x264 and ffmpeg (half an hour; BENCH_RUNS=1 BENCH_SOURCES=animation is shorter); writes tests/bench/RESULTS.md
+	@deploy/packages.sh x264
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench -- --ignored --nocapture
+
+.PHONY: bench-quality
+bench-quality: build test-deps vmaf ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench_quality -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

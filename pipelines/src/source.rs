@@ -23,7 +23,7 @@ use crate::mend::Source;
 /// Longest wait for a demuxer to show its streams.
 const STREAMS_WAIT: Duration = Duration::from_secs(60);
 /// How often it is looked whether a pipeline has room.
-const ROOM_POLL: Duration = Duration::from_micros(500);
+const ROOM_POLL: Duration = Duration::from_millis(2);
 /// Most streams that are looked at.
 const STREAMS_MAX: u32 = 64;
 

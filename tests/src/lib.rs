@@ -13,6 +13,7 @@ pub mod player;
 pub mod process;
 pub mod proxy;
 pub mod rabbit;
+pub mod raw;
 pub mod reader;
 pub mod rules;
 pub mod s3;

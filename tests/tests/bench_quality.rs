@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "figures are what this is for")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::hls::Presentation;
 use tests::mp4::Kind;
+use tests::raw::{Raw, size_of};
 use tests::{corpus, process, shoal};
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -21,54 +22,6 @@ const LIMIT: Duration = Duration::from_secs(900);
 const SOURCES: [&str; 4] = ["bbb_720p_5s.mp4", "bbb_480p_30s.mp4", "sample_portrait.mp4", "video_short_no_audio.mp4"];
 /// Points of VMAF that runs of the same encoder differ by where nothing but its input's rounding does.
 const NOISE: f64 = 0.2;
-
-/// A file of raw 4:2:0.
-struct Raw {
-    file: PathBuf,
-    size: (u32, u32),
-}
-
-impl Raw {
-    fn input(&self, rate: &str) -> Vec<String> {
-        let size = format!("{}x{}", self.size.0, self.size.1);
-        let path = self.file.display().to_string();
-        ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-r", rate, "-s", &size, "-i", &path].map(str::to_owned).to_vec()
-    }
-
-    /// The picture of a file, decoded; `size` is that of its frames.
-    fn of(input: &Path, size: (u32, u32), file: PathBuf) -> Result<Self> {
-        let mut ffmpeg = Command::new("ffmpeg");
-        ffmpeg.args(["-v", "error", "-nostdin", "-y", "-i"]).arg(input).args(["-map", "0:v:0", "-fps_mode", "passthrough"]);
-        ffmpeg.args(["-f", "rawvideo", "-pix_fmt", "yuv420p"]).arg(&file);
-        process::run(&mut ffmpeg, LIMIT)?.success()?;
-        Ok(Self { file, size })
-    }
-
-    fn frames(&self) -> Result<u64> {
-        Ok(fs::metadata(&self.file)?.len() / (u64::from(self.size.0) * u64::from(self.size.1) * 3 / 2))
-    }
-
-    fn vmaf(&self, reference: &Self) -> Result<f64> {
-        ensure!(self.frames()? == reference.frames()?, "{} frames of {}", self.frames()?, reference.frames()?);
-        let program = std::env::var_os("VMAF_FFMPEG").context("VMAF_FFMPEG names no ffmpeg with libvmaf")?;
-        let mut ffmpeg = Command::new(program);
-        let (width, height) = reference.size;
-        let graph = format!("[0:v]scale={width}:{height}:flags=bicubic[made];[made][1:v]libvmaf=n_threads=2");
-        ffmpeg.args(["-nostdin", "-hide_banner"]).args(self.input("25")).args(reference.input("25"));
-        let said = process::run(ffmpeg.args(["-lavfi", &graph, "-f", "null", "-"]), LIMIT)?.success()?.stderr;
-        let score = said.rsplit("VMAF score:").next().and_then(|rest| rest.split_whitespace().next());
-        score.context("no score")?.parse().with_context(|| said.clone())
-    }
-}
-
-/// Size of a file's picture, as it is coded.
-fn size_of(file: &Path) -> Result<(u32, u32)> {
-    let mut ffprobe = Command::new("ffprobe");
-    ffprobe.args(["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height", "-of", "csv=p=0"]);
-    let said = process::run(ffprobe.arg(file), LIMIT)?.success()?.text();
-    let (width, height) = said.trim().trim_end_matches(',').split_once(',').context("no size")?;
-    Ok((width.parse()?, height.parse()?))
-}
 
 /// Bytes and VMAF of ffmpeg's encode at this CRF.
 fn ffmpeg_point(folder: &Path, source: &Raw, rung: &Rung, crf: u32) -> Result<(f64, f64)> {
@@ -117,7 +70,7 @@ fn between(points: &mut [(f64, f64)], x: f64) -> f64 {
 
 fn measured(file: &Path) -> Result<Vec<String>> {
     let (folder, output) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    shoal::done(file, output.path(), &["--ladder", "480,360,240"])?;
+    shoal::done(file, output.path(), &["--ladder", "480,360,240", "--copy", "never"])?;
     let source = Raw::of(file, size_of(file)?, folder.path().join("source.yuv"))?;
     let report: Value = serde_json::from_slice(&fs::read(output.path().join("report.json"))?)?;
     let presentation = Presentation::read(output.path())?;

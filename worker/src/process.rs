@@ -115,11 +115,23 @@ fn command(program: &std::path::Path, args: &[String], socket: OwnedFd) -> Comma
     command.env(name, value);
     command.env("LC_ALL", "C.UTF-8").env(PARENT_VARIABLE, std::process::id().to_string());
     #[expect(unsafe_code, reason = "what is done between fork and exec is ours to keep safe")]
-    // SAFETY: `hand_over` makes system calls and nothing else: no allocation, no lock.
+    // SAFETY: both make system calls and nothing else: no allocation, no lock.
     unsafe {
-        command.pre_exec(move || hand_over(&socket));
+        command.pre_exec(move || {
+            work_in_batches();
+            hand_over(&socket)
+        });
     }
     command
+}
+
+/// Has the kernel let the child's threads run on where they would take turns frame by frame, and anything interactive go first
+/// (`SCHED_BATCH`, sched(7)). Every turn costs a thread what it has in the caches: without, a ladder takes 4 % more CPU time.
+fn work_in_batches() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    #[expect(unsafe_code, reason = "a system call that no library here offers")]
+    // SAFETY: the structure lives through the call. Where it is refused all is as it was.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
 }
 
 /// Puts the socket on [`SOCKET_FD`] and lets exec close everything above. The standard library's own pipe for exec errors
