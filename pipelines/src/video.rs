@@ -309,10 +309,16 @@ fn queue() -> Result<gst::Element, Failure> {
     Ok(queue)
 }
 
+/// Makes the first key frame of a chunk as good as the others. By constant quality x264 (core 164) gives it no more bits than a
+/// frame that refers to others: three steps of its scale too few, seen at every joint (-4 VMAF, for half a second). The
+/// factor is x264's own between the two kinds (`ipratio`).
+const FIRST_AS_OTHERS: &str = ":zones=0,0,b=1.4";
+
 /// The encoder of a rung and what its stream is to look like.
 fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
     let VideoCodec::H264 = rung.codec;
     let x264 = element("x264enc")?;
+    let mut options = "scenecut=0".to_owned();
     x264.set_property_from_str("speed-preset", "veryfast");
     x264.set_property("threads", rung.threads.get());
     x264.set_property("key-int-max", gop_frames);
@@ -323,6 +329,7 @@ fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
             x264.set_property("quantizer", quality);
             x264.set_property("bitrate", kbit(max_bitrate));
             x264.set_property("vbv-buf-capacity", 2000_u32);
+            options.push_str(FIRST_AS_OTHERS);
         }
         RateControl::Average { bitrate, max_bitrate } => {
             x264.set_property_from_str("pass", "cbr");
@@ -333,7 +340,7 @@ fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
         }
         RateControl::Copied { .. } => return Err(internal("a rung that is copied is not encoded")),
     }
-    x264.set_property("option-string", "scenecut=0");
+    x264.set_property("option-string", options);
     let profile = element("capsfilter")?;
     profile.set_property("caps", gst::Caps::builder("video/x-h264").field("profile", "high").build());
     Ok(vec![x264, profile])

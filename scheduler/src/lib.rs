@@ -17,6 +17,7 @@ pub mod janitor;
 pub mod ladder;
 pub mod names;
 pub mod notify;
+pub mod pace;
 pub mod plan;
 pub mod playlist;
 pub mod report;

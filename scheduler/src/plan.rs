@@ -11,10 +11,8 @@ use farm::{Code, Failure, Rate};
 use crate::copy::{self, PictureCopy};
 use crate::ladder::{Ladder, Shape, ladder};
 use crate::names::{language, unique_name};
+use crate::pace::{Pace, frame_pixels, shares};
 use crate::{stills, text};
-
-/// Duration of a chunk in seconds when none is asked for.
-pub const CHUNK_SECONDS_DEFAULT: u32 = 32;
 
 /// Most chunks of a job; longer sources get longer chunks.
 pub const CHUNKS_MAX: u64 = 20_000;
@@ -47,12 +45,21 @@ const THREADS_ALONE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// Samples of an AAC packet, and of the encoder's priming.
 const AAC_PACKET_SAMPLES: u64 = 1024;
 
-/// Decides everything about a job. A function of its arguments alone: how many workers there are changes nothing.
+/// As [`plan_at`], at the usual pace.
+///
+/// # Errors
+/// As [`plan_at`].
+pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
+    plan_at(Pace::USUAL, spec, info)
+}
+
+/// Decides everything about a job. A function of its arguments alone: how many workers there are changes nothing, and their
+/// pace only how the work is cut up.
 ///
 /// # Errors
 /// [`Code::NoDecodableStream`] without picture and sound, [`Code::LimitExceeded`] for a source that is too large,
 /// [`Code::InvalidRequest`] for a ladder that cannot be made of this source.
-pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
+pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     let mut notes = Vec::new();
     if info.video.len() + info.audio.len() > TRACKS_MAX {
         let message =
@@ -74,7 +81,7 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
     let sound_rate = sound.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
     let lead_ns = lead(ladder.as_ref(), copied, sound_rate);
     let video = match (picture, ladder) {
-        (Some(track), Some(ladder)) => Some(video_plan(spec, track, ladder, copied, origin_ns)?),
+        (Some(track), Some(ladder)) => Some(video_plan((spec, pace), track, ladder, copied, origin_ns)?),
         _ => None,
     };
     let picture_ns = video.as_ref().map_or(0, |video| video.rate.start_ns(video.frames));
@@ -188,7 +195,7 @@ fn copied_rung(
 }
 
 fn video_plan(
-    spec: &JobSpec,
+    (spec, pace): (&JobSpec, Pace),
     track: &VideoTrack,
     ladder: Ladder,
     copied: Option<PictureCopy>,
@@ -200,9 +207,14 @@ fn video_plan(
         Some(copy) => Grid::of(copy.gop_frames, spec.segment_seconds, rate)?,
         None => Grid::new(spec.segment_seconds, rate, ladder.common_frames())?,
     };
-    let wanted_seconds = spec.chunk_seconds.unwrap_or(CHUNK_SECONDS_DEFAULT);
-    let chunks =
-        chunks(frames, grid.segment_frames.into(), rate, wanted_seconds, |start| decode_from(track, rate, origin_ns, start));
+    let segment_frames = u64::from(grid.segment_frames);
+    let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
+    let pieces = match spec.chunk_seconds {
+        Some(seconds) => asked_for(seconds, segments, segment_frames, rate),
+        None => pace.pieces(segments, segment_frames, frame_pixels(&ladder.rungs, track), rate),
+    };
+    let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
+    let chunks = chunks(frames, segment_frames, &pieces, |start| decode_from(track, rate, origin_ns, start));
     let mut rungs = ladder.rungs;
     let largest = rungs.iter_mut().find(|rung| !rung.is_copied());
     if let (1, Some(largest)) = (chunks.len(), largest) {
@@ -259,26 +271,24 @@ impl Grid {
     }
 }
 
-/// Pieces of work: whole segments, shared out so that none is much shorter than the others.
-/// `decode_from_ns` says where decoding has to start for a chunk that starts at this frame.
-fn chunks(frames: u64, segment_frames: u64, rate: Rate, wanted_seconds: u32, decode_from_ns: impl Fn(u64) -> u64) -> Vec<Chunk> {
-    let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
-    let wanted =
-        rounded(u128::from(wanted_seconds) * u128::from(rate.num()), u128::from(segment_frames) * u128::from(rate.den()));
-    let per_chunk = u64::try_from(wanted).unwrap_or(u64::MAX).max(1).max(segments.div_ceil(CHUNKS_MAX));
-    let whole = frames <= per_chunk.saturating_mul(2).saturating_mul(segment_frames);
-    let count = if whole { 1 } else { ((2 * segments + per_chunk) / (2 * per_chunk)).clamp(1, segments.max(1)) };
-    let (share, larger) = (segments / count, segments % count);
+/// Sizes of pieces that last about so many seconds each, in segments. Up to twice as long it is one piece.
+fn asked_for(seconds: u32, segments: u64, segment_frames: u64, rate: Rate) -> Vec<u64> {
+    let wanted = rounded(u128::from(seconds) * u128::from(rate.num()), u128::from(segment_frames) * u128::from(rate.den()));
+    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX).max(1);
+    if segments <= wanted.saturating_mul(2) { vec![segments] } else { shares(segments, wanted) }
+}
+
+/// Pieces of work of so many segments each. `decode_from_ns` says where decoding has to start for a chunk that starts at this
+/// frame.
+fn chunks(frames: u64, segment_frames: u64, pieces: &[u64], decode_from_ns: impl Fn(u64) -> u64) -> Vec<Chunk> {
     let mut next = 0;
-    (0..count)
-        .map(|index| {
-            let start = next;
-            let size = if index < larger { share + 1 } else { share };
-            // The last segment may be longer than the others.
-            next = if index + 1 == count { frames } else { start + size * segment_frames };
-            Chunk { start, end: next, decode_from_ns: decode_from_ns(start) }
-        })
-        .collect()
+    let chunk = |(index, size): (usize, &u64)| {
+        let start = next;
+        // The last segment may be longer than the others.
+        next = if index + 1 == pieces.len() { frames } else { start + size * segment_frames };
+        Chunk { start, end: next, decode_from_ns: decode_from_ns(start) }
+    };
+    pieces.iter().enumerate().map(chunk).collect()
 }
 
 /// The key frame that decoding starts at for a chunk that starts at frame `start` of the grid, in ns of stream time; 0 when it

@@ -13,7 +13,8 @@ use farm::{Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
-use crate::plan::plan;
+use crate::pace::Pace;
+use crate::plan::plan_at;
 use crate::seal::{Medium, Seal, seal};
 use crate::{playlist, report, stills};
 
@@ -38,6 +39,8 @@ pub struct JobState {
     pub life: Life,
     /// What was asked for.
     pub spec: JobSpec,
+    /// How fast pictures are encoded, for the plan.
+    pub pace: Pace,
     /// Whether playlists of an earlier job were taken away from its output prefix.
     pub cleared: bool,
     /// Whether it is to stop.
@@ -61,6 +64,7 @@ impl JobState {
             job,
             life,
             spec,
+            pace: Pace::USUAL,
             cleared: false,
             cancelled: false,
             plan: None,
@@ -78,6 +82,13 @@ impl JobState {
             self.failures.entry(task).or_default().insert(attempt, failure);
         }
         counts
+    }
+
+    /// The pace that the job's end shows; as it was where it shows none.
+    pub fn pace_after(&self, pace: Pace) -> Pace {
+        let (Some(plan), Some(seal), Some(Ok(info))) = (&self.plan, &self.seal, self.info()) else { return pace };
+        let used = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
+        used.map_or(pace, |track| pace.after(plan, track, seal))
     }
 
     /// What the probe found.
@@ -255,7 +266,7 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
             Some(info) => {
                 let info = info?;
                 damage::judge_probe(job.spec.damage, info)?;
-                Ok(Next::StorePlan(plan(&job.spec, info)?))
+                Ok(Next::StorePlan(plan_at(job.pace, &job.spec, info)?))
             }
         };
     };

@@ -14,6 +14,8 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::entry::{Entry, since_ms};
+use crate::pace::Pace;
+
 use super::job::{Driven, News, Stand, drive};
 use super::lead::Lead;
 use super::view::{Board, Phase, Tally};
@@ -51,6 +53,8 @@ pub(super) struct Engine {
     /// Failures of the broker in a row, and when to hand out tasks again.
     pub(super) broker_troubles: u32,
     pub(super) issue_at: Option<Instant>,
+    /// How fast pictures were encoded so far.
+    pub(super) pace: Pace,
 }
 
 /// Listing the active jobs.
@@ -97,6 +101,7 @@ impl Engine {
             finished: VecDeque::new(),
             broker_troubles: 0,
             issue_at: None,
+            pace: Pace::USUAL,
             settings,
         }
     }
@@ -155,9 +160,10 @@ impl Engine {
             entry.is_driven = true;
             entry.retry_at = None;
             let (job, news) = (entry.job.take(), std::mem::take(&mut entry.news));
-            let (state, driven_id, life, aftercare) = (self.state.clone(), id.clone(), entry.life, self.settings.aftercare);
+            let (state, driven_id, life, conduct) =
+                (self.state.clone(), id.clone(), entry.life, (self.settings.aftercare, self.pace));
             let started = self.work.spawn(async move {
-                let driven = drive(state, driven_id.clone(), life, job, news, aftercare).await;
+                let driven = drive(state, driven_id.clone(), life, job, news, conduct).await;
                 Work::Driven(driven_id, Box::new(driven))
             });
             self.working.insert(started.id(), Working::Drive(id));
@@ -352,6 +358,9 @@ impl Engine {
             }
             Stand::Ended(result) => {
                 tracing::info!(job = %id, "ended");
+                if let Some(job) = &entry.job {
+                    self.pace = job.state.pace_after(self.pace);
+                }
                 let series = metrics::scheduler();
                 series.jobs_finished.with_label_values(&[result.outcome().word()]).inc();
                 series.job_duration.observe(since_ms(entry.submitted_ms));

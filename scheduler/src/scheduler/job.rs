@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::again::claim_media;
 use super::view::Tally;
 use super::{Aftercare, PARTITION};
+use crate::pace::Pace;
 use crate::playlist;
 use crate::seal::Seal;
 use crate::step::{Document, Due, JobResult, JobState, Next, is_end, is_environment, lost, step};
@@ -96,9 +97,16 @@ pub(super) struct Driven {
 }
 
 /// Drives a life of a job as far as it goes without workers.
-pub(super) async fn drive(state: Storage, id: JobId, life: Life, job: Option<Job>, news: News, aftercare: Aftercare) -> Driven {
+pub(super) async fn drive(
+    state: Storage,
+    id: JobId,
+    life: Life,
+    job: Option<Job>,
+    news: News,
+    (aftercare, pace): (Aftercare, Pace),
+) -> Driven {
     let mut job = job;
-    let stand = match drive_on(&state, (&id, life), &mut job, news, aftercare).await {
+    let stand = match drive_on(&state, (&id, life), &mut job, news, (aftercare, pace)).await {
         Ok(stand) => stand,
         Err(failure) if failure.code.may_pass_next_time() => Stand::Trouble(failure),
         Err(failure) => Stand::Halted(failure),
@@ -112,7 +120,7 @@ async fn drive_on(
     (id, life): (&JobId, Life),
     slot: &mut Option<Job>,
     news: News,
-    aftercare: Aftercare,
+    (aftercare, pace): (Aftercare, Pace),
 ) -> Result<Stand, Failure> {
     let news = if slot.is_none() { News { everything: true, ..news } } else { news };
     if slot.is_none() {
@@ -125,6 +133,7 @@ async fn drive_on(
         *slot = Some(Job { state: JobState::new(id.clone(), life, spec), epoch: FIRST_EPOCH });
     }
     let Some(job) = slot.as_mut() else { return Ok(Stand::Gone) };
+    job.state.pace = pace;
     let mut is_fresh = news.everything;
     job.refresh(state, news).await?;
     let output = state.open_beside(&job.state.spec.output.url)?;

@@ -1,6 +1,7 @@
 //! The scheduler on a real storage and broker. Only the worker is made up: it does what a worker does with storage and
 //! broker, but encodes nothing. Time is the runtime's: it passes when nothing else can happen.
 
+use crate::pace::Pace;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -316,7 +317,7 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
         let mut done = Vec::new();
         loop {
             let driven = cut(
-                drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), Aftercare::AtOnce),
+                drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), (Aftercare::AtOnce, Pace::USUAL)),
                 &mut waits_left,
             )
             .await;

@@ -5,6 +5,7 @@ use farm::media::MediaInfo;
 use farm::task::Token;
 
 use super::*;
+use crate::plan::plan;
 use crate::testing::{marker, picture, sound, source, spec};
 
 fn info() -> MediaInfo {

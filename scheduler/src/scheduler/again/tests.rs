@@ -12,6 +12,7 @@ use super::super::job::{Job, News, Stand, drive};
 use super::super::tests::{Farm, check_complete, cut, pause, work};
 use super::super::{Aftercare, submit};
 use super::*;
+use crate::pace::Pace;
 use crate::scheduler::job::fetch;
 use crate::step::JobState;
 
@@ -21,7 +22,7 @@ fn second() -> Life {
 
 /// Drives a life of a job once, without news of anything.
 async fn driven(farm: &Farm, job: &JobId, life: Life) -> Stand {
-    drive(farm.state.clone(), job.clone(), life, None, News::fresh_start(), Aftercare::Later).await.stand
+    drive(farm.state.clone(), job.clone(), life, None, News::fresh_start(), (Aftercare::Later, Pace::USUAL)).await.stand
 }
 
 /// Does tasks of a life of a job until nothing is left to do. Fails one of them instead, if told so.
@@ -126,7 +127,8 @@ async fn whoever_acts_on_an_old_copy_at_any_place_does_not_touch_the_life_that_c
             .await
             .expect("stored");
         // One finds that it failed, and is held up in the midst of it.
-        let mut zombie = pin!(drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), Aftercare::Later));
+        let mut zombie =
+            pin!(drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), (Aftercare::Later, Pace::USUAL)));
         let mut waits_left = Some(cuts);
         pause(&mut zombie, &mut waits_left).await;
         let was_held_up = waits_left.is_none();
@@ -166,7 +168,8 @@ async fn whoever_thinks_an_old_life_was_cancelled_takes_no_media_from_the_one_th
     retry(&farm.state, &farm.broker, &job).await.expect("taken up again");
     let before = farm.outputs().await;
     let old = Job { state, epoch: 1 };
-    let late = drive(farm.state.clone(), job.clone(), Life::FIRST, Some(old), News::default(), Aftercare::Later).await;
+    let late =
+        drive(farm.state.clone(), job.clone(), Life::FIRST, Some(old), News::default(), (Aftercare::Later, Pace::USUAL)).await;
     assert!(matches!(late.stand, Stand::Ended(JobResult::Cancelled)));
     assert_eq!(farm.outputs().await, before);
     assert!(matches!(live(&farm, &job, second(), None).await, JobResult::Done(_)), "it is not cancelled");
