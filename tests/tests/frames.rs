@@ -1,10 +1,14 @@
 //! Every frame once, in order, at its time, in every rung: whatever the rate and the container, and into however many pieces
 //! the work is cut.
 
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
 use anyhow::Result;
 use tests::clip::{Clip, Container};
 use tests::hls::Presentation;
-use tests::{check, shoal};
+use tests::{check, corpus, process, shoal};
 
 /// Chunks of one segment each: as many joints as can be.
 const CHUNKED: &[&str] = &["--chunk-seconds", "4", "--ladder", "360,240"];
@@ -93,6 +97,39 @@ fn cutting_the_work_up_changes_neither_frames_nor_segments() -> Result<()> {
         assert_eq!(durations(a), durations(b), "{}", a.name());
         assert_eq!(a.presentation_order(), b.presentation_order(), "{}", a.name());
     }
+    Ok(())
+}
+
+/// Bytes of the first packet of each 4 s at 25 frames per second.
+fn key_frame_bytes(playlist: &Path) -> Result<Vec<f64>> {
+    let mut ffprobe = Command::new("ffprobe");
+    ffprobe.args(["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=size", "-of", "csv=p=0"]).arg(playlist);
+    let sizes = process::run(&mut ffprobe, Duration::from_secs(60))?.success()?.text();
+    let sizes = sizes.lines().filter(|line| !line.is_empty()).step_by(100);
+    sizes.map(|line| Ok(line.trim_end_matches(',').parse()?)).collect()
+}
+
+/// A film, since bits are what this is about: where pieces of work join, key frames are given what they are given elsewhere.
+#[test]
+fn a_joint_is_given_as_many_bits_as_any_other_place() -> Result<()> {
+    let Some(media) = corpus::folder() else { return Ok(()) };
+    let (folder, whole, cut) = (tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?);
+    let source = folder.path().join("film.mp4");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg
+        .args(["-v", "error", "-i"])
+        .arg(media.join("bbb_480p_30s.mp4"))
+        .args(["-vf", "fps=25", "-an", "-g", "999"])
+        .arg(&source);
+    process::run(&mut ffmpeg, Duration::from_secs(120))?.success()?;
+    shoal::done(&source, whole.path(), &["--ladder", "240"])?;
+    shoal::done(&source, cut.path(), &["--ladder", "240", "--chunk-seconds", "4"])?;
+    let [whole, cut] = [whole, cut].map(|output| key_frame_bytes(&output.path().join("v240/index.m3u8")));
+    let ratios: Vec<f64> = cut?.iter().zip(&whole?).map(|(cut, whole)| cut / whole).collect();
+    assert_eq!(ratios.len(), 8);
+    // The first is the first in both. Left to itself x264 gives a joint three quarters.
+    let mean = ratios.iter().skip(1).sum::<f64>() / 7.0;
+    assert!((0.93..1.12).contains(&mean), "{ratios:?}");
     Ok(())
 }
 
