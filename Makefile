@@ -47,6 +47,10 @@ damage: build test-deps ## transcode 300 damaged variants of real files (the tes
 bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, through RabbitMQ
 	cargo test --release -p tests --locked --test bench_scheduler -- --ignored --nocapture
 
+.PHONY: bench-scaling
+bench-scaling: build test-deps ## measure one and two workers, and replay more in virtual time (needs the media folder and two cores)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_scaling -- --ignored --nocapture
+
 .PHONY: bench-memory
 bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_memory -- --ignored --nocapture
