@@ -33,7 +33,7 @@ const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
 /// Samples by which the encoder is late: what it gives for the first input sample comes after so many others (measured).
 pub const PRIMING_SAMPLES: u32 = 1024;
 /// Time stamps may be off by so much before samples are moved; containers round, and round differently.
-const JITTER_NS: u64 = 40_000_000;
+pub const JITTER_NS: u64 = 40_000_000;
 /// Most samples of silence that are pushed at once.
 const SILENCE_SAMPLES_MAX: u64 = 48_000;
 /// Buffers of samples that wait for the encoder.

@@ -13,17 +13,16 @@ use farm::task::Account;
 use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
+use crate::audio::JITTER_NS;
 use crate::decode::{decode, packets};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
-use crate::packets::{configuration, signed_stream_time, without_parameters};
+use crate::packets::{configuration, samples_ns, signed_stream_time, without_parameters};
 use crate::source::{element, internal, push};
 use crate::{AudioOrder, Output};
 
 /// Running time 0 in the pipelines here: room for decode times before it.
 const START: gst::ClockTime = gst::ClockTime::from_seconds(60);
-/// Decoded sound whose time is off by more has a gap: as where it is encoded.
-const JITTER_NS: u64 = 40_000_000;
 /// Packets of sound that wait for the muxer.
 const PACKETS_MAX: u64 = 64;
 
@@ -35,7 +34,7 @@ pub struct PictureCopy {
     frames: std::ops::Range<u64>,
     gop_frames: u64,
     lead_ns: u64,
-    pipeline: gst::Pipeline,
+    pipeline: Stopped,
     source: gst_app::AppSrc,
     ended: Mutex<mpsc::Receiver<Result<Muxed, Failure>>>,
 }
@@ -127,20 +126,13 @@ impl PictureCopy {
     /// When there are more or fewer packets than frames, or they cannot be handed on.
     pub fn finish(&self) -> Result<(), Failure> {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let muxed = end(&self.pipeline, &self.source, &ended)?;
+        let muxed = end(&self.pipeline.0, &self.source, &ended)?;
         let wanted = self.frames.end - self.frames.start;
         if muxed.samples != wanted {
             let message = format!("the source has {} packets for {wanted} frames that are to be copied", muxed.samples);
             return Err(Failure::new(Code::SourceChanged, message));
         }
         Ok(())
-    }
-}
-
-impl Drop for PictureCopy {
-    fn drop(&mut self) {
-        // Nothing can be done about a pipeline that does not stop; the process is about to end.
-        let _ = self.pipeline.set_state(gst::State::Null);
     }
 }
 
@@ -173,7 +165,7 @@ pub fn sound(order: &AudioOrder, copy: AacCopy, source: &Source, output: &Arc<dy
         return Ok(None);
     }
     let plan = &order.plan;
-    let to_ns = |samples: u64| u64::try_from(u128::from(samples) * 1_000_000_000 / u128::from(plan.rate)).unwrap_or(u64::MAX);
+    let to_ns = |samples| samples_ns(samples, plan.rate);
     let lead_ticks = Grid::lead_ticks(order.lead_ns, plan.rate);
     let first = lead_ticks.checked_sub(copy.early_samples).ok_or_else(|| internal("the lead is shorter than what is early"))?;
     let grid = Grid {
@@ -193,7 +185,6 @@ pub fn sound(order: &AudioOrder, copy: AacCopy, source: &Source, output: &Arc<dy
     };
     let (end_of, ended) = mpsc::channel();
     let (pipeline, sink) = pipeline(muxer, Arc::clone(output), end_of, PACKETS_MAX)?;
-    let pipeline = Stopped(pipeline);
     let caps = gst::Caps::builder("audio/mpeg").field("mpegversion", 4).field("stream-format", "raw").build();
     let mut stream = packets(source, plan.track, vec![element("aacparse")?], &caps)?;
     let early_ns = to_ns(copy.early_samples.into());
@@ -240,10 +231,11 @@ pub fn sound(order: &AudioOrder, copy: AacCopy, source: &Source, output: &Arc<dy
 /// Whether a track decodes without a gap as far as it is wanted.
 fn decodes(order: &AudioOrder, source: &Source, output: &dyn Output) -> Result<bool, Failure> {
     let plan = &order.plan;
-    let to_ns = |samples: u64| u64::try_from(u128::from(samples) * 1_000_000_000 / u128::from(plan.rate)).unwrap_or(u64::MAX);
+    let to_ns = |samples| samples_ns(samples, plan.rate);
     let wanted_ns = order.origin_ns + to_ns(plan.samples);
     let mut decoded = decode(source, plan.track, 0, Vec::new(), &gst::Caps::new_any())?;
     let mut end_ns: Option<u64> = None;
+    // What does not decode is missing at the start, in the middle, or at the end.
     while end_ns.is_none_or(|end_ns| end_ns < wanted_ns) {
         let raw = match decoded.next() {
             Ok(Some(raw)) => raw,
@@ -257,7 +249,10 @@ fn decodes(order: &AudioOrder, source: &Source, output: &dyn Output) -> Result<b
             return Ok(false);
         };
         let buffer = raw.buffer()?;
-        let has_gap = end_ns.is_some_and(|end_ns| end_ns.abs_diff(raw.start_ns) > JITTER_NS);
+        let has_gap = match end_ns {
+            None => raw.start_ns > order.origin_ns + JITTER_NS,
+            Some(end_ns) => end_ns.abs_diff(raw.start_ns) > JITTER_NS,
+        };
         if has_gap || buffer.flags().intersects(gst::BufferFlags::CORRUPTED | gst::BufferFlags::GAP) {
             return Ok(false);
         }
@@ -274,7 +269,7 @@ struct Stopped(gst::Pipeline);
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // As above.
+        // Nothing can be done about a pipeline that does not stop; the process is about to end.
         let _ = self.0.set_state(gst::State::Null);
     }
 }
@@ -285,15 +280,16 @@ fn pipeline(
     output: Arc<dyn Output>,
     end: mpsc::Sender<Result<Muxed, Failure>>,
     packets_max: u64,
-) -> Result<(gst::Pipeline, gst_app::AppSrc), Failure> {
+) -> Result<(Stopped, gst_app::AppSrc), Failure> {
     let source = gst_app::AppSrc::builder().format(gst::Format::Time).handle_segment_change(true).max_bytes(0).build();
     source.set_property("max-buffers", packets_max);
     let [mux, sink] = muxer.elements(output, end)?;
-    let pipeline = gst::Pipeline::new();
+    let stopped = Stopped(gst::Pipeline::new());
+    let pipeline = &stopped.0;
     let chain: [gst::Element; 3] = [source.clone().upcast(), mux, sink];
     pipeline.add_many(&chain).and_then(|()| gst::Element::link_many(&chain)).map_err(internal)?;
     pipeline.set_state(gst::State::Playing).map_err(internal)?;
-    Ok((pipeline, source))
+    Ok((stopped, source))
 }
 
 fn check(pipeline: &gst::Pipeline) -> Result<(), Failure> {

@@ -114,7 +114,11 @@ impl H264 {
             && is("profile", &["constrained-baseline", "main", "high", "constrained-high", "progressive-high"]);
         let parameters = caps.get::<gst::Buffer>("codec_data").ok().filter(|_| is_usual)?;
         let (length_bytes, sets) = configuration(&parameters.map_readable().ok()?)?;
-        Some(Self {
+        Some(Self::new(parameters, length_bytes, sets))
+    }
+
+    fn new(parameters: gst::Buffer, length_bytes: usize, sets: Vec<Vec<u8>>) -> Self {
+        Self {
             parameters,
             length_bytes,
             sets,
@@ -125,7 +129,7 @@ impl H264 {
             window: VecDeque::new(),
             window_bytes: 0,
             peak_bytes: 0,
-        })
+        }
     }
 
     fn push(&mut self, time_ns: i64, packet: &gst::BufferRef) -> bool {
@@ -261,7 +265,8 @@ impl Aac {
     }
 }
 
-fn samples_ns(samples: u64, rate: u32) -> u64 {
+/// How long so many samples last at a rate, in ns, rounded down.
+pub fn samples_ns(samples: u64, rate: u32) -> u64 {
     u64::try_from(u128::from(samples) * u128::from(SECOND_NS) / u128::from(rate.max(1))).unwrap_or(u64::MAX)
 }
 
@@ -318,18 +323,7 @@ mod tests {
     fn frames_are_counted_that_are_decoded_before_one_that_is_shown_sooner() {
         gst::init().expect("GStreamer");
         let frames = |order: &[i64]| {
-            let mut h264 = H264 {
-                parameters: gst::Buffer::new(),
-                length_bytes: 4,
-                sets: Vec::new(),
-                packets: 0,
-                keys_are_idr: true,
-                reorder_frames: 0,
-                last_ns: VecDeque::new(),
-                window: VecDeque::new(),
-                window_bytes: 0,
-                peak_bytes: 0,
-            };
+            let mut h264 = H264::new(gst::Buffer::new(), 4, Vec::new());
             for time in order {
                 let packet = gst::Buffer::from_slice([0_u8, 0, 0, 1, 0x65]);
                 assert!(h264.push(time * 1_000_000_000, &packet));
