@@ -11,7 +11,7 @@ use gst::prelude::*;
 use crate::edits::{Edit, presented};
 use crate::mend::Source;
 use crate::packets::signed_stream_time;
-use crate::source::{self, Streams, decoder_for, element, internal};
+use crate::source::{self, Streams, buffers_waiting, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
@@ -21,8 +21,6 @@ pub const SAME_TIME_NS: u64 = 1_000_000;
 const SEEK_STEP_NS: u64 = 2_000_000_000;
 /// How often it is looked whether a stream's caps or data have come.
 const POLL: std::time::Duration = std::time::Duration::from_millis(1);
-/// Decoded buffers waiting to be pulled: enough to keep the decoder's thread busy.
-const BUFFERS_MAX: u32 = 4;
 
 /// A stream being decoded.
 pub struct Decoded {
@@ -98,13 +96,7 @@ fn take(
     caps: &gst::Caps,
     on_pad: OnPad,
 ) -> Result<Decoded, Failure> {
-    let sink = gst_app::AppSink::builder()
-        .sync(false)
-        .async_(false)
-        .max_buffers(BUFFERS_MAX)
-        .enable_last_sample(false)
-        .caps(caps)
-        .build();
+    let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(1).enable_last_sample(false).caps(caps).build();
     match take {
         Take::Decoded => want_video_meta(&sink),
         Take::Packets => forget_segments(&sink),
@@ -232,6 +224,7 @@ impl Plug {
     }
 
     fn link(&self, pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
+        self.sink.set_max_buffers(buffers_waiting(caps));
         let mut chain = Vec::new();
         if self.take == Take::Decoded && !is_raw(caps) {
             let missing = || {

@@ -206,6 +206,21 @@ pub fn push(source: &gst_app::AppSrc, buffer: gst::Buffer, check: &dyn Fn() -> R
     })
 }
 
+/// Frames that may wait between two threads, for pictures of this size: enough that neither waits for the other, and in large
+/// sizes no more than fit into 16 MiB of 4:2:0 with 8 bits. One of each is always let through.
+pub fn frames_waiting(width: u32, height: u32) -> u32 {
+    const FRAMES_MAX: u64 = 4;
+    const BYTES_MAX: u64 = 8 << 20;
+    let frame_bytes = u64::from(width) * u64::from(height) * 3 / 2;
+    u32::try_from((BYTES_MAX / frame_bytes.max(1)).clamp(1, FRAMES_MAX)).unwrap_or(1)
+}
+
+/// As [`frames_waiting`], by caps of pictures; other buffers are small.
+pub fn buffers_waiting(caps: &gst::CapsRef) -> u32 {
+    let size = |name| caps.structure(0).and_then(|s| s.get::<i32>(name).ok()).map_or(0, i32::unsigned_abs);
+    frames_waiting(size("width"), size("height"))
+}
+
 /// A mistake of ours, in words.
 pub fn internal(error: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Internal, format!("a pipeline cannot be built: {error}"))

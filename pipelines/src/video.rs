@@ -24,11 +24,9 @@ use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
 use crate::scale;
-use crate::source::{element, internal, push};
+use crate::source::{buffers_waiting, element, frames_waiting, internal, push};
 use crate::{Output, VideoOrder};
 
-/// Frames that wait at the head of a rung.
-const QUEUE_FRAMES_MAX: u32 = 4;
 /// Every how many places of the grid progress is told.
 const PROGRESS_FRAMES: u64 = 12;
 
@@ -163,7 +161,6 @@ impl Ladder {
         for divisor in divisors {
             let rate = ladder.plan.rate.divided_by(divisor.get()).ok_or_else(|| internal("a rung's rate is out of range"))?;
             let source = gst_app::AppSrc::builder().format(gst::Format::Time).max_bytes(0).build();
-            source.set_property("max-buffers", u64::from(QUEUE_FRAMES_MAX));
             ladder.pipeline.add(&source).map_err(internal)?;
             ladder.add_rungs(&source, divisor, rate, order.lead_ns, &output)?;
             ladder.feeds.push(Feed { divisor, rate, source });
@@ -183,18 +180,20 @@ impl Ladder {
     ) -> Result<(), Failure> {
         let mut above: gst::Element = source.clone().upcast();
         let plan = self.plan.clone();
+        let mut waiting = 1;
         for (index, rung) in encoded(&plan).filter(|(_, rung)| rung.divisor == divisor) {
             let first = above.is::<gst_app::AppSrc>();
             let colour = if first { self.plan.picture.colour } else { farm::media::Colour::BT709 };
             let mut chain = vec![scale::element(rung.width, rung.height, colour)];
             if !first {
-                chain.insert(0, queue()?);
+                chain.insert(0, queue(waiting)?);
             }
+            waiting = frames_waiting(rung.width, rung.height);
             let tee = element("tee")?;
             chain.push(tee.clone());
             let (end, ended) = mpsc::channel();
             self.ends.push(ended);
-            let mut encode = vec![queue()?];
+            let mut encode = vec![queue(waiting)?];
             encode.extend(encoder(rung, self.plan.gop_frames / divisor)?);
             encode.extend(muxer((&self.plan, &self.chunk), index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
             self.pipeline.add_many(chain.iter().chain(&encode)).map_err(internal)?;
@@ -212,6 +211,7 @@ impl Ladder {
             let mut caps = caps.copy();
             let rate = gst::Fraction::new(feed.rate.num().cast_signed(), feed.rate.den().cast_signed());
             caps.make_mut().set("framerate", rate);
+            feed.source.set_property("max-buffers", u64::from(buffers_waiting(&caps)));
             feed.source.set_caps(Some(&caps));
         }
         Ok(())
@@ -301,9 +301,9 @@ fn encoder_failure(error: &gst::message::Error) -> Failure {
     Failure::new(Code::EncoderFailed, format!("the picture cannot be encoded: {} ({line})", error.error()))
 }
 
-fn queue() -> Result<gst::Element, Failure> {
+fn queue(frames: u32) -> Result<gst::Element, Failure> {
     let queue = element("queue")?;
-    queue.set_property("max-size-buffers", QUEUE_FRAMES_MAX);
+    queue.set_property("max-size-buffers", frames);
     queue.set_property("max-size-bytes", 0_u32);
     queue.set_property("max-size-time", 0_u64);
     Ok(queue)
