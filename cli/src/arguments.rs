@@ -7,7 +7,9 @@ pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::farm::job::{AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, PosterSpec, RungSpec, StoryboardSpec};
+use ::farm::job::{
+    AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, RungSpec, StoryboardSpec,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Turns any video or audio into multi-resolution HLS.
@@ -88,9 +90,12 @@ pub struct Wanted {
     /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
     #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
     pub ladder: Ladder,
-    /// One file per segment, or one file per rendition.
+    /// One file per segment, one file per rendition, or both.
     #[arg(long, env = "SHOAL_LAYOUT", value_enum, default_value_t = LayoutName::Segments)]
     pub layout: LayoutName,
+    /// Make a plain MP4 of each rung besides, with sound.
+    #[arg(long, env = "SHOAL_MP4")]
+    pub mp4: bool,
     /// Whether to go on with a damaged source.
     #[arg(long, env = "SHOAL_DAMAGE", value_enum, default_value_t = DamageName::BestEffort)]
     pub damage: DamageName,
@@ -119,6 +124,7 @@ impl Wanted {
     pub fn ask(&self, spec: &mut JobSpec) {
         spec.ladder = self.ladder.0.clone();
         spec.output.layout = self.layout.into();
+        spec.output.mp4 = if self.mp4 { Mp4::EachRung } else { Mp4::None };
         spec.damage = self.damage.into();
         spec.copy = self.copy.into();
         spec.segment_seconds = self.segment_seconds;
@@ -171,6 +177,8 @@ pub enum LayoutName {
     Segments,
     /// One file per rendition, read by byte ranges.
     SingleFile,
+    /// Both, of the same packets.
+    Both,
 }
 
 impl From<LayoutName> for Layout {
@@ -178,6 +186,7 @@ impl From<LayoutName> for Layout {
         match name {
             LayoutName::Segments => Self::Segments,
             LayoutName::SingleFile => Self::SingleFile,
+            LayoutName::Both => Self::Both,
         }
     }
 }

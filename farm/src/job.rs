@@ -149,6 +149,9 @@ pub struct OutputSpec {
     /// One object per segment, or one per rendition.
     #[serde(default)]
     pub layout: Layout,
+    /// Which plain MP4 files to make besides, of the same packets.
+    #[serde(default)]
+    pub mp4: Mp4,
 }
 
 /// How the media bytes of a rendition are laid out in objects.
@@ -160,6 +163,31 @@ pub enum Layout {
     Segments,
     /// One fragmented MP4 per rendition, addressed by byte ranges.
     SingleFile,
+    /// Both, of the same packets: segments with the usual playlists, and files with playlists of their own.
+    Both,
+}
+
+impl Layout {
+    /// Whether there is an object per segment.
+    pub fn has_segments(self) -> bool {
+        matches!(self, Self::Segments | Self::Both)
+    }
+
+    /// Whether there is a file per rendition.
+    pub fn has_files(self) -> bool {
+        matches!(self, Self::SingleFile | Self::Both)
+    }
+}
+
+/// Plain MP4 files, to be downloaded or played without HLS: picture and sound together, what a player needs before all media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mp4 {
+    /// None.
+    #[default]
+    None,
+    /// One of each rung with the sound that plays when nobody chose; of that sound alone where there is no picture.
+    EachRung,
 }
 
 /// Which renditions of the picture to make.
@@ -361,7 +389,7 @@ impl JobSpec {
             id: None,
             tenant: default_tenant(),
             source: SourceSpec { url: source, headers: BTreeMap::new() },
-            output: OutputSpec { url: output, layout: Layout::default() },
+            output: OutputSpec { url: output, layout: Layout::default(), mp4: Mp4::default() },
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
             damage: Damage::default(),

@@ -182,6 +182,9 @@ pub fn term(partition: u32) -> String {
 /// The multivariant playlist: written last.
 pub const MASTER: &str = "master.m3u8";
 
+/// Where both layouts are made, the multivariant playlist of the one with a file per rendition.
+pub const FILES_MASTER: &str = "single-file.m3u8";
+
 /// The report.
 pub const REPORT: &str = "report.json";
 
@@ -193,6 +196,16 @@ pub fn playlist(rendition: &RenditionId) -> String {
 /// Playlist of the key frames of a rendition alone.
 pub fn i_frame_playlist(rendition: &RenditionId) -> String {
     format!("{rendition}/i-frames.m3u8")
+}
+
+/// Where both layouts are made, the media playlist of a rendition's file.
+pub fn file_playlist(rendition: &RenditionId) -> String {
+    format!("{rendition}/single-file.m3u8")
+}
+
+/// Where both layouts are made, the playlist of the key frames of a rendition's file.
+pub fn file_i_frame_playlist(rendition: &RenditionId) -> String {
+    format!("{rendition}/single-file-i-frames.m3u8")
 }
 
 /// Init segment that one execution wrote.
@@ -218,6 +231,16 @@ pub fn text_segment(rendition: &RenditionId, token: &Token, number: usize) -> St
 /// A whole rendition in one file.
 pub fn whole(rendition: &RenditionId, token: &Token) -> String {
     format!("{rendition}/{token}/{rendition}.mp4")
+}
+
+/// A plain MP4 of a rung and the main sound.
+pub fn download(rendition: &RenditionId, token: &Token) -> String {
+    format!("{rendition}/{token}/download.mp4")
+}
+
+/// Where the samples of what one execution made of a rendition are.
+pub fn samples(rendition: &RenditionId, token: &Token) -> String {
+    format!("{rendition}/{token}/samples.json")
 }
 
 /// Where everything of still pictures is.
@@ -246,7 +269,7 @@ pub fn is_rendition(name: &str) -> bool {
 pub fn token_in(output_key: &str) -> Option<&str> {
     let mut parts = output_key.split('/');
     let (rendition, token, name) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_media = is_rendition(rendition) && [".m4s", ".mp4", ".vtt"].iter().any(|end| name.ends_with(end));
+    let is_media = is_rendition(rendition) && [".m4s", ".mp4", ".vtt", ".json"].iter().any(|end| name.ends_with(end));
     let is_still = rendition == STILLS_FOLDER.trim_end_matches('/') && name.ends_with(".jpg");
     (parts.next().is_none() && (is_media || is_still) && Token::is_shape_of(token)).then_some(token)
 }

@@ -262,6 +262,7 @@ pub fn kind(task: &TaskId) -> &'static str {
         TaskId::Stills => "stills",
         TaskId::Text => "text",
         TaskId::Pack(_) => "pack",
+        TaskId::Mp4(_) => "mp4",
     }
 }
 

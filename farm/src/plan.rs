@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Rate;
-use crate::job::{Layout, Loudness, VideoCodec};
+use crate::job::{Layout, Loudness, Mp4, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 use crate::stills::StillsPlan;
 use crate::text::TextPlan;
@@ -33,6 +33,9 @@ pub struct Plan {
     pub lead_ns: u64,
     /// How media bytes are laid out.
     pub layout: Layout,
+    /// Which plain MP4 files are made besides.
+    #[serde(default)]
+    pub mp4: Mp4,
     /// The picture, if there is one.
     pub video: Option<VideoPlan>,
     /// The sound, a rendition per track.
@@ -45,6 +48,14 @@ pub struct Plan {
     pub text: Option<TextPlan>,
     /// What was decided that a viewer may wonder about.
     pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// The sound that plays when nobody chose, and its place in the plan.
+    pub fn main_sound(&self) -> Option<(u32, &AudioPlan)> {
+        let mut sounds = (0..).zip(&self.audio);
+        sounds.clone().find(|(_, audio)| audio.default).or_else(|| sounds.next())
+    }
 }
 
 /// The picture of a job.

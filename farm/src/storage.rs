@@ -91,6 +91,27 @@ pub struct Entry {
     pub modified_ms: u64,
 }
 
+/// What an object is joined from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// An object, or some of its bytes.
+    Object {
+        /// Its key.
+        key: String,
+        /// Which of its bytes; none for all. Whoever knows how many there are says so: then nobody has to ask.
+        range: Option<Range<u64>>,
+    },
+    /// These bytes.
+    Bytes(Bytes),
+}
+
+impl Part {
+    /// All of an object.
+    pub fn whole(key: impl Into<String>) -> Self {
+        Self::Object { key: key.into(), range: None }
+    }
+}
+
 /// Whether a create-only write created. Where the backend cannot tell, it answers `Created`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Creation {
@@ -162,7 +183,7 @@ trait Backend: Send + Sync {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError>;
     async fn put(&self, key: &str, content: Bytes, kind: Kind) -> Result<(), StorageError>;
     async fn put_new(&self, key: &str, content: Bytes, kind: Kind) -> Result<Creation, StorageError>;
-    async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError>;
+    async fn join(&self, key: &str, parts: &[Part], kind: Kind) -> Result<u64, StorageError>;
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError>;
     async fn delete(&self, keys: &[String]) -> Result<(), StorageError>;
 
@@ -240,13 +261,16 @@ impl Storage {
         self.observed("put_new", self.backend.put_new(check_key(key)?, content, kind)).await
     }
 
-    /// Stores the contents of `parts`, one after another, as one object; its size in bytes.
+    /// Stores `parts`, one after another, as one object; its size in bytes.
     ///
     /// # Errors
-    /// [`StorageError::NotFound`] when a part is not there; nothing is stored then.
-    pub async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError> {
+    /// [`StorageError::NotFound`] when a part is not there, [`StorageError::Unavailable`] when one has not the bytes it should
+    /// have; nothing is stored then.
+    pub async fn join(&self, key: &str, parts: &[Part], kind: Kind) -> Result<u64, StorageError> {
         for part in parts {
-            check_key(part)?;
+            if let Part::Object { key, .. } = part {
+                check_key(key)?;
+            }
         }
         self.observed("join", self.backend.join(check_key(key)?, parts, kind)).await
     }

@@ -10,7 +10,7 @@ use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::job::JobId;
+use crate::job::{JobId, Mp4};
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId};
 use crate::stills::Stills;
@@ -33,6 +33,8 @@ pub enum TaskId {
     Text,
     /// Join the parts of a rendition into one file.
     Pack(RenditionId),
+    /// Make a plain MP4 of a rung and the main sound, or of that sound alone.
+    Mp4(RenditionId),
 }
 
 impl TaskId {
@@ -45,6 +47,16 @@ impl TaskId {
         let text = plan.text.as_ref().map(|_| Self::Text);
         audio.chain(video).chain(stills).chain(text)
     }
+
+    /// Every task that a plan calls for to put together what others made.
+    pub fn joins_of(plan: &Plan) -> impl Iterator<Item = Self> {
+        let rungs = || plan.video.iter().flat_map(|video| &video.rungs).map(|rung| &rung.id);
+        let sounds = plan.audio.iter().map(|audio| &audio.id);
+        let packs = rungs().chain(sounds).filter(|_| plan.layout.has_files()).map(|id| Self::Pack(id.clone()));
+        let sound = plan.main_sound().filter(|_| plan.video.is_none()).map(|(_, audio)| &audio.id);
+        let files = rungs().chain(sound).filter(|_| plan.mp4 == Mp4::EachRung).map(|id| Self::Mp4(id.clone()));
+        packs.chain(files)
+    }
 }
 
 impl fmt::Display for TaskId {
@@ -56,6 +68,7 @@ impl fmt::Display for TaskId {
             Self::Stills => f.write_str("stills"),
             Self::Text => f.write_str("text"),
             Self::Pack(rendition) => write!(f, "pack-{rendition}"),
+            Self::Mp4(rendition) => write!(f, "mp4-{rendition}"),
         }
     }
 }
@@ -77,7 +90,8 @@ impl FromStr for TaskId {
             _ => numbered("video-")
                 .map(Self::Video)
                 .or_else(|| numbered("audio-").map(Self::Audio))
-                .or_else(|| text.strip_prefix("pack-").map(|id| Self::Pack(RenditionId(id.to_owned())))),
+                .or_else(|| text.strip_prefix("pack-").map(|id| Self::Pack(RenditionId(id.to_owned()))))
+                .or_else(|| text.strip_prefix("mp4-").map(|id| Self::Mp4(RenditionId(id.to_owned())))),
         };
         task.ok_or_else(|| NotATask(text.to_owned()))
     }
@@ -249,7 +263,7 @@ pub enum Outcome {
         /// What was made, in the plan's order.
         renditions: Vec<Texts>,
     },
-    /// A rendition's parts joined.
+    /// A file put together of what others made.
     Packed {
         /// The file.
         object: Object,
@@ -262,7 +276,7 @@ impl Outcome {
         match self {
             Self::Probed { .. } => Vec::new(),
             Self::Encoded { renditions, .. } => {
-                renditions.iter().flat_map(|made| std::iter::once(&made.init).chain(&made.objects)).collect()
+                renditions.iter().flat_map(|made| [&made.init].into_iter().chain(&made.objects).chain(&made.samples)).collect()
             }
             Self::Pictured { stills } => stills.objects().collect(),
             Self::Texted { renditions } => renditions.iter().flat_map(|made| &made.segments).collect(),
@@ -308,6 +322,9 @@ pub struct Encoded {
     pub objects: Vec<Object>,
     /// Segments in order.
     pub segments: Vec<Segment>,
+    /// Where each sample is, when a plain MP4 is to be made of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Object>,
 }
 
 /// A media segment.

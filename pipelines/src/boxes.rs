@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use farm::task::{KeyFrame, Segment};
+use serde::{Deserialize, Serialize};
 
 /// Why bytes are not the segment they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +33,9 @@ const DELTA_FLAGS: u32 = 0x0101_0000;
 /// The bit that says a sample is not a sync sample.
 const NON_SYNC_BIT: u32 = 0x0001_0000;
 
-/// A sample of a media segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A sample of a media segment. As JSON it is an array of its fields: there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32, i32, bool)", into = "(u32, u32, i32, bool)")]
 pub struct Sample {
     /// Duration in ticks.
     pub duration: u32,
@@ -43,6 +45,18 @@ pub struct Sample {
     pub composition_offset: i32,
     /// Whether decoding can start from it.
     pub sync: bool,
+}
+
+impl From<(u32, u32, i32, bool)> for Sample {
+    fn from((duration, bytes, composition_offset, sync): (u32, u32, i32, bool)) -> Self {
+        Self { duration, bytes, composition_offset, sync }
+    }
+}
+
+impl From<Sample> for (u32, u32, i32, bool) {
+    fn from(sample: Sample) -> Self {
+        (sample.duration, sample.bytes, sample.composition_offset, sample.sync)
+    }
 }
 
 /// A media segment of one track, read.
@@ -196,7 +210,7 @@ pub fn segment(bytes: &Bytes) -> Result<Segment, BoxError> {
 }
 
 /// Where the fragments of a segment stand: each a `moof` and the `mdat` that follows it.
-fn fragments(segment: &[u8]) -> Result<Vec<Range<usize>>, BoxError> {
+pub(crate) fn fragments(segment: &[u8]) -> Result<Vec<Range<usize>>, BoxError> {
     let mut places = Vec::new();
     let (mut at, mut moof) = (0, None);
     for child in children(segment)? {
@@ -365,13 +379,13 @@ fn audio_object_type(mut bytes: &[u8]) -> Result<u8, BoxError> {
     }
 }
 
-struct Child<'a> {
-    kind: [u8; 4],
-    body: &'a [u8],
+pub(crate) struct Child<'a> {
+    pub(crate) kind: [u8; 4],
+    pub(crate) body: &'a [u8],
 }
 
 /// The boxes that fill `bytes`, without a rest.
-fn children(mut bytes: &[u8]) -> Result<Vec<Child<'_>>, BoxError> {
+pub(crate) fn children(mut bytes: &[u8]) -> Result<Vec<Child<'_>>, BoxError> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let mut fields = Fields::new(bytes);
@@ -384,11 +398,11 @@ fn children(mut bytes: &[u8]) -> Result<Vec<Child<'_>>, BoxError> {
     Ok(found)
 }
 
-fn find<'a>(boxes: &[Child<'a>], kind: &[u8; 4], name: &'static str) -> Result<&'a [u8], BoxError> {
+pub(crate) fn find<'a>(boxes: &[Child<'a>], kind: &[u8; 4], name: &'static str) -> Result<&'a [u8], BoxError> {
     boxes.iter().find(|b| &b.kind == kind).map(|b| b.body).ok_or(BoxError::Missing(name))
 }
 
-fn descend<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], &'static str)]) -> Result<&'a [u8], BoxError> {
+pub(crate) fn descend<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], &'static str)]) -> Result<&'a [u8], BoxError> {
     for (kind, name) in path {
         bytes = find(&children(bytes)?, kind, name)?;
     }
@@ -396,14 +410,14 @@ fn descend<'a>(mut bytes: &'a [u8], path: &[(&[u8; 4], &'static str)]) -> Result
 }
 
 /// Big-endian fields of a box, one after another.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn new(body: &'a [u8]) -> Self {
+    pub(crate) fn new(body: &'a [u8]) -> Self {
         Self(body)
     }
 
-    fn u32(&mut self) -> Result<u32, BoxError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, BoxError> {
         let (field, rest) = self.0.split_first_chunk::<4>().ok_or(BoxError::Short)?;
         self.0 = rest;
         Ok(u32::from_be_bytes(*field))
@@ -418,13 +432,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Version and flags of a full box.
-    fn full_box(&mut self) -> Result<(u8, u32), BoxError> {
+    pub(crate) fn full_box(&mut self) -> Result<(u8, u32), BoxError> {
         let field = self.u32()?;
         Ok(((field >> 24) as u8, field & 0x00FF_FFFF))
     }
 }
 
-fn put_box(out: &mut BytesMut, kind: &[u8; 4], body: impl FnOnce(&mut BytesMut)) {
+pub(crate) fn put_box(out: &mut BytesMut, kind: &[u8; 4], body: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_u32(0);
     out.put_slice(kind);
@@ -435,7 +449,7 @@ fn put_box(out: &mut BytesMut, kind: &[u8; 4], body: impl FnOnce(&mut BytesMut))
     }
 }
 
-fn put_full(out: &mut BytesMut, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut BytesMut)) {
+pub(crate) fn put_full(out: &mut BytesMut, kind: &[u8; 4], version: u8, flags: u32, body: impl FnOnce(&mut BytesMut)) {
     put_box(out, kind, |b| {
         b.put_u32(u32::from(version) << 24 | flags);
         body(b);

@@ -33,6 +33,7 @@ mod limiter;
 mod looks;
 mod loudness;
 mod mend;
+pub mod movie;
 mod mp3;
 mod packets;
 mod probe;

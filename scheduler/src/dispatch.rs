@@ -119,11 +119,11 @@ fn rank<'a>(candidate: &Candidate<'a>, shares: &Shares) -> impl Ord + use<'a> {
     (tenant, job, stage(candidate.task), candidate.task)
 }
 
-/// Probes open a job, packs close one, sound takes long for one task; chunks are many.
+/// Probes open a job, what is only put together closes one, sound takes long for one task; chunks are many.
 fn stage(task: &TaskId) -> u8 {
     match task {
         TaskId::Probe => 0,
-        TaskId::Pack(_) => 1,
+        TaskId::Pack(_) | TaskId::Mp4(_) => 1,
         TaskId::Audio(_) => 2,
         TaskId::Video(_) => 3,
         TaskId::Stills | TaskId::Text => 4,

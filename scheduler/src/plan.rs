@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use farm::job::JobSpec;
+use farm::job::{JobSpec, Mp4};
 use farm::media::{AudioTrack, Interlace, MediaInfo, VideoTrack};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
@@ -19,6 +19,10 @@ pub const CHUNKS_MAX: u64 = 20_000;
 
 /// Longest source that is taken: 100 hours.
 pub const DURATION_NS_MAX: u64 = 100 * 3600 * SECOND_NS;
+
+/// Longest result of which plain MP4 files are made, 12 hours: what stands before the media, some 20 bytes for every sample, is
+/// put together in memory.
+const MP4_NS_MAX: u64 = 12 * 3600 * SECOND_NS;
 
 /// Most tracks of picture and sound that a source may have.
 pub const TRACKS_MAX: usize = 32;
@@ -115,7 +119,12 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
     }
     let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
     let text = text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes);
-    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout: spec.output.layout, video, audio, stills, text, notes })
+    let layout = spec.output.layout;
+    let mp4 = if duration_ns > MP4_NS_MAX { Mp4::None } else { spec.output.mp4 };
+    if mp4 != spec.output.mp4 {
+        notes.push(format!("no plain MP4 is made of more than {} hours", MP4_NS_MAX / 3600 / SECOND_NS));
+    }
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, audio, stills, text, notes })
 }
 
 /// The track with most pixels, the first of several.

@@ -25,6 +25,61 @@ const AUDIO_GROUP: &str = "audio";
 /// Name of the group of all text.
 const TEXT_GROUP: &str = "text";
 
+/// Playlists that belong together: a multivariant one and those it names.
+#[derive(Clone, Copy)]
+pub struct Set<'a> {
+    /// Picture and sound.
+    pub renditions: &'a [Rendition],
+    /// Text, of which there are no playlists besides.
+    pub text: &'a [TextRendition],
+    /// What they are called.
+    pub names: Names,
+}
+
+impl<'a> Set<'a> {
+    /// Every set of a result, the usual one first.
+    pub fn all(seal: &'a Seal) -> Vec<Self> {
+        let usual = Self { renditions: &seal.renditions, text: &seal.text, names: Names::Usual };
+        let files = Self { renditions: &seal.files, text: &seal.text, names: Names::Files };
+        [usual, files].into_iter().filter(|set| set.names == Names::Usual || !set.renditions.is_empty()).collect()
+    }
+}
+
+/// What playlists are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// As always.
+    Usual,
+    /// As those of a file per rendition are, beside the usual ones of segments.
+    Files,
+}
+
+impl Names {
+    /// Key of the multivariant playlist.
+    pub fn master(self) -> &'static str {
+        match self {
+            Self::Usual => keys::MASTER,
+            Self::Files => keys::FILES_MASTER,
+        }
+    }
+
+    /// Key of a rendition's media playlist.
+    pub fn media(self, rendition: &RenditionId) -> String {
+        match self {
+            Self::Usual => keys::playlist(rendition),
+            Self::Files => keys::file_playlist(rendition),
+        }
+    }
+
+    /// Key of the playlist of a rendition's key frames alone.
+    pub fn i_frames(self, rendition: &RenditionId) -> String {
+        match self {
+            Self::Usual => keys::i_frame_playlist(rendition),
+            Self::Files => keys::file_i_frame_playlist(rendition),
+        }
+    }
+}
+
 /// What a rendition costs to fetch, in bit/s, rounded up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bandwidth {
@@ -85,7 +140,7 @@ fn target_duration(ticks: impl Iterator<Item = u64>, timescale: u32) -> u64 {
     u64::try_from((2 * longest + timescale) / (2 * timescale)).unwrap_or(u64::MAX).max(1)
 }
 
-/// The media playlist of a rendition, to stand at [`keys::playlist`].
+/// The media playlist of a rendition, to stand at [`Names::media`].
 pub fn media(rendition: &Rendition) -> String {
     let mut text = head(target_duration(rendition.segments().map(|segment| segment.ticks), rendition.timescale));
     let mut clock = Clock { timescale: rendition.timescale, ticks: 0 };
@@ -101,7 +156,7 @@ pub fn media(rendition: &Rendition) -> String {
     text
 }
 
-/// The playlist of a rendition's key frames alone, for seeking and fast play, to stand at [`keys::i_frame_playlist`]. They are
+/// The playlist of a rendition's key frames alone, for seeking and fast play, to stand at [`Names::i_frames`]. They are
 /// byte ranges of the objects that [`media`] names.
 pub fn i_frames_only(rendition: &Rendition) -> String {
     let durations = i_frames(rendition);
@@ -163,20 +218,20 @@ fn head(target_duration: u64) -> String {
     text
 }
 
-/// The multivariant playlist, to stand at [`keys::MASTER`].
+/// The multivariant playlist, to stand at [`Names::master`].
 ///
 /// Many players start with the variant that is named first. So one of medium size is, and the others follow from the
 /// largest to the smallest.
-pub fn multivariant(seal: &Seal) -> String {
+pub fn multivariant(set: &Set<'_>) -> String {
     let (picture, sound): (Vec<&Rendition>, Vec<&Rendition>) =
-        seal.renditions.iter().partition(|rendition| matches!(rendition.medium, Medium::Picture { .. }));
+        set.renditions.iter().partition(|rendition| matches!(rendition.medium, Medium::Picture { .. }));
     let mut text = format!("#EXTM3U\n#EXT-X-VERSION:{VERSION}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
     let grouped = !picture.is_empty() || sound.len() > 1;
     if grouped {
-        alternatives(&mut text, &sound);
+        alternatives(&mut text, &sound, set.names);
     }
-    subtitles(&mut text, &seal.text);
-    let groups = Groups { sound: grouped && !sound.is_empty(), text: !seal.text.is_empty() };
+    subtitles(&mut text, set.text);
+    let groups = Groups { sound: grouped && !sound.is_empty(), text: !set.text.is_empty(), names: set.names };
     let largest = |of: fn(Bandwidth) -> u64| sound.iter().map(|rendition| of(Bandwidth::of(rendition))).max().unwrap_or(0);
     let sound_bandwidth = Bandwidth { peak_bps: largest(|own| own.peak_bps), average_bps: largest(|own| own.average_bps) };
     if picture.is_empty() {
@@ -200,7 +255,7 @@ pub fn multivariant(seal: &Seal) -> String {
         }
         variant(&mut text, rendition, both, &codecs.join(","), groups);
     }
-    picture.into_iter().for_each(|rendition| i_frame_variant(&mut text, rendition));
+    picture.into_iter().for_each(|rendition| i_frame_variant(&mut text, rendition, set.names));
     text
 }
 
@@ -217,7 +272,7 @@ fn starting_in_the_middle(mut picture: Vec<&Rendition>) -> Vec<&Rendition> {
     picture
 }
 
-fn alternatives(text: &mut String, sound: &[&Rendition]) {
+fn alternatives(text: &mut String, sound: &[&Rendition], names: Names) {
     let mut languages: Vec<Option<&str>> = Vec::new();
     for rendition in sound {
         let Medium::Sound { channels, language, name, default, .. } = &rendition.medium else { continue };
@@ -230,7 +285,7 @@ fn alternatives(text: &mut String, sound: &[&Rendition]) {
         let autoselect = *default || !languages.contains(&language);
         languages.push(language);
         let yes = |yes| if yes { "YES" } else { "NO" };
-        let uri = keys::playlist(&rendition.id);
+        let uri = names.media(&rendition.id);
         line(
             text,
             format_args!(
@@ -254,11 +309,12 @@ fn subtitles(text: &mut String, renditions: &[TextRendition]) {
     }
 }
 
-/// Which groups there are.
+/// Which groups there are, and what playlists are called.
 #[derive(Clone, Copy)]
 struct Groups {
     sound: bool,
     text: bool,
+    names: Names,
 }
 
 fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codecs: &str, groups: Groups) {
@@ -273,12 +329,12 @@ fn variant(text: &mut String, rendition: &Rendition, bandwidth: Bandwidth, codec
     if groups.text {
         let _ = write!(text, ",SUBTITLES={}", Quoted(TEXT_GROUP));
     }
-    line(text, format_args!("\n{}", keys::playlist(&rendition.id)));
+    line(text, format_args!("\n{}", groups.names.media(&rendition.id)));
 }
 
-fn i_frame_variant(text: &mut String, rendition: &Rendition) {
+fn i_frame_variant(text: &mut String, rendition: &Rendition, names: Names) {
     let Medium::Picture { width, height, .. } = rendition.medium else { return };
-    let (bandwidth, uri) = (Bandwidth::of_i_frames(rendition), keys::i_frame_playlist(&rendition.id));
+    let (bandwidth, uri) = (Bandwidth::of_i_frames(rendition), names.i_frames(&rendition.id));
     let codecs = Quoted(&rendition.codecs);
     line(
         text,

@@ -147,6 +147,18 @@ pub struct RenditionReport {
     pub average_bps: u64,
     /// Bits per second at most, as RFC 8216 defines it.
     pub peak_bps: u64,
+    /// The plain MP4 that is named after it, if one was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mp4: Option<FileReport>,
+}
+
+/// A file in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Where it is, under the output prefix.
+    pub key: String,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 /// Where a rendition's packets come from.
@@ -264,7 +276,7 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
             segment_frames: video.segment_frames,
             chunks: video.chunks.len(),
         }),
-        renditions: seal.renditions.iter().map(|made| rendition(plan, &accounts, made)).collect(),
+        renditions: seal.renditions.iter().map(|made| rendition(plan, &accounts, seal, made)).collect(),
         warnings: damage::warnings(info, plan, &accounts),
         stills: plan.stills.as_ref().zip(seal.stills.as_ref()).map(|(asked, made)| stills(asked, made, plan.origin_ns)),
         text: texts(info, seal),
@@ -308,11 +320,12 @@ fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
     }
 }
 
-fn rendition(plan: &Plan, accounts: &Accounts, made: &Rendition) -> RenditionReport {
+fn rendition(plan: &Plan, accounts: &Accounts, seal: &Seal, made: &Rendition) -> RenditionReport {
     let rung = plan.video.iter().flat_map(|video| &video.rungs).find(|rung| rung.id == made.id);
     let audio = plan.audio.iter().zip(&accounts.samples).find(|(audio, _)| audio.id == made.id);
     let is_copied = rung.is_some_and(Rung::is_copied) || audio.is_some_and(|(_, account)| account.copied > 0);
     let bandwidth = Bandwidth::of(made);
+    let mp4 = seal.mp4.iter().find(|download| download.id == made.id).map(|download| &download.object);
     RenditionReport {
         id: made.id.clone(),
         medium: made.medium.clone(),
@@ -324,6 +337,7 @@ fn rendition(plan: &Plan, accounts: &Accounts, made: &Rendition) -> RenditionRep
         bytes: made.bytes(),
         average_bps: bandwidth.average_bps,
         peak_bps: bandwidth.peak_bps,
+        mp4: mp4.map(|object| FileReport { key: object.key.clone(), bytes: object.bytes }),
     }
 }
 

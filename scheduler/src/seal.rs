@@ -22,6 +22,12 @@ const PACKET_SAMPLES: u64 = 1024;
 pub struct Seal {
     /// Renditions in the plan's order: picture from the largest to the smallest, then sound.
     pub renditions: Vec<Rendition>,
+    /// Where both layouts are made, the same renditions as a file each; `renditions` are in segments then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<Rendition>,
+    /// Plain MP4 files, in the order of renditions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mp4: Vec<Download>,
     /// The still pictures, if some were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stills: Option<Stills>,
@@ -30,6 +36,15 @@ pub struct Seal {
     pub text: Vec<TextRendition>,
     /// The executions that count, in the order of their tasks.
     pub executions: Vec<Execution>,
+}
+
+/// A plain MP4 file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Download {
+    /// The rendition that it is named after.
+    pub id: RenditionId,
+    /// The object.
+    pub object: Object,
 }
 
 /// An execution that counts.
@@ -225,7 +240,8 @@ impl Seal {
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let stills = self.stills.iter().flat_map(Stills::objects).map(|object| object.key.as_str());
         let text = self.text.iter().flat_map(|text| &text.made.segments).map(|object| object.key.as_str());
-        self.renditions.iter().flat_map(Rendition::keys).chain(stills).chain(text)
+        let mp4 = self.mp4.iter().map(|download| download.object.key.as_str());
+        self.renditions.iter().chain(&self.files).flat_map(Rendition::keys).chain(stills).chain(text).chain(mp4)
     }
 
     /// Names of all renditions.
@@ -278,18 +294,14 @@ impl From<Mismatch> for Failure {
 /// # Errors
 /// [`Code::Internal`] naming what does not fit.
 pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Failure> {
-    let mut renditions = Vec::new();
-    if let Some(video) = &plan.video {
-        for rung in &video.rungs {
-            renditions.push(picture(plan.layout, video, rung, markers)?);
-        }
-    }
-    for (index, audio) in (0..).zip(&plan.audio) {
-        renditions.push(sound(plan, &TaskId::Audio(index), audio, markers)?);
-    }
-    let packs = renditions.iter().filter(|rendition| matches!(rendition.media, Media::File { .. }));
-    let packs: Vec<TaskId> = packs.map(|rendition| TaskId::Pack(rendition.id.clone())).collect();
-    let counting = [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(packs);
+    let (shape, second) = match plan.layout {
+        Layout::Segments => (Shape::Segments, None),
+        Layout::SingleFile => (Shape::File, None),
+        Layout::Both => (Shape::Segments, Some(Shape::File)),
+    };
+    let made = renditions(shape, plan, markers)?;
+    let files = second.map(|shape| renditions(shape, plan, markers)).transpose()?.unwrap_or_default();
+    let counting = [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(TaskId::joins_of(plan));
     let executions = counting.filter_map(|task| markers.get(&task)).map(|marker| Execution {
         task: marker.task.clone(),
         token: marker.token.clone(),
@@ -301,7 +313,40 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
     });
     let stills = plan.stills.as_ref().map(|stills| pictured(stills, markers)).transpose()?;
     let text = plan.text.as_ref().map(|text| texted(text, markers)).transpose()?.unwrap_or_default();
-    Ok(Seal { executions: executions.collect(), stills, text, renditions })
+    Ok(Seal { executions: executions.collect(), stills, text, renditions: made, files, mp4: downloads(plan, markers)? })
+}
+
+/// How the bytes of a rendition are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// An object per segment.
+    Segments,
+    /// One file.
+    File,
+}
+
+fn renditions(shape: Shape, plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<Rendition>, Mismatch> {
+    let mut renditions = Vec::new();
+    if let Some(video) = &plan.video {
+        for rung in &video.rungs {
+            renditions.push(picture(shape, video, rung, markers)?);
+        }
+    }
+    for (index, audio) in (0..).zip(&plan.audio) {
+        renditions.push(sound(shape, &TaskId::Audio(index), audio, markers)?);
+    }
+    Ok(renditions)
+}
+
+/// The plain MP4 files of a plan.
+fn downloads(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<Download>, Mismatch> {
+    let mut downloads = Vec::new();
+    for task in TaskId::joins_of(plan) {
+        if let TaskId::Mp4(id) = &task {
+            downloads.push(Download { id: id.clone(), object: joined(&task, id, markers)? });
+        }
+    }
+    Ok(downloads)
 }
 
 /// The still pictures, when they are among those of the plan.
@@ -333,7 +378,7 @@ fn texted(plan: &TextPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<Tex
     Ok(made.map(|(track, made)| TextRendition { track, made }).collect())
 }
 
-fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+fn picture(shape: Shape, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
     let divisor = u64::from(rung.divisor.get());
     let rate = video.rate.divided_by(rung.divisor.get()).unwrap_or(video.rate);
     let mut pieces: Vec<(TaskId, &Encoded)> = Vec::with_capacity(video.chunks.len());
@@ -367,7 +412,7 @@ fn picture(layout: Layout, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<Ta
         }
         pieces.push((task, made));
     }
-    rendition(layout, rung.id.clone(), Medium::Picture { width: rung.width, height: rung.height, rate }, &pieces, markers)
+    rendition(shape, rung.id.clone(), Medium::Picture { width: rung.width, height: rung.height, rate }, &pieces, markers)
 }
 
 /// Whether a segment names a key frame for each of its GOPs of so many frames, one after another and within its bytes.
@@ -384,7 +429,7 @@ fn has_key_frames(segment: &Segment, gop_frames: u64) -> bool {
     in_order && end <= segment.bytes && segment.key_frames.iter().map(|key| key.ticks).eq(starts)
 }
 
-fn sound(plan: &Plan, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+fn sound(shape: Shape, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
     let made = made(markers, task, &audio.id)?;
     let found: u64 = made.segments.iter().map(|segment| segment.ticks).sum();
     let ticks = |numerator: u128, denominator: u128| {
@@ -402,7 +447,7 @@ fn sound(plan: &Plan, task: &TaskId, audio: &AudioPlan, markers: &BTreeMap<TaskI
         name: audio.name.clone(),
         default: audio.default,
     };
-    rendition(plan.layout, audio.id.clone(), medium, &[(task.clone(), made)], markers)
+    rendition(shape, audio.id.clone(), medium, &[(task.clone(), made)], markers)
 }
 
 /// What the counting execution of a task made of a rendition.
@@ -415,7 +460,7 @@ fn made<'a>(markers: &'a BTreeMap<TaskId, Marker>, task: &TaskId, rendition: &Re
 
 /// Puts the pieces of a rendition together, when they go together.
 fn rendition(
-    layout: Layout,
+    shape: Shape,
     id: RenditionId,
     medium: Medium,
     pieces: &[(TaskId, &Encoded)],
@@ -435,13 +480,13 @@ fn rendition(
         if piece.timescale != first.timescale {
             return Err(differs(&format!("1/{} s", piece.timescale), &format!("1/{} s", first.timescale)));
         }
-        if layout == Layout::SingleFile && piece.init.sha256 != first.init.sha256 {
+        if shape == Shape::File && piece.init.sha256 != first.init.sha256 {
             return Err(differs(&format!("init {}", piece.init.sha256), &format!("init {}", first.init.sha256)));
         }
-        check_bytes(layout, task, &id, piece)?;
+        check_bytes(shape, task, &id, piece)?;
     }
-    let media = match layout {
-        Layout::Segments => Media::Objects {
+    let media = match shape {
+        Shape::Segments => Media::Objects {
             pieces: pieces
                 .iter()
                 .map(|(_, made)| Piece {
@@ -451,7 +496,7 @@ fn rendition(
                 })
                 .collect(),
         },
-        Layout::SingleFile => {
+        Shape::File => {
             let segments: Vec<Segment> = pieces.iter().flat_map(|(_, made)| made.segments.iter().cloned()).collect();
             let object = packed(&id, first.init.bytes, &segments, markers)?;
             Media::File { object, init_bytes: first.init.bytes, segments }
@@ -461,12 +506,12 @@ fn rendition(
 }
 
 /// Objects and segments of a piece are the same bytes, and stand where playlists can name them.
-fn check_bytes(layout: Layout, task: &TaskId, id: &RenditionId, piece: &Encoded) -> Result<(), Mismatch> {
+fn check_bytes(shape: Shape, task: &TaskId, id: &RenditionId, piece: &Encoded) -> Result<(), Mismatch> {
     let objects = piece.objects.iter().map(|object| object.bytes);
     let segments = piece.segments.iter().map(|segment| segment.bytes);
-    let fits = match layout {
-        Layout::Segments => objects.eq(segments),
-        Layout::SingleFile => objects.sum::<u64>() == segments.sum::<u64>(),
+    let fits = match shape {
+        Shape::Segments => objects.eq(segments),
+        Shape::File => objects.sum::<u64>() == segments.sum::<u64>(),
     };
     if !fits || piece.segments.iter().any(|segment| segment.ticks == 0) {
         return Err(Mismatch::Bytes { task: task.clone(), rendition: id.clone() });
@@ -490,12 +535,18 @@ fn packed(
     markers: &BTreeMap<TaskId, Marker>,
 ) -> Result<Object, Mismatch> {
     let task = TaskId::Pack(id.clone());
-    let marker = markers.get(&task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
-    let Outcome::Packed { object } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task)) };
-    check_key(&task, id, object)?;
+    let object = joined(&task, id, markers)?;
     if object.bytes != init_bytes + segments.iter().map(|segment| segment.bytes).sum::<u64>() {
         return Err(Mismatch::Bytes { task, rendition: id.clone() });
     }
+    Ok(object)
+}
+
+/// The file that a task put together.
+fn joined(task: &TaskId, id: &RenditionId, markers: &BTreeMap<TaskId, Marker>) -> Result<Object, Mismatch> {
+    let marker = markers.get(task).ok_or_else(|| Mismatch::NoMarker(task.clone()))?;
+    let Outcome::Packed { object } = &marker.outcome else { return Err(Mismatch::WrongOutcome(task.clone())) };
+    check_key(task, id, object)?;
     Ok(object.clone())
 }
 

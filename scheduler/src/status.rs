@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use farm::ended::Ended;
-use farm::job::{JobId, JobSpec, Layout, shown_url};
+use farm::job::{JobId, JobSpec, shown_url};
 use farm::plan::Plan;
 use farm::storage::{Entry, Storage};
 use farm::task::TaskId;
@@ -159,12 +159,9 @@ async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progr
         return Ok(Progress { tasks_done, tasks_total: 1, ..Progress::default() });
     };
     let plan: Plan = fetch(state, plan).await?;
-    let packs = match plan.layout {
-        Layout::Segments => 0,
-        Layout::SingleFile => plan.video.as_ref().map_or(0, |video| video.rungs.len()) + plan.audio.len(),
-    };
+    let tasks = TaskId::encodes_of(&plan).chain(TaskId::joins_of(&plan)).count();
     // The probe is a task too.
-    Ok(Progress { tasks_done, tasks_total: 1 + packs + TaskId::encodes_of(&plan).count(), ..Progress::default() })
+    Ok(Progress { tasks_done, tasks_total: 1 + tasks, ..Progress::default() })
 }
 
 /// Where a job of a list was found.

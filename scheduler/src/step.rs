@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farm::ended::{Ended, JobOutcome};
-use farm::job::{JobId, JobSpec, Layout, shown_url};
+use farm::job::{JobId, JobSpec, shown_url};
 use farm::media::MediaInfo;
 use farm::plan::{Plan, RenditionId};
 use farm::storage::Kind;
@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::damage::{self, Accounts};
 use crate::pace::Pace;
 use crate::plan::plan_at;
+use crate::playlist::{self, Set};
 use crate::seal::{Medium, Seal, seal};
-use crate::{playlist, report, stills};
+use crate::{report, stills};
 
 /// Most attempts at a task.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -288,15 +289,19 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
 fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
     let is_missing = |task: &TaskId| !job.markers.contains_key(task);
     let encodes: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
-    if plan.layout == Layout::Segments {
-        return encodes;
-    }
     // Every chunk is a part of every rung.
     let picture_made = !encodes.iter().any(|task| matches!(task, TaskId::Video(_)));
-    let rungs = plan.video.iter().filter(|_| picture_made).flat_map(|video| &video.rungs).map(|rung| &rung.id);
-    let sounds = (0..).zip(&plan.audio).filter(|(index, _)| !is_missing(&TaskId::Audio(*index))).map(|(_, audio)| &audio.id);
-    let packs = rungs.chain(sounds).map(|id| TaskId::Pack(id.clone())).filter(is_missing);
-    packs.chain(encodes.iter().cloned()).collect()
+    let sound_made = |index: u32| !is_missing(&TaskId::Audio(index));
+    let can_be_joined = |task: &TaskId| match task {
+        TaskId::Pack(id) => match (0..).zip(&plan.audio).find(|(_, audio)| audio.id == *id) {
+            Some((index, _)) => sound_made(index),
+            None => picture_made,
+        },
+        TaskId::Mp4(_) => picture_made && plan.main_sound().is_none_or(|(index, _)| sound_made(index)),
+        TaskId::Probe | TaskId::Video(_) | TaskId::Audio(_) | TaskId::Stills | TaskId::Text => true,
+    };
+    let joins: Vec<TaskId> = TaskId::joins_of(plan).filter(|task| is_missing(task) && can_be_joined(task)).collect();
+    joins.into_iter().chain(encodes).collect()
 }
 
 /// These tasks with the attempts that are due, unless one has failed too often.
@@ -348,11 +353,13 @@ pub fn is_environment(code: Code) -> bool {
 fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
     let report = report::report(&job.spec, info, plan, seal);
     let mut documents: Vec<Document> = Vec::new();
-    for rendition in &seal.renditions {
-        let mut list = |key, content| documents.push(Document { key, content, kind: Kind::Playlist });
-        list(keys::playlist(&rendition.id), playlist::media(rendition));
-        if let Medium::Picture { .. } = rendition.medium {
-            list(keys::i_frame_playlist(&rendition.id), playlist::i_frames_only(rendition));
+    let mut list = |key, content| documents.push(Document { key, content, kind: Kind::Playlist });
+    for set in Set::all(seal) {
+        for rendition in set.renditions {
+            list(set.names.media(&rendition.id), playlist::media(rendition));
+            if let Medium::Picture { .. } = rendition.medium {
+                list(set.names.i_frames(&rendition.id), playlist::i_frames_only(rendition));
+            }
         }
     }
     let text_ns = plan.text.as_ref().map(TextPlan::segments).unwrap_or_default();
@@ -367,7 +374,10 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
     let content =
         serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
     documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });
-    documents.push(Document { key: keys::MASTER.to_owned(), content: playlist::multivariant(seal), kind: Kind::Playlist });
+    for set in Set::all(seal).iter().rev() {
+        let (key, content) = (set.names.master().to_owned(), playlist::multivariant(set));
+        documents.push(Document { key, content, kind: Kind::Playlist });
+    }
     let result = JobResult::Done(Summary {
         master: keys::MASTER.to_owned(),
         renditions: seal.ids().cloned().collect(),

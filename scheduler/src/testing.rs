@@ -150,6 +150,7 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
             };
             Outcome::Texted { renditions: plan.tracks.iter().map(made).collect() }
         }
+        TaskId::Mp4(id) => Outcome::Packed { object: object(keys::download(id, token), 5000) },
         TaskId::Pack(id) => {
             let mut bytes = 0;
             for made in parts(markers, id) {
@@ -181,7 +182,7 @@ fn encoded(
     token: &Token,
 ) -> Encoded {
     let objects = match layout {
-        Layout::Segments => segments
+        Layout::Segments | Layout::Both => segments
             .iter()
             .zip(first..)
             .map(|(segment, number)| object(keys::segment(id, token, number), segment.bytes))
@@ -189,7 +190,7 @@ fn encoded(
         Layout::SingleFile => vec![object(keys::part(id, token, 0), segments.iter().map(|segment| segment.bytes).sum())],
     };
     let init = Object { sha256: format!("init of {id}"), ..object(keys::init(id, token), 700) };
-    Encoded { rendition: id.clone(), codecs: codecs.to_owned(), timescale, init, objects, segments }
+    Encoded { rendition: id.clone(), codecs: codecs.to_owned(), timescale, init, objects, segments, samples: None }
 }
 
 fn object(key: String, bytes: u64) -> Object {
@@ -199,10 +200,7 @@ fn object(key: String, bytes: u64) -> Object {
 /// Markers of every task of a plan.
 pub fn markers(plan: &Plan, info: &MediaInfo) -> BTreeMap<TaskId, Marker> {
     let mut markers = BTreeMap::new();
-    let renditions =
-        plan.video.iter().flat_map(|video| &video.rungs).map(|rung| &rung.id).chain(plan.audio.iter().map(|audio| &audio.id));
-    let packs = renditions.filter(|_| plan.layout == Layout::SingleFile).map(|id| TaskId::Pack(id.clone()));
-    for task in [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(packs) {
+    for task in [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(TaskId::joins_of(plan)) {
         let made = marker(plan, info, &task, &Token::random(), &markers);
         markers.insert(task, made);
     }

@@ -81,7 +81,7 @@ impl Costs {
                 self.chunk + self.frame * chunk.map_or(0.0, |chunk| (chunk.end - chunk.start) as f64)
             }
             TaskId::Audio(_) => self.sound_second * seconds,
-            TaskId::Stills | TaskId::Text | TaskId::Pack(_) => 0.0,
+            TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => 0.0,
         };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive time")]
         let us = us.round() as u64;

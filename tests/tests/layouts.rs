@@ -29,6 +29,43 @@ fn both_hold_the_same_frames_and_sound() -> Result<()> {
     Ok(())
 }
 
+/// Where both are made, files have playlists of their own beside those of segments.
+#[test]
+fn both_at_once_are_two_whole_presentations_of_the_same_bytes() -> Result<()> {
+    let clip = Clip::new("25", 20);
+    let output = tempfile::tempdir()?;
+    shoal::done(clip.file()?, output.path(), &[CHUNKED, &["--layout", "both"]].concat())?;
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    for file in rules::files_below(output.path())? {
+        let relative = file.strip_prefix(output.path())?.to_string_lossy().into_owned();
+        let of_files = relative.contains("single-file") || relative.ends_with(".mp4") && !relative.ends_with("init.mp4");
+        let [segments, files] = &folders;
+        let folder = if of_files { files } else { segments };
+        // As it would be called if it were alone.
+        let alone = |name: &str| match name {
+            "single-file.m3u8" => "master.m3u8".to_owned(),
+            name => name.replace("/single-file.m3u8", "/index.m3u8").replace("single-file-i-frames", "i-frames"),
+        };
+        let place = folder.path().join(alone(&relative));
+        fs::create_dir_all(place.parent().unwrap_or(folder.path()))?;
+        if relative == "single-file.m3u8" {
+            fs::write(place, alone(&fs::read_to_string(file)?))?;
+        } else {
+            fs::copy(file, place)?;
+        }
+    }
+    for folder in &folders {
+        assert_eq!(check::faults(folder.path(), &clip)?, Vec::<String>::new());
+    }
+    let [segments, files] = [Presentation::read(folders[0].path())?, Presentation::read(folders[1].path())?];
+    assert_eq!(segments.renditions.len(), files.renditions.len());
+    for (a, b) in segments.renditions.iter().zip(&files.renditions) {
+        assert!(a.init == b.init && a.segments.iter().zip(&b.segments).all(|(a, b)| a.bytes == b.bytes), "{}", a.name());
+        assert!(b.files.len() == 1 && a.files.len() > 5, "{}: {:?}, {:?}", a.name(), a.files, b.files);
+    }
+    Ok(())
+}
+
 #[test]
 fn one_file_per_rendition_is_one_file_and_its_byte_ranges_leave_nothing_out() -> Result<()> {
     let clip = Clip::new("25", 20);

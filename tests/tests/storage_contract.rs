@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use farm::storage::{Creation, Kind, Storage, StorageError};
+use farm::storage::{Creation, Kind, Part, Storage, StorageError};
 use tests::contract::storage::Fresh;
 use tests::s3::S3Server;
 
@@ -46,7 +46,7 @@ async fn writer_that_is_killed() -> Result<()> {
         let content = vec![version; crash_size(version)];
         storage.put("a/replaced", content.clone().into(), Kind::VideoMp4).await?;
         storage.put_new(&format!("a/new-{version}"), content.into(), Kind::VideoMp4).await?;
-        storage.join("b/joined", &["a/replaced".to_owned()], Kind::VideoMp4).await?;
+        storage.join("b/joined", &[Part::whole("a/replaced")], Kind::VideoMp4).await?;
         storage.delete(&[format!("a/new-{version}")]).await?;
     }
     Ok(())
@@ -204,7 +204,7 @@ async fn results_may_be_read_by_whoever_serves_them() -> Result<()> {
     let keep = tempfile::tempdir()?;
     let storage = Storage::folder(keep.path());
     storage.put("put", "x".into(), Kind::Json).await?;
-    storage.join("joined", &["put".to_owned()], Kind::Json).await?;
+    storage.join("joined", &[Part::whole("put")], Kind::Json).await?;
     // As a file that any program makes here, under this umask.
     fs::write(keep.path().join("usual"), "x")?;
     let mode = |name: &str| fs::metadata(keep.path().join(name)).map(|about| about.permissions().mode());
@@ -254,7 +254,7 @@ async fn a_full_disk_is_told_as_such_and_keeps_what_was_there() -> Result<()> {
     };
     full(storage.put("a/kept", vec![2; 600_000].into(), Kind::VideoMp4).await)?;
     full(storage.put_new("b/new", vec![2; 600_000].into(), Kind::VideoMp4).await.map(|_| ()))?;
-    full(storage.join("c/joined", &["a/kept".to_owned()], Kind::VideoMp4).await.map(|_| ()))?;
+    full(storage.join("c/joined", &[Part::whole("a/kept")], Kind::VideoMp4).await.map(|_| ()))?;
     ensure!(storage.get("a/kept").await? == vec![1; 600_000]);
     ensure!(storage.list("").await?.len() == 1 && unfinished(mount.0.path()).is_empty(), "something is left over");
     storage.delete(&["a/kept".to_owned()]).await?;
@@ -274,7 +274,7 @@ async fn a_folder_that_may_not_be_written_is_told_as_such() -> Result<()> {
     };
     denied(storage.put("a/there", "y".into(), Kind::Json).await)?;
     denied(storage.put("new/folder", "y".into(), Kind::Json).await)?;
-    denied(storage.join("joined", &["a/there".to_owned()], Kind::Json).await.map(|_| ()))?;
+    denied(storage.join("joined", &[Part::whole("a/there")], Kind::Json).await.map(|_| ()))?;
     denied(storage.delete(&["a/there".to_owned()]).await)?;
     ensure!(storage.put_new("a/there", "y".into(), Kind::Json).await? == Creation::Existed);
     ensure!(storage.get("a/there").await? == "x");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use farm::storage::{CreateOnly, Creation, Kind, Observer, PinError, S3Settings, Storage, StorageError, Stores};
+use farm::storage::{CreateOnly, Creation, Kind, Observer, Part, PinError, S3Settings, Storage, StorageError, Stores};
 use tests::s3::{BUCKET, Fault, Operation, S3Server};
 
 /// Longest time that a case may take: the SDK's five tries with their pauses, a few times over.
@@ -206,19 +206,19 @@ async fn an_upload_in_parts_that_fails_or_is_dropped_is_aborted() -> Result<()> 
             let storage = storage.clone();
             async move { storage.put("large", large, Kind::VideoMp4).await }
         });
-        until(|| server.count(Operation::PutPart) > parts).await?;
+        until("no part is sent", || server.count(Operation::PutPart) > parts).await?;
         putting.abort();
-        until(|| server.count(Operation::AbortUpload) == 3).await?;
+        until("the upload is not aborted", || server.count(Operation::AbortUpload) == 3).await?;
         ensure!(keys(&storage).await?.is_empty());
-        until(|| upload_files(&server).is_ok_and(|files| files == 0)).await
+        until("parts are left", || upload_files(&server).is_ok_and(|files| files == 0)).await
     })
     .await
 }
 
-async fn until(condition: impl Fn() -> bool) -> Result<()> {
+async fn until(otherwise: &str, condition: impl Fn() -> bool) -> Result<()> {
     let began = Instant::now();
     while !condition() {
-        ensure!(began.elapsed() < Duration::from_secs(30), "it does not happen");
+        ensure!(began.elapsed() < Duration::from_secs(30), "{otherwise} within 30 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
@@ -236,7 +236,8 @@ async fn what_a_server_does_not_know_is_done_the_plain_way_and_asked_once() -> R
             let parts = [format!("part/{round}/1"), format!("part/{round}/2")];
             storage.put(&parts[0], vec![1; 100].into(), Kind::VideoSegment).await?;
             storage.put(&parts[1], vec![2; 20_000_000].into(), Kind::VideoSegment).await?;
-            ensure!(storage.join(&format!("whole/{round}"), &parts, Kind::VideoMp4).await? == 20_000_100);
+            let joined = parts.each_ref().map(Part::whole);
+            ensure!(storage.join(&format!("whole/{round}"), &joined, Kind::VideoMp4).await? == 20_000_100);
             let whole = storage.get(&format!("whole/{round}")).await?;
             ensure!(whole.len() == 20_000_100 && whole[..100] == [1; 100] && whole[100..].iter().all(|byte| *byte == 2));
             storage.delete(&parts).await?;
@@ -258,6 +259,7 @@ async fn a_large_join_is_copied_by_the_server_and_fetches_little() -> Result<()>
         for part in &parts[1..] {
             storage.put(part, vec![2; 12_000_000].into(), Kind::VideoSegment).await?;
         }
+        let parts: Vec<Part> = parts.iter().map(Part::whole).collect();
         ensure!(storage.join("whole", &parts, Kind::VideoMp4).await? == 36_001_000);
         ensure!(server.count(Operation::CopyPart) == 3 && server.count(Operation::PutPart) == 1, "{:?}", server.seen());
         Ok(())

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::Command;
 
-use farm::job::{JobSpec, Layout};
+use farm::job::JobSpec;
 use farm::storage::{Storage, Stores};
 use farm::task::Token;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use url::Url;
 use crate::child::take_socket;
 use crate::retry::Patience;
 use crate::testing::{child_command, pattern, plan, test_child, video_order};
-use crate::work;
+use crate::work::{self, Storing};
 use farm::task::TaskId;
 
 /// What a child does that does not follow the rules. The well-behaved ones are in [`crate::testing`].
@@ -123,7 +123,7 @@ impl Bench {
         let spawner = Spawner::start().expect("a thread");
         let output = Storage::folder(&self.folder.path().join("out"));
         let encode = work::encode(&plan(), &TaskId::Video(0)).expect("a task of the plan");
-        let mut uploads = Uploads::new(output, Layout::Segments, Token::random(), encode.renditions);
+        let mut uploads = Uploads::new(output, Storing::Segments, Token::random(), encode.renditions);
         let mut told = Vec::new();
         let mut progress = |media_ns| told.push(media_ns);
         let attempt = Attempt {

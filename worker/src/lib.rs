@@ -15,6 +15,7 @@ mod begun;
 pub mod child;
 mod guard;
 pub mod memory;
+mod mp4;
 mod pack;
 mod process;
 mod protocol;

@@ -15,7 +15,7 @@ use farm::job::{JobId, JobSpec};
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
 use farm::storage::{Creation, Kind, Storage, StorageError};
-use farm::task::{Cost, Event, Marker, Outcome, Progress, TaskId, TaskMessage, Token};
+use farm::task::{Cost, Event, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token};
 use farm::{Code, Failure, keys, metrics};
 use pipelines::{Done, Order};
 use serde::Serialize;
@@ -26,13 +26,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::attempt::{Attempt, Sink};
 use crate::begun::{Begun, Company, Deaths, Gate};
 use crate::guard::{Guard, is_cancelled};
+use crate::mp4::mp4;
 use crate::pack::pack;
 use crate::process::Spawner;
 use crate::retry::{Patience, patiently, storage_may_pass};
 use crate::running::{Place, Running};
 use crate::source::Source;
 use crate::upload::{Uploads, discard};
-use crate::work;
+use crate::work::{self, Storing};
 use crate::worker::Settings;
 
 /// Shortest time between two words on how far a task is that has come further.
@@ -358,12 +359,14 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
         TaskId::Pack(rendition) => {
             let plan = execution.plan().await?;
             work::parts_of(&plan, rendition).ok_or_else(|| senseless(job, task))?;
-            let packed = guard.hold(pack(&farm.state, &output, (job, &plan), rendition, &token)).await;
-            if packed.is_err() {
-                discard(&output, &[keys::whole(rendition, &token)]).await;
-            }
-            let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            packed.map(|object| (Outcome::Packed { object }, Cost { wall_ms, ..Cost::default() }))
+            let packing = pack(&farm.state, &output, (job, &plan), rendition, &token);
+            execution.joined(keys::whole(rendition, &token), packing).await
+        }
+        TaskId::Mp4(rendition) => {
+            let plan = execution.plan().await?;
+            work::tracks_of(&plan, rendition).ok_or_else(|| senseless(job, task))?;
+            let making = mp4(&farm.state, &output, (job, &plan), rendition, &token);
+            execution.joined(keys::download(rendition, &token), making).await
         }
     };
     match made {
@@ -494,7 +497,7 @@ impl Execution<'_> {
     }
 
     async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
-        let mut uploads = Uploads::new(self.output.clone(), plan.layout, self.token.clone(), encode.renditions);
+        let mut uploads = Uploads::new(self.output.clone(), Storing::of(plan), self.token.clone(), encode.renditions);
         let attempt = async {
             // The probe has read it.
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
@@ -511,6 +514,17 @@ impl Execution<'_> {
             uploads.abandon().await;
         }
         made
+    }
+
+    /// Puts an object together of what others made; without a child.
+    async fn joined(&self, key: String, work: impl Future<Output = Result<Object, Failure>>) -> Result<(Outcome, Cost), Failure> {
+        let began = Instant::now();
+        let made = self.guard.hold(work).await;
+        if made.is_err() {
+            discard(self.output, &[key]).await;
+        }
+        let wall_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        made.map(|object| (Outcome::Packed { object }, Cost { wall_ms, ..Cost::default() }))
     }
 
     async fn attempt(&self, order: &Order, source: &Source, sink: Sink<'_>) -> Result<(Done, Cost), Failure> {

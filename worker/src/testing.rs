@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use farm::job::{Layout, Loudness, VideoCodec};
+use farm::job::{Layout, Loudness, Mp4, VideoCodec};
 use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
@@ -56,6 +56,7 @@ pub(crate) fn plan() -> Plan {
         duration_ns: 8_000_000_000,
         lead_ns: 80_000_000,
         layout: Layout::Segments,
+        mp4: Mp4::None,
         video: Some(video),
         audio: vec![audio],
         stills: None,

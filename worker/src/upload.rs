@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use farm::job::Layout;
 use farm::storage::{Kind, Storage};
 use farm::task::{Encoded, Object, Segment, Token};
 use farm::{Code, Failure, keys};
+use pipelines::movie::{self, Run};
 use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::retry::{patiently, storage_may_pass};
-use crate::work::{Medium, Rendition};
+use crate::work::{Medium, Rendition, Storing};
 
 /// Most objects on their way at a time.
 const UPLOADS_MAX: usize = 8;
@@ -31,7 +31,7 @@ const SETTLE_WAIT: Duration = Duration::from_secs(20);
 /// The objects of one execution.
 pub(crate) struct Uploads {
     output: Storage,
-    layout: Layout,
+    storing: Storing,
     token: Token,
     made: Vec<Made>,
     /// Bytes of all parts that are still gathered.
@@ -59,8 +59,11 @@ struct Made {
     segments: Vec<Segment>,
     /// By place, as they are stored.
     objects: Vec<Option<Object>>,
-    /// The single-file layout's segments that are not on their way yet.
+    /// Of what is stored in parts, the segments that are not on their way yet.
     part: Gathered,
+    /// By segment, where its samples are in it, if that is wanted.
+    runs: Vec<Vec<Run>>,
+    samples: Option<Object>,
 }
 
 /// Bytes in pieces, as they came: put together only when they go out.
@@ -103,6 +106,7 @@ struct InitMade {
 enum Place {
     Init,
     Media(usize),
+    Samples,
 }
 
 struct Stored {
@@ -113,12 +117,19 @@ struct Stored {
 
 impl Uploads {
     /// Nothing made yet of these renditions.
-    pub(crate) fn new(output: Storage, layout: Layout, token: Token, renditions: Vec<Rendition>) -> Self {
-        let made =
-            |rendition| Made { rendition, init: None, segments: Vec::new(), objects: Vec::new(), part: Gathered::default() };
+    pub(crate) fn new(output: Storage, storing: Storing, token: Token, renditions: Vec<Rendition>) -> Self {
+        let made = |rendition| Made {
+            rendition,
+            init: None,
+            segments: Vec::new(),
+            objects: Vec::new(),
+            part: Gathered::default(),
+            runs: Vec::new(),
+            samples: None,
+        };
         Self {
             output,
-            layout,
+            storing,
             token,
             made: renditions.into_iter().map(made).collect(),
             gathered: 0,
@@ -151,18 +162,22 @@ impl Uploads {
     /// # Errors
     /// Of an upload that failed, this or an earlier one.
     pub(crate) async fn segment(&mut self, rendition: usize, segment: Segment, bytes: Bytes) -> Result<(), Failure> {
-        let (layout, gather) = (self.layout, self.gather);
+        let (storing, gather) = (self.storing, self.gather);
         let made = self.made(rendition)?;
         let number = made.rendition.first_segment + made.segments.len() as u64;
         made.segments.push(segment);
-        match layout {
-            Layout::Segments => {
+        if storing == Storing::SegmentsAndSamples {
+            let broken = |error| Failure::new(Code::Internal, format!("a segment cannot be read: {error}"));
+            made.runs.push(movie::runs(&bytes).map_err(broken)?);
+        }
+        match storing {
+            Storing::Segments | Storing::SegmentsAndSamples => {
                 let place = Place::Media(made.objects.len());
                 made.objects.push(None);
                 let (id, kind) = (made.rendition.id.clone(), made.rendition.segment_kind());
                 self.store(rendition, place, keys::segment(&id, &self.token, number), kind, bytes).await
             }
-            Layout::SingleFile => {
+            Storing::Parts => {
                 let came = bytes.len();
                 made.part.push(bytes);
                 let have = made.part.bytes;
@@ -200,6 +215,14 @@ impl Uploads {
         for rendition in 0..self.made.len() {
             let bytes = self.made(rendition)?.part.bytes;
             self.send_part(rendition, bytes).await?;
+            if self.storing == Storing::SegmentsAndSamples {
+                let made = self.made(rendition)?;
+                let (key, runs) = (made.rendition.id.clone(), std::mem::take(&mut made.runs));
+                let unwritten = |error| Failure::new(Code::Internal, format!("samples: {error}"));
+                let content = serde_json::to_vec(&runs).map_err(unwritten)?;
+                let key = keys::samples(&key, &self.token);
+                self.store(rendition, Place::Samples, key, Kind::Json, content.into()).await?;
+            }
         }
         while let Some(stored) = self.running.join_next().await {
             self.note(stored)?;
@@ -252,6 +275,7 @@ impl Uploads {
                     init.object = Some(stored.object);
                 }
             }
+            Place::Samples => made.samples = Some(stored.object),
             Place::Media(index) => {
                 if let Some(place) = made.objects.get_mut(index) {
                     *place = Some(stored.object);
@@ -282,6 +306,7 @@ impl Made {
             init: init.object.clone().ok_or_else(missing)?,
             objects: self.objects.iter().map(|object| object.clone().ok_or_else(missing)).collect::<Result<_, _>>()?,
             segments: self.segments.clone(),
+            samples: self.samples.clone(),
         })
     }
 }
@@ -322,7 +347,7 @@ mod tests {
         let output = Storage::folder(folder.path());
         let rendition = |id: &str| Rendition { id: RenditionId(id.to_owned()), medium: Medium::Sound, first_segment: 0 };
         let renditions = vec![rendition("a0"), rendition("a1")];
-        let mut uploads = Uploads::new(output.clone(), Layout::SingleFile, Token::random(), renditions);
+        let mut uploads = Uploads::new(output.clone(), Storing::Parts, Token::random(), renditions);
         uploads.gather = Gather { part_bytes: 400, bytes_max: 1000 };
         let content = |index: usize, n: u8| Bytes::from(vec![n; if index == 0 { 90 } else { 30 }]);
         let mut expected = [Vec::new(), Vec::new()];

@@ -1,5 +1,6 @@
 //! What a task of a plan comes down to: the order for the child, and where the renditions it makes belong. Pure.
 
+use farm::job::{Layout, Mp4};
 use farm::plan::{Plan, RenditionId};
 use farm::task::TaskId;
 use pipelines::{AudioOrder, Order, VideoOrder};
@@ -37,7 +38,7 @@ pub(crate) enum Medium {
 pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
     let (origin_ns, lead_ns) = (plan.origin_ns, plan.lead_ns);
     match task {
-        TaskId::Probe | TaskId::Stills | TaskId::Text | TaskId::Pack(_) => None,
+        TaskId::Probe | TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => None,
         TaskId::Video(chunk) => {
             let video = plan.video.as_ref()?;
             let start = video.chunks.get(*chunk as usize)?.start;
@@ -56,6 +57,28 @@ pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
     }
 }
 
+/// How the media of a plan are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storing {
+    /// An object per segment.
+    Segments,
+    /// In few large objects, which are only joined.
+    Parts,
+    /// An object per segment, and besides where each sample is, for a plain MP4.
+    SegmentsAndSamples,
+}
+
+impl Storing {
+    /// What a plan calls for.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        match (plan.mp4, plan.layout) {
+            (Mp4::EachRung, _) => Self::SegmentsAndSamples,
+            (Mp4::None, Layout::SingleFile) => Self::Parts,
+            (Mp4::None, Layout::Segments | Layout::Both) => Self::Segments,
+        }
+    }
+}
+
 /// Whose parts make up a whole rendition: its medium, and the tasks that make them, in order. `None` when the plan has no
 /// such rendition.
 pub(crate) fn parts_of(plan: &Plan, rendition: &RenditionId) -> Option<(Medium, Vec<TaskId>)> {
@@ -64,6 +87,14 @@ pub(crate) fn parts_of(plan: &Plan, rendition: &RenditionId) -> Option<(Medium, 
     }
     let video = plan.video.as_ref().filter(|video| video.rungs.iter().any(|rung| rung.id == *rendition))?;
     Some((Medium::Picture, (0..).take(video.chunks.len()).map(TaskId::Video).collect()))
+}
+
+/// The renditions that a plain MP4 named after `rendition` has as its tracks; `None` when the plan has no such file.
+pub(crate) fn tracks_of(plan: &Plan, rendition: &RenditionId) -> Option<Vec<RenditionId>> {
+    let wanted = TaskId::Mp4(rendition.clone());
+    TaskId::joins_of(plan).find(|task| *task == wanted)?;
+    let sound = plan.main_sound().map(|(_, audio)| audio.id.clone()).filter(|sound| sound != rendition);
+    Some([rendition.clone()].into_iter().chain(sound).collect())
 }
 
 #[cfg(test)]

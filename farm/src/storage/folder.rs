@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tempfile::{NamedTempFile, PersistError};
 
-use super::{Backend, Creation, Entry, Kind, StorageError, check_key};
+use super::{Backend, Creation, Entry, Kind, Part, StorageError, check_key};
 
 /// How the names of unfinished files begin: like no file of anybody else's. No key may hold a part that begins so.
 const TEMPORARY: &str = ".shoal-tmp-";
@@ -100,13 +100,33 @@ impl Folder {
         }
     }
 
-    fn join_files(&self, key: &str, parts: &[String]) -> Result<u64, StorageError> {
+    fn join_files(&self, key: &str, parts: &[Part]) -> Result<u64, StorageError> {
         let mut draft = self.draft(key)?;
         let mut bytes = 0;
+        let failed = |error| writing_failed(key, &error);
         for part in parts {
+            let (part, range) = match part {
+                Part::Object { key, range } => (key, range),
+                Part::Bytes(content) => {
+                    draft.as_file_mut().write_all(content).map_err(failed)?;
+                    bytes += content.len() as u64;
+                    continue;
+                }
+            };
             let (mut file, _) = self.open(part)?;
             // On Linux this is copy_file_range(2): the bytes do not pass through here.
-            bytes += io::copy(&mut file, draft.as_file_mut()).map_err(|error| writing_failed(key, &error))?;
+            let Some(range) = range else {
+                bytes += io::copy(&mut file, draft.as_file_mut()).map_err(failed)?;
+                continue;
+            };
+            file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+            let wanted = range.end.saturating_sub(range.start);
+            let copied = io::copy(&mut file.take(wanted), draft.as_file_mut()).map_err(failed)?;
+            if copied != wanted {
+                let why = format!("{part} has no bytes {} to {}", range.start, range.end);
+                return Err(StorageError::Unavailable { key: key.to_owned(), why });
+            }
+            bytes += copied;
         }
         self.publish(key, draft, |draft, path| draft.persist(path)).map_err(|error| writing_failed(key, &error))?;
         Ok(bytes)
@@ -247,7 +267,7 @@ impl Backend for Folder {
         self.block(move |folder| folder.put_new_bytes(&key, &content)).await
     }
 
-    async fn join(&self, key: &str, parts: &[String], _: Kind) -> Result<u64, StorageError> {
+    async fn join(&self, key: &str, parts: &[Part], _: Kind) -> Result<u64, StorageError> {
         let (key, parts) = (key.to_owned(), parts.to_owned());
         self.block(move |folder| folder.join_files(&key, &parts)).await
     }

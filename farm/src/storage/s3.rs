@@ -28,8 +28,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use url::Url;
 
 use self::error::{Meaning, failed, meaning_of};
+use self::join::Source;
 use self::settings::{transfer_wait, wait_for};
-use super::{Backend, Creation, Entry, Kind, StorageError, check_key};
+use super::{Backend, Creation, Entry, Kind, Part, StorageError, check_key};
 
 pub use object::{PinError, PinnedObject};
 pub use settings::{Checksums, S3Settings};
@@ -281,9 +282,13 @@ impl Backend for Bucket {
         self.put_whole(&path, content, kind).await.map(|()| Creation::Created)
     }
 
-    async fn join(&self, key: &str, parts: &[String], kind: Kind) -> Result<u64, StorageError> {
-        let parts = parts.iter().map(|part| self.path(part)).collect::<Result<Vec<_>, _>>()?;
-        self.join_objects(&self.path(key)?, &parts, kind).await
+    async fn join(&self, key: &str, parts: &[Part], kind: Kind) -> Result<u64, StorageError> {
+        let source = |part: &Part| match part {
+            Part::Object { key, range } => Ok(Source::Object { path: self.path(key)?, range: range.clone() }),
+            Part::Bytes(content) => Ok(Source::Bytes(content.clone())),
+        };
+        let sources = parts.iter().map(source).collect::<Result<Vec<_>, StorageError>>()?;
+        self.join_sources(&self.path(key)?, &sources, kind).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StorageError> {

@@ -21,6 +21,11 @@ fn sealed(layout: Layout, info: &MediaInfo) -> Seal {
     seal(&plan, &markers(&plan, info)).expect("a seal")
 }
 
+/// The usual multivariant playlist.
+fn multivariant(seal: &Seal) -> String {
+    super::multivariant(Set::all(seal).first().expect("there always is one"))
+}
+
 fn ordinary(layout: Layout) -> Seal {
     let mut second = sound(2, 48_000, 30);
     second.language = Some("de".to_owned());

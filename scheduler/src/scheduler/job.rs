@@ -16,7 +16,7 @@ use super::again::claim_media;
 use super::view::Tally;
 use super::{Aftercare, PARTITION};
 use crate::pace::Pace;
-use crate::playlist;
+use crate::playlist::{self, Set};
 use crate::seal::Seal;
 use crate::step::{Document, Due, JobResult, JobState, Next, is_end, is_environment, lost, step};
 
@@ -271,8 +271,12 @@ impl Job {
 
 /// Takes away playlists and report of an earlier job, the multivariant playlist first: without it, nothing looks finished.
 async fn clear(output: &Storage) -> Result<(), Failure> {
-    output.delete(&[keys::MASTER.to_owned()]).await?;
+    delete_masters(output).await?;
     delete_where(output, is_document).await
+}
+
+async fn delete_masters(output: &Storage) -> Result<(), Failure> {
+    Ok(output.delete(&[keys::MASTER, keys::FILES_MASTER].map(str::to_owned)).await?)
 }
 
 async fn publish(output: &Storage, documents: Vec<Document>) -> Result<(), Failure> {
@@ -315,7 +319,7 @@ async fn close(
 /// job's: another may be at work there, or have its result there.
 async fn take_back(output: &Storage, job: &JobState, alone: bool) -> Result<(), Failure> {
     if alone {
-        output.delete(&[keys::MASTER.to_owned()]).await?;
+        delete_masters(output).await?;
         return delete_where(output, |key| is_document(key) || keys::token_in(key).is_some()).await;
     }
     if let Some(seal) = &job.seal
@@ -330,9 +334,13 @@ async fn take_back(output: &Storage, job: &JobState, alone: bool) -> Result<(), 
 /// Whether the result at an output is that of this seal. The multivariant playlist of another job may read the same; media
 /// playlists name executions.
 pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, Failure> {
-    let master = (keys::MASTER.to_owned(), playlist::multivariant(seal));
-    let media = seal.renditions.iter().map(|rendition| (keys::playlist(&rendition.id), playlist::media(rendition)));
-    for (key, ours) in std::iter::once(master).chain(media) {
+    let sets = Set::all(seal);
+    let masters = sets.iter().map(|set| (set.names.master().to_owned(), playlist::multivariant(set)));
+    let media = |set: &Set<'_>| {
+        let names = set.names;
+        set.renditions.iter().map(move |rendition| (names.media(&rendition.id), playlist::media(rendition))).collect::<Vec<_>>()
+    };
+    for (key, ours) in masters.chain(sets.iter().flat_map(media)) {
         match output.get(&key).await {
             Ok(there) if there == ours.as_bytes() => {}
             Ok(_) | Err(StorageError::NotFound(_)) => return Ok(false),
@@ -402,8 +410,8 @@ pub(crate) async fn delete_all(storage: &Storage, keys: Vec<String>) -> Result<(
 /// Whether an output key is one that [`Next::Publish`] writes.
 fn is_document(key: &str) -> bool {
     let is_playlist = |end: &str| key.strip_suffix(end).is_some_and(keys::is_rendition);
-    [keys::MASTER, keys::REPORT, keys::STORYBOARD].contains(&key)
-        || ["/index.m3u8", "/i-frames.m3u8"].into_iter().any(is_playlist)
+    [keys::MASTER, keys::FILES_MASTER, keys::REPORT, keys::STORYBOARD].contains(&key)
+        || ["/index.m3u8", "/i-frames.m3u8", "/single-file.m3u8", "/single-file-i-frames.m3u8"].into_iter().any(is_playlist)
 }
 
 /// Stores what is decided once; what another scheduler decided before counts instead.

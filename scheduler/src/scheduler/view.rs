@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farm::Failure;
-use farm::job::{JobId, Layout};
+use farm::job::JobId;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
 use farm::task::TaskId;
@@ -86,16 +86,15 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn of(job: &JobState) -> Self {
         let media = job.plan.as_ref().map(media_by_task).unwrap_or_default();
-        let packs = job.plan.as_ref().filter(|plan| plan.layout == Layout::SingleFile).map_or(0, renditions);
+        let joins = job.plan.iter().flat_map(TaskId::joins_of).filter(|task| !job.markers.contains_key(task)).count();
         let media_total_ns = media.values().sum();
         let open: BTreeMap<TaskId, u64> = media.into_iter().filter(|(task, _)| !job.markers.contains_key(task)).collect();
-        let left = packs + usize::from(!job.markers.contains_key(&TaskId::Probe)) + open.len();
-        let packed = job.markers.keys().filter(|task| matches!(task, TaskId::Pack(_))).count();
+        let left = joins + usize::from(!job.markers.contains_key(&TaskId::Probe)) + open.len();
         Self {
             tenant: job.spec.tenant.clone(),
             priority: job.spec.priority,
             tasks_done: job.markers.len(),
-            tasks_total: job.markers.len() + left.saturating_sub(packed),
+            tasks_total: job.markers.len() + left,
             media_done_ns: media_total_ns - open.values().sum::<u64>(),
             media_total_ns,
             duration_ns: job.plan.as_ref().map_or(0, |plan| plan.duration_ns),
@@ -126,12 +125,6 @@ impl Tally {
             duration_ns: self.duration_ns,
         }
     }
-}
-
-fn renditions(plan: &Plan) -> usize {
-    plan.video.as_ref().map_or(0, |video| video.rungs.len())
-        + plan.audio.len()
-        + plan.text.as_ref().map_or(0, |text| text.tracks.len())
 }
 
 /// Making still pictures of a video is about as much work as encoding this part of it.

@@ -1,6 +1,6 @@
 //! A job step by step, with storage as a value.
 
-use farm::job::{PosterSpec, StoryboardSpec};
+use farm::job::{Layout, PosterSpec, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::task::Token;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use farm::storage::{Creation, Entry, Kind, Storage, StorageError};
+use farm::storage::{Creation, Entry, Kind, Part, Storage, StorageError};
 use tokio::task::JoinSet;
 
 /// A fresh, empty storage of the backend under test.
@@ -52,6 +52,7 @@ macro_rules! storage_contract {
                 keys_may_be_long,
                 parts_are_joined_in_order,
                 many_small_and_some_big_parts_are_joined,
+                pieces_of_objects_are_joined_with_other_bytes,
                 what_is_too_large_for_one_request_is_stored_and_joined,
                 a_presigned_url_reads_one_object,
                 a_join_without_a_part_stores_nothing,
@@ -364,8 +365,8 @@ pub async fn what_is_no_key_is_refused(fresh: &Fresh) -> Result<()> {
         bad_key(&storage.put_new(key, "x".into(), Kind::Json).await, key)?;
         bad_key(&storage.get(key).await, key)?;
         bad_key(&storage.get_range(key, 0..1).await, key)?;
-        bad_key(&storage.join(key, &["good".to_owned()], Kind::Json).await, key)?;
-        bad_key(&storage.join("joined", &["good".to_owned(), key.to_owned()], Kind::Json).await, key)?;
+        bad_key(&storage.join(key, &[Part::whole("good")], Kind::Json).await, key)?;
+        bad_key(&storage.join("joined", &[Part::whole("good"), Part::whole(key)], Kind::Json).await, key)?;
         bad_key(&storage.delete(&["good".to_owned(), key.to_owned()]).await, key)?;
     }
     bad_key(&storage.list(&long_prefix).await, "long prefix")?;
@@ -414,7 +415,7 @@ pub async fn keys_may_hold_any_letters(fresh: &Fresh) -> Result<()> {
         ensure!(storage.get(name).await? == *name, "{name}");
         ensure!(keys(storage, &format!("odd/{part}/")).await? == [name.as_str()], "{name}");
     }
-    storage.join("odd/joined é %2F", &names[..3], Kind::Json).await?;
+    storage.join("odd/joined é %2F", &names[..3].iter().map(Part::whole).collect::<Vec<_>>(), Kind::Json).await?;
     ensure!(storage.get("odd/joined é %2F").await? == names[..3].concat());
     names.push("odd/joined é %2F".to_owned());
     names.sort_unstable();
@@ -441,14 +442,14 @@ pub async fn parts_are_joined_in_order(fresh: &Fresh) -> Result<()> {
     for (key, content) in [("p/1", "one "), ("p/2", ""), ("p/3", "three "), ("whole", "former content, longer than what comes")] {
         put(storage, key, content).await?;
     }
-    let parts = ["p/3", "p/1", "p/2", "p/1"].map(str::to_owned);
+    let parts = ["p/3", "p/1", "p/2", "p/1"].map(Part::whole);
     ensure!(storage.join("whole", &parts, Kind::VideoMp4).await? == 14);
     ensure!(storage.get("whole").await? == "three one one ");
     ensure!(storage.join("new/alone", &parts[..1], Kind::VideoMp4).await? == 6);
     ensure!(storage.get("new/alone").await? == "three ");
     ensure!(storage.join("empty", &[], Kind::VideoMp4).await? == 0);
     ensure!(storage.get("empty").await?.is_empty());
-    ensure!(storage.join("p/1", &["p/1".to_owned(), "p/3".to_owned()], Kind::VideoMp4).await? == 10, "onto one of its parts");
+    ensure!(storage.join("p/1", &["p/1", "p/3"].map(Part::whole), Kind::VideoMp4).await? == 10, "onto one of its parts");
     ensure!(storage.get("p/1").await? == "one three ");
     ensure!(keys(storage, "").await? == ["empty", "new/alone", "p/1", "p/2", "p/3", "whole"]);
     Ok(())
@@ -463,10 +464,42 @@ pub async fn many_small_and_some_big_parts_are_joined(fresh: &Fresh) -> Result<(
         let (key, content) = (format!("parts/{n:03}"), pattern(n, bytes));
         put(storage, &key, content.clone()).await?;
         whole.extend_from_slice(&content);
-        parts.push(key);
+        parts.push(Part::whole(key));
     }
     ensure!(storage.join("v720/whole.mp4", &parts, Kind::VideoMp4).await? == whole.len() as u64);
     ensure!(storage.get("v720/whole.mp4").await? == whole, "changed");
+    Ok(())
+}
+
+/// Some of an object's bytes, in any order, between bytes that are nowhere yet; what an object has not is an error.
+pub async fn pieces_of_objects_are_joined_with_other_bytes(fresh: &Fresh) -> Result<()> {
+    let storage = &fresh.storage;
+    let (large, small) = (pattern(5, 13_000_000), pattern(6, 3000));
+    put(storage, "large", large.clone()).await?;
+    put(storage, "small", small.clone()).await?;
+    let some = |key: &str, range: std::ops::Range<u64>| Part::Object { key: key.to_owned(), range: Some(range) };
+    let head = pattern(7, 6_000_000);
+    let parts = [
+        Part::Bytes(head.clone()),
+        some("small", 100..200),
+        some("small", 300..400),
+        some("large", 1..12_000_001),
+        some("small", 0..0),
+        some("small", 2000..3000),
+        some("large", 7..8),
+        Part::Bytes("end".into()),
+    ];
+    let wanted =
+        [&head[..], &small[100..200], &small[300..400], &large[1..12_000_001], &small[2000..], &large[7..8], b"end"].concat();
+    ensure!(storage.join("whole", &parts, Kind::VideoMp4).await? == wanted.len() as u64);
+    ensure!(storage.get("whole").await? == wanted, "changed");
+    ensure!(storage.join("few", &parts[1..3], Kind::VideoMp4).await? == 200);
+    ensure!(storage.get("few").await? == [&small[100..200], &small[300..400]].concat());
+    for range in [2999..3001, 4000..4001] {
+        let refused = storage.join("more", &[Part::whole("small"), some("small", range)], Kind::VideoMp4).await;
+        ensure!(matches!(refused, Err(StorageError::Unavailable { .. })), "{refused:?}");
+    }
+    ensure!(keys(storage, "").await? == ["few", "large", "small", "whole"]);
     Ok(())
 }
 
@@ -477,7 +510,7 @@ pub async fn what_is_too_large_for_one_request_is_stored_and_joined(fresh: &Fres
     put(storage, "parts/large", large.clone()).await?;
     put(storage, "parts/small", small.clone()).await?;
     ensure!(storage.get_range("parts/large", 33_554_430..33_554_440).await? == large.slice(33_554_430..33_554_440));
-    let parts = ["parts/small", "parts/large", "parts/small"].map(str::to_owned);
+    let parts = ["parts/small", "parts/large", "parts/small"].map(Part::whole);
     ensure!(storage.join("whole", &parts, Kind::VideoMp4).await? == 40_002_000);
     let whole = storage.get("whole").await?;
     ensure!(whole.len() == 40_002_000 && whole.starts_with(&small) && whole.ends_with(&small), "{} bytes", whole.len());
@@ -519,7 +552,7 @@ pub async fn a_join_without_a_part_stores_nothing(fresh: &Fresh) -> Result<()> {
     let storage = &fresh.storage;
     put(storage, "p/1", "one").await?;
     put(storage, "there", "stays").await?;
-    let parts = ["p/1".to_owned(), "p/missing".to_owned()];
+    let parts = ["p/1", "p/missing"].map(Part::whole);
     for key in ["there", "not/there"] {
         let refused = storage.join(key, &parts, Kind::VideoMp4).await;
         ensure!(matches!(&refused, Err(StorageError::NotFound(part)) if part.contains("p/missing")), "{refused:?}");
@@ -582,7 +615,7 @@ pub async fn one_key_may_begin_another(fresh: &Fresh) -> Result<()> {
         put(storage, first, first).await?;
         let stored = storage.put(second, second.into(), Kind::Json).await;
         let created = storage.put_new(second, second.into(), Kind::Json).await;
-        let joined = storage.join(second, &[first.to_owned()], Kind::Json).await;
+        let joined = storage.join(second, &[Part::whole(first)], Kind::Json).await;
         if fresh.flat_keys {
             stored?;
             created?;

@@ -21,7 +21,49 @@ const COPY_BYTES_MAX: u64 = 512 << 20;
 /// Sizes asked for at a time.
 const SIZES_AT_ONCE: usize = 8;
 
-/// A range of one of the objects that are joined.
+/// Dead bytes between two ranges of an object up to which both are read at once.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+
+/// What is joined.
+pub(super) enum Source {
+    /// An object, or some of its bytes.
+    Object {
+        /// Its path in the bucket.
+        path: String,
+        /// Which of its bytes; none for all.
+        range: Option<Range<u64>>,
+    },
+    /// These bytes.
+    Bytes(Bytes),
+}
+
+/// How many bytes a source has.
+enum Size {
+    /// So many.
+    Known(u64),
+    /// As many as the object at this path.
+    Of(String),
+}
+
+impl Source {
+    fn size(&self) -> Size {
+        match self {
+            Self::Object { range: Some(range), .. } => Size::Known(range.end.saturating_sub(range.start)),
+            Self::Object { path, range: None } => Size::Of(path.clone()),
+            Self::Bytes(content) => Size::Known(content.len() as u64),
+        }
+    }
+
+    /// Where the first of its bytes stands in its object.
+    fn start(&self) -> u64 {
+        match self {
+            Self::Object { range: Some(range), .. } => range.start,
+            Self::Object { range: None, .. } | Self::Bytes(_) => 0,
+        }
+    }
+}
+
+/// A range of one of the sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
     /// Which, by its place in the list.
@@ -112,9 +154,15 @@ fn carried(sizes: &[u64]) -> Vec<Part> {
 }
 
 impl Bucket {
-    /// Joins objects, given by their paths; the size of the new one.
-    pub(super) async fn join_objects(&self, path: &str, sources: &[String], kind: Kind) -> Result<u64, StorageError> {
-        let sizes = stream::iter(sources.to_vec()).map(|source| async move { self.size(&source).await });
+    /// Joins sources; the size of the new object.
+    pub(super) async fn join_sources(&self, path: &str, sources: &[Source], kind: Kind) -> Result<u64, StorageError> {
+        let known: Vec<Size> = sources.iter().map(Source::size).collect();
+        let sizes = stream::iter(known).map(|size| async move {
+            match size {
+                Size::Known(bytes) => Ok(bytes),
+                Size::Of(path) => self.size(&path).await,
+            }
+        });
         let sizes: Vec<u64> = sizes.buffered(SIZES_AT_ONCE).try_collect().await?;
         let bytes = sizes.iter().sum();
         if bytes < PART_BYTES {
@@ -143,7 +191,7 @@ impl Bucket {
     async fn join_parts(
         &self,
         path: &str,
-        sources: &[String],
+        sources: &[Source],
         parts: Vec<Part>,
         kind: Kind,
         bytes: u64,
@@ -170,34 +218,82 @@ impl Bucket {
         upload: &Upload,
         number: i32,
         part: Part,
-        sources: &[String],
+        sources: &[Source],
     ) -> Result<Option<aws_sdk_s3::types::CompletedPart>, StorageError> {
-        match part {
-            Part::Copied(Piece { source, range }) => {
-                let from = sources.get(source).map_or("", String::as_str);
-                upload.copy(number, from, range).await
-            }
-            Part::Carried(pieces) => upload.put(number, self.carry(sources, &pieces).await?).await.map(Some),
-        }
+        let pieces = match part {
+            Part::Copied(piece) => match sources.get(piece.source) {
+                Some(source @ Source::Object { path, .. }) => {
+                    let start = source.start();
+                    return upload.copy(number, path, start + piece.range.start..start + piece.range.end).await;
+                }
+                _ => vec![piece],
+            },
+            Part::Carried(pieces) => pieces,
+        };
+        upload.put(number, self.carry(sources, &pieces).await?).await.map(Some)
     }
 
     /// The bytes of pieces, one after another.
-    async fn carry(&self, sources: &[String], pieces: &[Piece]) -> Result<Bytes, StorageError> {
+    async fn carry(&self, sources: &[Source], pieces: &[Piece]) -> Result<Bytes, StorageError> {
         let mut content = BytesMut::with_capacity(usize::try_from(bytes_of(pieces)).unwrap_or(0));
-        for Piece { source, range } in pieces {
-            let path = sources.get(*source).map_or("", String::as_str);
-            let wanted = range.end - range.start;
-            if wanted == 0 {
-                continue;
+        for reading in readings(sources, pieces) {
+            match reading {
+                Reading::Bytes(bytes) => content.extend_from_slice(&bytes),
+                Reading::Object { path, span, ranges } => {
+                    let read = self.read(path, Some(span.clone())).await?;
+                    for range in ranges {
+                        let place = |at: u64| usize::try_from(at - span.start).unwrap_or(usize::MAX);
+                        let bytes = read.get(place(range.start)..place(range.end));
+                        content.extend_from_slice(bytes.ok_or_else(|| self.unfit(path, "an object is shorter than it was"))?);
+                    }
+                }
             }
-            let piece = self.read(path, Some(range.clone())).await?;
-            if piece.len() as u64 != wanted {
-                return Err(self.unfit(path, "an object is shorter than it was"));
-            }
-            content.extend_from_slice(&piece);
         }
         Ok(content.freeze())
     }
+}
+
+/// What is read at once.
+#[derive(Debug, PartialEq, Eq)]
+enum Reading<'a> {
+    /// A part of an object.
+    Object {
+        /// Its path in the bucket.
+        path: &'a str,
+        /// What is asked for.
+        span: Range<u64>,
+        /// What is kept of it, in order.
+        ranges: Vec<Range<u64>>,
+    },
+    /// Nothing: the bytes are here.
+    Bytes(Bytes),
+}
+
+/// How pieces are read: those of one object that follow closely on each other with one request.
+fn readings<'a>(sources: &'a [Source], pieces: &[Piece]) -> Vec<Reading<'a>> {
+    let mut readings: Vec<Reading<'a>> = Vec::new();
+    for piece in pieces.iter().filter(|piece| !piece.range.is_empty()) {
+        match sources.get(piece.source) {
+            Some(Source::Bytes(content)) => {
+                let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+                readings.push(Reading::Bytes(content.slice(place(piece.range.start)..place(piece.range.end))));
+            }
+            Some(source @ Source::Object { path, .. }) => {
+                let range = source.start() + piece.range.start..source.start() + piece.range.end;
+                match readings.last_mut() {
+                    Some(Reading::Object { path: before, span, ranges })
+                        if before == path && (span.end..=span.end + GAP_BYTES_MAX).contains(&range.start) =>
+                    {
+                        span.end = range.end;
+                        ranges.push(range);
+                    }
+                    _ => readings.push(Reading::Object { path, span: range.clone(), ranges: vec![range] }),
+                }
+            }
+            None => {}
+        }
+    }
+    readings
 }
 
 /// Why objects were not joined.
@@ -263,6 +359,32 @@ mod tests {
                 Part::Carried(vec![piece(0, 0..1000), piece(1, 0..cut)]),
                 Part::Copied(piece(1, cut..20_000_000)),
                 Part::Copied(piece(2, 0..6_000_000)),
+            ]
+        );
+    }
+
+    #[test]
+    fn ranges_of_an_object_that_are_close_are_read_at_once() {
+        let object = |path: &str, range: Range<u64>| Source::Object { path: path.to_owned(), range: Some(range) };
+        let sources = [
+            Source::Bytes(Bytes::from_static(b"head")),
+            object("a", 100..200),
+            object("a", 300..400),
+            object("b", 0..10),
+            object("a", 500..600),
+            object("a", 500_000..500_010),
+        ];
+        let sizes: Vec<u64> = vec![4, 100, 100, 10, 100, 10];
+        let pieces: Vec<Piece> = sizes.iter().enumerate().map(|(source, bytes)| Piece { source, range: 0..*bytes }).collect();
+        let one = |path, range: Range<u64>| Reading::Object { path, span: range.clone(), ranges: vec![range] };
+        assert_eq!(
+            readings(&sources, &pieces),
+            [
+                Reading::Bytes(Bytes::from_static(b"head")),
+                Reading::Object { path: "a", span: 100..400, ranges: vec![100..200, 300..400] },
+                one("b", 0..10),
+                one("a", 500..600),
+                one("a", 500_000..500_010),
             ]
         );
     }
