@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ::farm::job::{
-    AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, RungSpec, StoryboardSpec,
+    AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, Publishing, RungSpec, StoryboardSpec,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -102,6 +102,9 @@ pub struct Wanted {
     /// Whether packets of the source are handed on as they are where they fit.
     #[arg(long, env = "SHOAL_COPY", value_enum, default_value_t = CopyName::WhenFits)]
     pub copy: CopyName,
+    /// Whether a small rung can be played before all others are made.
+    #[arg(long, env = "SHOAL_PUBLISH", value_enum, default_value_t = PublishName::AtEnd)]
+    pub publish: PublishName,
     /// Wanted duration of a segment, 1 to 30 seconds.
     #[arg(long, env = "SHOAL_SEGMENT_SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=30))]
     pub segment_seconds: u32,
@@ -127,6 +130,7 @@ impl Wanted {
         spec.output.mp4 = if self.mp4 { Mp4::EachRung } else { Mp4::None };
         spec.damage = self.damage.into();
         spec.copy = self.copy.into();
+        spec.publish = self.publish.into();
         spec.segment_seconds = self.segment_seconds;
         spec.chunk_seconds = self.chunk_seconds;
         spec.audio.loudness = self.loudness.into();
@@ -187,6 +191,24 @@ impl From<LayoutName> for Layout {
             LayoutName::Segments => Self::Segments,
             LayoutName::SingleFile => Self::SingleFile,
             LayoutName::Both => Self::Both,
+        }
+    }
+}
+
+/// How `--publish` names when a result can be played.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PublishName {
+    /// When all of it is made.
+    AtEnd,
+    /// A small rung with sound first, and then all.
+    InStages,
+}
+
+impl From<PublishName> for Publishing {
+    fn from(name: PublishName) -> Self {
+        match name {
+            PublishName::AtEnd => Self::AtEnd,
+            PublishName::InStages => Self::InStages,
         }
     }
 }

@@ -81,6 +81,9 @@ pub struct JobSpec {
     /// Whether the source's own packets may be a rendition.
     #[serde(default)]
     pub copy: Copying,
+    /// When what is made can be played.
+    #[serde(default)]
+    pub publish: Publishing,
     /// A picture that stands for the video before it plays. None is made when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<PosterSpec>,
@@ -315,6 +318,18 @@ pub enum Copying {
     Never,
 }
 
+/// When a result can be played.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Publishing {
+    /// When all of it is made.
+    #[default]
+    AtEnd,
+    /// A small rung, sound and text as soon as they are whole: the multivariant playlist names these first, and is written anew
+    /// with all others at the end. The source is decoded once more for that.
+    InStages,
+}
+
 /// A picture that stands for the video.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -394,6 +409,7 @@ impl JobSpec {
             audio: AudioSpec::default(),
             damage: Damage::default(),
             copy: Copying::default(),
+            publish: Publishing::default(),
             poster: None,
             storyboard: None,
             segment_seconds: default_segment_seconds(),

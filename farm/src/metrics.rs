@@ -258,6 +258,7 @@ pub fn kind(task: &TaskId) -> &'static str {
     match task {
         TaskId::Probe => "probe",
         TaskId::Video(_) => "video",
+        TaskId::First(_) => "first",
         TaskId::Audio(_) => "audio",
         TaskId::Stills => "stills",
         TaskId::Text => "text",

@@ -15,6 +15,7 @@ use crate::Rate;
 use crate::job::{Layout, Loudness, Mp4, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 use crate::stills::StillsPlan;
+use crate::task::TaskId;
 use crate::text::TextPlan;
 
 /// Everything decided about a job.
@@ -38,6 +39,10 @@ pub struct Plan {
     pub mp4: Mp4,
     /// The picture, if there is one.
     pub video: Option<VideoPlan>,
+    /// Where the result is published in stages, the rung of the same picture that is made before those of `video`, in pieces of
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<VideoPlan>,
     /// The sound, a rendition per track.
     pub audio: Vec<AudioPlan>,
     /// The still pictures, if some are asked for.
@@ -51,10 +56,50 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Each time that the source's picture is gone through: for the rung that is made first, if one is, and for the others.
+    pub fn passes(&self) -> impl Iterator<Item = Pass<'_>> {
+        let first = self.first.iter().map(|video| Pass { video, name: TaskId::First });
+        first.chain(self.video.iter().map(|video| Pass { video, name: TaskId::Video }))
+    }
+
+    /// Every rung with the pass that makes it, from the largest to the smallest.
+    pub fn rungs(&self) -> Vec<(&Rung, Pass<'_>)> {
+        let mut rungs: Vec<_> = self.passes().flat_map(|pass| pass.video.rungs.iter().map(move |rung| (rung, pass))).collect();
+        rungs.sort_by_key(|(rung, _)| std::cmp::Reverse(u64::from(rung.width) * u64::from(rung.height)));
+        rungs
+    }
+
+    /// What of it is published before the rest, if something is: all but the other rungs, still pictures and plain files.
+    pub fn first_stage(&self) -> Option<Self> {
+        self.first.as_ref()?;
+        Some(Self { video: None, stills: None, mp4: Mp4::None, ..self.clone() })
+    }
+
     /// The sound that plays when nobody chose, and its place in the plan.
     pub fn main_sound(&self) -> Option<(u32, &AudioPlan)> {
         let mut sounds = (0..).zip(&self.audio);
         sounds.clone().find(|(_, audio)| audio.default).or_else(|| sounds.next())
+    }
+}
+
+/// One time that the source's picture is gone through: the rungs that are made together, in pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// What is made.
+    pub video: &'a VideoPlan,
+    /// What its pieces are called as tasks.
+    name: fn(u32) -> TaskId,
+}
+
+impl<'a> Pass<'a> {
+    /// The task of a piece, by its number.
+    pub fn task(self, piece: u32) -> TaskId {
+        (self.name)(piece)
+    }
+
+    /// Every piece, with its task.
+    pub fn pieces(self) -> impl Iterator<Item = (TaskId, &'a Chunk)> {
+        (0..).map(self.name).zip(&self.video.chunks)
     }
 }
 

@@ -25,6 +25,8 @@ pub enum TaskId {
     Probe,
     /// Encode this chunk of the picture into every rung.
     Video(u32),
+    /// Encode this chunk of the rung that is made before the others.
+    First(u32),
     /// Encode this rendition of the sound, by its place in the plan.
     Audio(u32),
     /// Make the still pictures.
@@ -40,21 +42,29 @@ pub enum TaskId {
 impl TaskId {
     /// Every task after the probe that a plan calls for, packing not among them.
     pub fn encodes_of(plan: &Plan) -> impl Iterator<Item = Self> {
-        let chunks = plan.video.as_ref().map_or(0, |video| video.chunks.len());
-        let video = (0..).take(chunks).map(Self::Video);
+        let picture = plan.passes().flat_map(|pass| pass.pieces().map(|(task, _)| task));
         let audio = (0..).take(plan.audio.len()).map(Self::Audio);
         let stills = plan.stills.as_ref().map(|_| Self::Stills);
         let text = plan.text.as_ref().map(|_| Self::Text);
-        audio.chain(video).chain(stills).chain(text)
+        audio.chain(picture).chain(stills).chain(text)
+    }
+
+    /// The tasks that make a rendition of picture or sound, in order of time; none when the plan has no such rendition.
+    pub fn makers_of(plan: &Plan, rendition: &RenditionId) -> Vec<Self> {
+        if let Some((index, _)) = (0..).zip(&plan.audio).find(|(_, audio)| audio.id == *rendition) {
+            return vec![Self::Audio(index)];
+        }
+        let rung = plan.rungs().into_iter().find(|(rung, _)| rung.id == *rendition);
+        rung.map(|(_, pass)| pass.pieces().map(|(task, _)| task).collect()).unwrap_or_default()
     }
 
     /// Every task that a plan calls for to put together what others made.
     pub fn joins_of(plan: &Plan) -> impl Iterator<Item = Self> {
-        let rungs = || plan.video.iter().flat_map(|video| &video.rungs).map(|rung| &rung.id);
+        let rungs: Vec<&RenditionId> = plan.rungs().into_iter().map(|(rung, _)| &rung.id).collect();
         let sounds = plan.audio.iter().map(|audio| &audio.id);
-        let packs = rungs().chain(sounds).filter(|_| plan.layout.has_files()).map(|id| Self::Pack(id.clone()));
-        let sound = plan.main_sound().filter(|_| plan.video.is_none()).map(|(_, audio)| &audio.id);
-        let files = rungs().chain(sound).filter(|_| plan.mp4 == Mp4::EachRung).map(|id| Self::Mp4(id.clone()));
+        let packs = rungs.clone().into_iter().chain(sounds).filter(|_| plan.layout.has_files()).map(|id| Self::Pack(id.clone()));
+        let sound = plan.main_sound().filter(|_| rungs.is_empty()).map(|(_, audio)| &audio.id);
+        let files = rungs.into_iter().chain(sound).filter(|_| plan.mp4 == Mp4::EachRung).map(|id| Self::Mp4(id.clone()));
         packs.chain(files)
     }
 }
@@ -64,6 +74,7 @@ impl fmt::Display for TaskId {
         match self {
             Self::Probe => f.write_str("probe"),
             Self::Video(chunk) => write!(f, "video-{chunk:05}"),
+            Self::First(chunk) => write!(f, "first-{chunk:05}"),
             Self::Audio(index) => write!(f, "audio-{index}"),
             Self::Stills => f.write_str("stills"),
             Self::Text => f.write_str("text"),
@@ -89,6 +100,7 @@ impl FromStr for TaskId {
             "text" => Some(Self::Text),
             _ => numbered("video-")
                 .map(Self::Video)
+                .or_else(|| numbered("first-").map(Self::First))
                 .or_else(|| numbered("audio-").map(Self::Audio))
                 .or_else(|| text.strip_prefix("pack-").map(|id| Self::Pack(RenditionId(id.to_owned()))))
                 .or_else(|| text.strip_prefix("mp4-").map(|id| Self::Mp4(RenditionId(id.to_owned())))),

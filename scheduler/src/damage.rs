@@ -1,5 +1,7 @@
 //! What a source lost: what is said of it, and when too much is gone for a result.
 
+use std::collections::BTreeSet;
+
 use farm::job::Damage;
 use farm::media::MediaInfo;
 use farm::plan::Plan;
@@ -32,7 +34,11 @@ impl Accounts {
             })
         };
         Self {
-            frames: plan.video.as_ref().map(|_| sum(&|task| matches!(task, TaskId::Video(_)))),
+            // Each of them goes through all frames.
+            frames: plan.passes().last().map(|pass| {
+                let pieces: BTreeSet<TaskId> = pass.pieces().map(|(task, _)| task).collect();
+                sum(&|task| pieces.contains(task))
+            }),
             samples: (0..).take(plan.audio.len()).map(|index| sum(&|task| *task == TaskId::Audio(index))).collect(),
         }
     }
@@ -66,7 +72,7 @@ fn broken_tracks(info: &MediaInfo) -> impl Iterator<Item = String> {
 /// Frames in the middle that did not decode. Known where each packet has its own place on the grid: then no other place is
 /// filled but those before the first frame and after the last.
 fn lost_frames(info: &MediaInfo, plan: &Plan, frames: &Account) -> u64 {
-    let Some(video) = &plan.video else { return 0 };
+    let Some(video) = plan.passes().last().map(|pass| pass.video) else { return 0 };
     let track = info.video.iter().find(|track| track.track == video.track);
     let Some(timing) = track.map(|track| &track.timing).filter(|timing| timing.constant && timing.rate == video.rate) else {
         return 0;

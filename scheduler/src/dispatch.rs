@@ -119,14 +119,16 @@ fn rank<'a>(candidate: &Candidate<'a>, shares: &Shares) -> impl Ord + use<'a> {
     (tenant, job, stage(candidate.task), candidate.task)
 }
 
-/// Probes open a job, what is only put together closes one, sound takes long for one task; chunks are many.
+/// Probes open a job, what is only put together closes one, sound takes long for one task; what can be played early goes before
+/// the many chunks.
 fn stage(task: &TaskId) -> u8 {
     match task {
         TaskId::Probe => 0,
         TaskId::Pack(_) | TaskId::Mp4(_) => 1,
         TaskId::Audio(_) => 2,
-        TaskId::Video(_) => 3,
-        TaskId::Stills | TaskId::Text => 4,
+        TaskId::First(_) | TaskId::Text => 3,
+        TaskId::Video(_) => 4,
+        TaskId::Stills => 5,
     }
 }
 

@@ -12,6 +12,9 @@ use crate::seal::Seal;
 /// third of a CPU second: a process, its plugins, the frames from the key frame before).
 const PIECE_NS: u64 = 45 * SECOND_NS;
 
+/// The same of a rung that can be played before the others: so many workers can be at it at once.
+const FIRST_PIECE_NS: u64 = 4 * SECOND_NS;
+
 /// Pieces of a video's last third are so much smaller: workers that run out of pieces wait for the others' last ones.
 const LAST_DIVISOR: u64 = 2;
 
@@ -51,14 +54,22 @@ impl Pace {
         self.measured(of_picture.map(|execution| execution.cost.cpu_ms).sum(), work(video, track))
     }
 
-    /// Sizes of the pieces that so many segments of a picture are cut up into, in segments.
-    pub fn pieces(self, segments: u64, segment_frames: u64, frame_pixels: u64, rate: Rate) -> Vec<u64> {
+    /// As [`Pace::pieces`], of the rung that is made before the others.
+    pub fn first_pieces(self, segments: u64, segment_frames: u64, frame_pixels: u64, rate: Rate) -> Vec<u64> {
+        shares(segments, self.segments_in(FIRST_PIECE_NS, segment_frames, frame_pixels, rate))
+    }
+
+    /// How many segments are made in so much CPU time, at least one.
+    fn segments_in(self, cpu_ns: u64, segment_frames: u64, frame_pixels: u64, rate: Rate) -> u64 {
         let segment_ps = u128::from(self.0) * u128::from(frame_pixels.max(1)) * u128::from(segment_frames.max(1));
         let media_max = MEDIA_NS_MAX / rate.start_ns(segment_frames.max(1)).max(1);
-        let in_time = |ns: u64| {
-            let fit = u64::try_from(u128::from(ns) * 1000 / segment_ps.max(1)).unwrap_or(u64::MAX);
-            fit.min(media_max).max(1)
-        };
+        let fit = u64::try_from(u128::from(cpu_ns) * 1000 / segment_ps.max(1)).unwrap_or(u64::MAX);
+        fit.min(media_max).max(1)
+    }
+
+    /// Sizes of the pieces that so many segments of a picture are cut up into, in segments.
+    pub fn pieces(self, segments: u64, segment_frames: u64, frame_pixels: u64, rate: Rate) -> Vec<u64> {
+        let in_time = |cpu_ns| self.segments_in(cpu_ns, segment_frames, frame_pixels, rate);
         if segments <= in_time(ALONE_NS) {
             return vec![segments];
         }

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use farm::job::{JobSpec, Mp4};
+use farm::job::{JobSpec, Mp4, Publishing};
 use farm::media::{AudioTrack, Interlace, MediaInfo, VideoTrack};
-use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, VideoPlan, segment_lengths};
+use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
@@ -84,9 +84,17 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
     let copied = picture.zip(ladder.as_mut()).and_then(|(track, ladder)| copied_rung(spec, track, ladder, origin_ns, &mut notes));
     let sound_rate = sound.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
     let lead_ns = lead(ladder.as_ref(), copied, sound_rate);
-    let video = match (picture, ladder) {
-        (Some(track), Some(ladder)) => Some(video_plan((spec, pace), track, ladder, copied, origin_ns)?),
-        _ => None,
+    let (first, video) = match (picture, ladder) {
+        (Some(track), Some(ladder)) => {
+            let grid = match copied {
+                Some(copy) => Grid::of(copy.gop_frames, spec.segment_seconds, ladder.rate)?,
+                None => Grid::new(spec.segment_seconds, ladder.rate, ladder.common_frames())?,
+            };
+            let (first, others) = stages(spec, track, ladder.rungs, &mut notes);
+            let of = |cut, rungs| video_plan((spec, cut), track, (ladder.rate, grid), rungs, origin_ns);
+            (first.map(|rung| of(Cut::First(pace), vec![rung])).transpose()?, Some(of(Cut::Rest(pace), others)?))
+        }
+        _ => (None, None),
     };
     let picture_ns = video.as_ref().map_or(0, |video| video.rate.start_ns(video.frames));
     let segment_ns = video
@@ -124,7 +132,7 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
     if mp4 != spec.output.mp4 {
         notes.push(format!("no plain MP4 is made of more than {} hours", MP4_NS_MAX / 3600 / SECOND_NS));
     }
-    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, audio, stills, text, notes })
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, first, audio, stills, text, notes })
 }
 
 /// The track with most pixels, the first of several.
@@ -203,28 +211,60 @@ fn copied_rung(
     }
 }
 
+/// How the picture's work is cut up.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// That of the rung that is made first.
+    First(Pace),
+    /// That of the others.
+    Rest(Pace),
+}
+
+impl Cut {
+    fn pieces(self, segments: u64, segment_frames: u64, frame_pixels: u64, rate: Rate) -> Vec<u64> {
+        match self {
+            Self::First(pace) => pace.first_pieces(segments, segment_frames, frame_pixels, rate),
+            Self::Rest(pace) => pace.pieces(segments, segment_frames, frame_pixels, rate),
+        }
+    }
+}
+
+/// The rung that is made before the others, if one is to be: the largest that with its decoding costs up to a fifth of all, or
+/// else the smallest.
+fn stages(spec: &JobSpec, track: &VideoTrack, mut rungs: Vec<Rung>, notes: &mut Vec<String>) -> (Option<Rung>, Vec<Rung>) {
+    if spec.publish == Publishing::AtEnd {
+        return (None, rungs);
+    }
+    let cost = |rungs: &[Rung]| frame_pixels(rungs, track);
+    // Whatever is made first has the source decoded once more.
+    let all = cost(&rungs) + cost(&[]);
+    let cheap = rungs.iter().position(|rung| !rung.is_copied() && FIRST_DIVISOR * cost(std::slice::from_ref(rung)) <= all);
+    let first = cheap.or_else(|| rungs.iter().rposition(|rung| !rung.is_copied())).filter(|_| rungs.len() > 1);
+    if first.is_none() {
+        notes.push("there is no rung that could be published before others".to_owned());
+    }
+    (first.map(|place| rungs.remove(place)), rungs)
+}
+
+/// What is made first costs no more than this part of all, where there is something so small.
+const FIRST_DIVISOR: u64 = 5;
+
 fn video_plan(
-    (spec, pace): (&JobSpec, Pace),
+    (spec, cut): (&JobSpec, Cut),
     track: &VideoTrack,
-    ladder: Ladder,
-    copied: Option<PictureCopy>,
+    (rate, grid): (Rate, Grid),
+    mut rungs: Vec<Rung>,
     origin_ns: u64,
 ) -> Result<VideoPlan, Failure> {
-    let rate = ladder.rate;
     let frames = rate.nearest_frame(length(origin_ns, track.timing.end_ns)?).max(1);
-    let grid = match copied {
-        Some(copy) => Grid::of(copy.gop_frames, spec.segment_seconds, rate)?,
-        None => Grid::new(spec.segment_seconds, rate, ladder.common_frames())?,
-    };
     let segment_frames = u64::from(grid.segment_frames);
     let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
     let pieces = match spec.chunk_seconds {
         Some(seconds) => asked_for(seconds, segments, segment_frames, rate),
-        None => pace.pieces(segments, segment_frames, frame_pixels(&ladder.rungs, track), rate),
+        None => cut.pieces(segments, segment_frames, frame_pixels(&rungs, track), rate),
     };
     let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
     let chunks = chunks(frames, segment_frames, &pieces, |start| decode_from(track, rate, origin_ns, start));
-    let mut rungs = ladder.rungs;
     let largest = rungs.iter_mut().find(|rung| !rung.is_copied());
     if let (1, Some(largest)) = (chunks.len(), largest) {
         largest.threads = THREADS_ALONE;
@@ -242,6 +282,7 @@ fn video_plan(
 }
 
 /// Where GOPs and segments end, in frames of the grid.
+#[derive(Clone, Copy)]
 struct Grid {
     gop_frames: u32,
     segment_frames: u32,

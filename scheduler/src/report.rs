@@ -4,7 +4,7 @@ use farm::Rate;
 use farm::job::{JobSpec, Layout, shown_url};
 use farm::keys;
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
-use farm::plan::{Plan, RateControl, RenditionId, Rung};
+use farm::plan::{Plan, RateControl, RenditionId};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
 use farm::text::TextAccount;
@@ -321,9 +321,9 @@ fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
 }
 
 fn rendition(plan: &Plan, accounts: &Accounts, seal: &Seal, made: &Rendition) -> RenditionReport {
-    let rung = plan.video.iter().flat_map(|video| &video.rungs).find(|rung| rung.id == made.id);
+    let rung = plan.rungs().into_iter().map(|(rung, _)| rung).find(|rung| rung.id == made.id);
     let audio = plan.audio.iter().zip(&accounts.samples).find(|(audio, _)| audio.id == made.id);
-    let is_copied = rung.is_some_and(Rung::is_copied) || audio.is_some_and(|(_, account)| account.copied > 0);
+    let is_copied = rung.is_some_and(|rung| rung.is_copied()) || audio.is_some_and(|(_, account)| account.copied > 0);
     let bandwidth = Bandwidth::of(made);
     let mp4 = seal.mp4.iter().find(|download| download.id == made.id).map(|download| &download.object);
     RenditionReport {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use farm::job::Layout;
-use farm::plan::{AudioPlan, Plan, RenditionId, Rung, VideoPlan};
+use farm::plan::{AudioPlan, Pass, Plan, RenditionId, Rung};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, Encoded, Marker, Object, Outcome, Segment, TaskId, Token};
 use farm::text::{TextPlan, TextTrackPlan, Texts};
@@ -327,10 +327,8 @@ enum Shape {
 
 fn renditions(shape: Shape, plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<Rendition>, Mismatch> {
     let mut renditions = Vec::new();
-    if let Some(video) = &plan.video {
-        for rung in &video.rungs {
-            renditions.push(picture(shape, video, rung, markers)?);
-        }
+    for (rung, pass) in plan.rungs() {
+        renditions.push(picture(shape, pass, rung, markers)?);
     }
     for (index, audio) in (0..).zip(&plan.audio) {
         renditions.push(sound(shape, &TaskId::Audio(index), audio, markers)?);
@@ -378,12 +376,12 @@ fn texted(plan: &TextPlan, markers: &BTreeMap<TaskId, Marker>) -> Result<Vec<Tex
     Ok(made.map(|(track, made)| TextRendition { track, made }).collect())
 }
 
-fn picture(shape: Shape, video: &VideoPlan, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+fn picture(shape: Shape, pass: Pass<'_>, rung: &Rung, markers: &BTreeMap<TaskId, Marker>) -> Result<Rendition, Mismatch> {
+    let video = pass.video;
     let divisor = u64::from(rung.divisor.get());
     let rate = video.rate.divided_by(rung.divisor.get()).unwrap_or(video.rate);
     let mut pieces: Vec<(TaskId, &Encoded)> = Vec::with_capacity(video.chunks.len());
-    for (number, chunk) in (0..).zip(&video.chunks) {
-        let task = TaskId::Video(number);
+    for (task, chunk) in pass.pieces() {
         let made = made(markers, &task, &rung.id)?;
         let frames = |segment: Range<u64>| (segment.end - segment.start).div_ceil(divisor);
         let expected: Vec<u64> = video.segments(chunk).into_iter().map(frames).collect();

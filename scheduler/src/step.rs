@@ -16,8 +16,9 @@ use crate::damage::{self, Accounts};
 use crate::pace::Pace;
 use crate::plan::plan_at;
 use crate::playlist::{self, Set};
+use crate::report::{self, Report};
 use crate::seal::{Medium, Seal, seal};
-use crate::{report, stills};
+use crate::stills;
 
 /// Most attempts at a task.
 pub const ATTEMPTS_MAX: u32 = 3;
@@ -48,6 +49,8 @@ pub struct JobState {
     pub cancelled: bool,
     /// What was decided.
     pub plan: Option<Plan>,
+    /// Whether what is published first was published, by this scheduler.
+    pub opened: bool,
     /// Which executions count.
     pub markers: BTreeMap<TaskId, Marker>,
     /// Failed attempts by number.
@@ -69,6 +72,7 @@ impl JobState {
             cleared: false,
             cancelled: false,
             plan: None,
+            opened: false,
             markers: BTreeMap::new(),
             failures: BTreeMap::new(),
             seal: None,
@@ -201,7 +205,9 @@ pub enum Next {
     /// Do these tasks, as slots are free; some may be on their way already.
     Run(Vec<Due>),
     /// Store what was decided.
-    StorePlan(Plan),
+    StorePlan(Box<Plan>),
+    /// Store these in this order: a part of the result that can be played already.
+    Open(Vec<Document>),
     /// Store which objects count.
     StoreSeal(Seal),
     /// Store these in this order, and then the result: it makes the job finished.
@@ -242,9 +248,9 @@ impl From<Failure> for Defeat {
     }
 }
 
-/// Whether a step ends a life, so that it is to be decided on what storage has now and not on a copy of a while ago.
-pub fn is_end(next: &Next) -> bool {
-    matches!(next, Next::Publish { .. } | Next::Finish(_))
+/// Whether a step is seen outside, so that it is to be decided on what storage has now and not on a copy of a while ago.
+pub fn is_seen(next: &Next) -> bool {
+    matches!(next, Next::Open(_) | Next::Publish { .. } | Next::Finish(_))
 }
 
 /// What is to be noted of an attempt of which nothing was heard any more for so many seconds, when storage has neither a
@@ -267,7 +273,7 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
             Some(info) => {
                 let info = info?;
                 damage::judge_probe(job.spec.damage, info)?;
-                Ok(Next::StorePlan(plan_at(job.pace, &job.spec, info)?))
+                Ok(Next::StorePlan(Box::new(plan_at(job.pace, &job.spec, info)?)))
             }
         };
     };
@@ -281,24 +287,33 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
             damage::judge(job.spec.damage, probed()?, decided, &Accounts::of(decided, &seal))?;
             Ok(Next::StoreSeal(seal))
         }
-        tasks => run(job, tasks),
+        tasks => match first_seal(job, decided) {
+            Some(first) if !job.opened => {
+                let (stage, seal) = first?;
+                damage::judge(job.spec.damage, probed()?, &stage, &Accounts::of(&stage, &seal))?;
+                Ok(Next::Open(documents(&stage, &seal, None)?))
+            }
+            _ => run(job, tasks),
+        },
     }
+}
+
+/// The part of a result that is published before the rest, once it is made: its plan, and its objects.
+pub fn first_seal(job: &JobState, plan: &Plan) -> Option<Result<(Plan, Seal), Failure>> {
+    let stage = plan.first_stage()?;
+    let is_made = TaskId::encodes_of(&stage).chain(TaskId::joins_of(&stage)).all(|task| job.markers.contains_key(&task));
+    is_made.then(|| seal(&stage, &job.markers).map(|seal| (stage, seal)))
 }
 
 /// Every task that can be done now and has no marker, the most pressing first.
 fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
     let is_missing = |task: &TaskId| !job.markers.contains_key(task);
     let encodes: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
-    // Every chunk is a part of every rung.
-    let picture_made = !encodes.iter().any(|task| matches!(task, TaskId::Video(_)));
-    let sound_made = |index: u32| !is_missing(&TaskId::Audio(index));
+    let is_made = |id: &RenditionId| !TaskId::makers_of(plan, id).iter().any(is_missing);
     let can_be_joined = |task: &TaskId| match task {
-        TaskId::Pack(id) => match (0..).zip(&plan.audio).find(|(_, audio)| audio.id == *id) {
-            Some((index, _)) => sound_made(index),
-            None => picture_made,
-        },
-        TaskId::Mp4(_) => picture_made && plan.main_sound().is_none_or(|(index, _)| sound_made(index)),
-        TaskId::Probe | TaskId::Video(_) | TaskId::Audio(_) | TaskId::Stills | TaskId::Text => true,
+        TaskId::Pack(id) => is_made(id),
+        TaskId::Mp4(id) => is_made(id) && plan.main_sound().is_none_or(|(_, sound)| is_made(&sound.id)),
+        _ => true,
     };
     let joins: Vec<TaskId> = TaskId::joins_of(plan).filter(|task| is_missing(task) && can_be_joined(task)).collect();
     joins.into_iter().chain(encodes).collect()
@@ -349,9 +364,18 @@ pub fn is_environment(code: Code) -> bool {
     code.fault() == Fault::Environment && code != Code::Internal
 }
 
-/// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same.
-fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
-    let report = report::report(&job.spec, info, plan, seal);
+/// What is published of a sealed job; none of one that is not.
+///
+/// # Errors
+/// [`Code::Internal`] when there is no report to be made.
+pub fn sealed_documents(job: &JobState) -> Result<Option<Vec<Document>>, Failure> {
+    let (Some(plan), Some(seal), Some(Ok(info))) = (&job.plan, &job.seal, job.info()) else { return Ok(None) };
+    documents(plan, seal, Some(&report::report(&job.spec, info, plan, seal))).map(Some)
+}
+
+/// Everything but the media: playlists and report from the seal alone, so that any scheduler writes the same. The multivariant
+/// playlist is last.
+fn documents(plan: &Plan, seal: &Seal, report: Option<&Report>) -> Result<Vec<Document>, Failure> {
     let mut documents: Vec<Document> = Vec::new();
     let mut list = |key, content| documents.push(Document { key, content, kind: Kind::Playlist });
     for set in Set::all(seal) {
@@ -364,20 +388,27 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
     }
     let text_ns = plan.text.as_ref().map(TextPlan::segments).unwrap_or_default();
     for text in &seal.text {
-        let content = playlist::text(&text.made, &text_ns);
-        documents.push(Document { key: keys::playlist(&text.track.id), content, kind: Kind::Playlist });
+        list(keys::playlist(&text.track.id), playlist::text(&text.made, &text_ns));
     }
     if let Some((board, made)) = plan.stills.as_ref().and_then(|plan| plan.storyboard.as_ref()).zip(seal.stills.as_ref()) {
         let content = stills::track(board, made, plan.duration_ns);
         documents.push(Document { key: keys::STORYBOARD.to_owned(), content, kind: Kind::TextTrack });
     }
-    let content =
-        serde_json::to_string_pretty(&report).map_err(|error| Failure::new(Code::Internal, format!("report: {error}")))?;
-    documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });
+    if let Some(report) = report {
+        let unwritten = |error| Failure::new(Code::Internal, format!("report: {error}"));
+        let content = serde_json::to_string_pretty(report).map_err(unwritten)?;
+        documents.push(Document { key: keys::REPORT.to_owned(), content, kind: Kind::Json });
+    }
     for set in Set::all(seal).iter().rev() {
         let (key, content) = (set.names.master().to_owned(), playlist::multivariant(set));
         documents.push(Document { key, content, kind: Kind::Playlist });
     }
+    Ok(documents)
+}
+
+fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result<Next, Failure> {
+    let report = report::report(&job.spec, info, plan, seal);
+    let documents = documents(plan, seal, Some(&report))?;
     let result = JobResult::Done(Summary {
         master: keys::MASTER.to_owned(),
         renditions: seal.ids().cloned().collect(),

@@ -83,8 +83,8 @@ pub fn source(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> MediaInfo {
 pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, markers: &BTreeMap<TaskId, Marker>) -> Marker {
     let outcome = match task {
         TaskId::Probe => Outcome::Probed { info: Box::new(info.clone()) },
-        TaskId::Video(number) => {
-            let video = plan.video.as_ref().expect("a picture");
+        TaskId::Video(number) | TaskId::First(number) => {
+            let video = plan.passes().find(|pass| pass.task(*number) == *task).expect("a picture").video;
             let chunk = &video.chunks[*number as usize];
             let first = chunk.start / u64::from(video.segment_frames);
             let renditions = video.rungs.iter().map(|rung| {

@@ -81,7 +81,7 @@ impl Costs {
                 self.chunk + self.frame * chunk.map_or(0.0, |chunk| (chunk.end - chunk.start) as f64)
             }
             TaskId::Audio(_) => self.sound_second * seconds,
-            TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => 0.0,
+            TaskId::First(_) | TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => 0.0,
         };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive time")]
         let us = us.round() as u64;
@@ -182,8 +182,8 @@ impl<'a> Replay<'a> {
             match step(&self.job) {
                 Next::Clear => self.job.cleared = true,
                 Next::StorePlan(plan) => {
-                    ensure!(plan == *self.plan, "another plan");
-                    self.job.plan = Some(plan);
+                    ensure!(*plan == *self.plan, "another plan");
+                    self.job.plan = Some(*plan);
                 }
                 Next::StoreSeal(seal) => self.job.seal = Some(seal),
                 Next::Publish { documents, .. } => {
@@ -194,7 +194,7 @@ impl<'a> Replay<'a> {
                     self.hand_out(due.into_iter().map(|due| due.task).collect());
                     return Ok(false);
                 }
-                next @ (Next::Finish(_) | Next::Close(_) | Next::Halt(_)) => anyhow::bail!("{next:?}"),
+                next @ (Next::Open(_) | Next::Finish(_) | Next::Close(_) | Next::Halt(_)) => anyhow::bail!("{next:?}"),
             }
             self.now_us += self.request_us;
         }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::awake::within;
 use crate::child::EXIT_FAILED;
-use crate::process::{Ended, Spawner, Started};
+use crate::process::{Ended, Spawner, Started, Urgency};
 use crate::protocol::{Frames, FromChild, ProtocolError, ToChild, head};
 use crate::session::{Said, Session};
 use crate::source::Source;
@@ -41,6 +41,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) spawner: &'a Spawner,
     /// How.
     pub(crate) command: &'a ChildCommand,
+    /// How it stands beside others.
+    pub(crate) urgency: Urgency,
     /// Longest silence of the child.
     pub(crate) stall: Duration,
     /// What it is to do.
@@ -99,7 +101,7 @@ impl Attempt<'_> {
         let began = Instant::now();
         let session = Session::new(self.order, self.source.bytes())?;
         let broken = |what: &'static str| move |error: std::io::Error| Failure::new(Code::Internal, format!("{what}: {error}"));
-        let started = self.spawner.spawn(&self.command.program, &self.command.args).await;
+        let started = self.spawner.spawn(&self.command.program, &self.command.args, self.urgency).await;
         let Started { process, socket, stderr } = started.map_err(broken("a child process cannot be started"))?;
         let socket = UnixStream::from_std(socket).map_err(broken("a child's socket does not work"))?;
         let stderr = tokio::process::ChildStderr::from_std(stderr).map_err(broken("a child's stderr does not work"))?;

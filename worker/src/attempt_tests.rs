@@ -129,6 +129,7 @@ impl Bench {
         let attempt = Attempt {
             spawner: &spawner,
             command: &child_command(how),
+            urgency: Urgency::Usual,
             // Short where it is awaited; elsewhere longer than a busy machine takes to start a program.
             stall: Duration::from_millis(if ["hang", "deaf"].contains(&how) { 1500 } else { 30_000 }),
             order,
@@ -195,8 +196,16 @@ async fn a_program_that_cannot_be_started_is_said_to_be() {
     let spawner = Spawner::start().expect("a thread");
     let command = ChildCommand { program: "/nowhere/shoal".into(), args: Vec::new() };
     let (order, stall, progress) = (&Order::Probe, Duration::from_secs(1), &mut |_| {});
-    let attempt =
-        Attempt { spawner: &spawner, command: &command, stall, order, source: &bench.source, sink: Sink::None, progress };
+    let attempt = Attempt {
+        spawner: &spawner,
+        command: &command,
+        urgency: Urgency::Usual,
+        stall,
+        order,
+        source: &bench.source,
+        sink: Sink::None,
+        progress,
+    };
     let failure = attempt.run().await.expect_err("no such program");
     assert_eq!(failure.code, Code::Internal);
     assert!(failure.message.contains("cannot be started"), "{failure}");
@@ -231,7 +240,8 @@ async fn a_dropped_attempt_kills_and_reaps_its_child() {
     let mut progress = move |pid| told.send(pid).expect("heard");
     let (command, order, stall) = (child_command("tell-pid-and-hang"), Order::Probe, Duration::from_secs(60));
     let (command, order, source, progress) = (&command, &order, &bench.source, &mut progress);
-    let attempt = Attempt { spawner: &spawner, command, stall, order, source, sink: Sink::None, progress };
+    let attempt =
+        Attempt { spawner: &spawner, command, urgency: Urgency::Usual, stall, order, source, sink: Sink::None, progress };
     let pid = tokio::select! {
         done = attempt.run() => panic!("it hangs, but: {done:?}"),
         pid = heard.recv() => pid.expect("told"),
@@ -289,7 +299,8 @@ fn parent_to_be_killed() {
         };
         let (command, order, stall) = (child_command("tell-pid-and-hang"), Order::Probe, Duration::from_secs(60));
         let (command, order, source, progress) = (&command, &order, &bench.source, &mut progress);
-        let attempt = Attempt { spawner: &spawner, command, stall, order, source, sink: Sink::None, progress };
+        let attempt =
+            Attempt { spawner: &spawner, command, urgency: Urgency::Usual, stall, order, source, sink: Sink::None, progress };
         attempt.run().await.expect_err("killed before");
     });
 }

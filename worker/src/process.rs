@@ -92,10 +92,10 @@ impl Spawner {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) async fn spawn(&self, program: &std::path::Path, args: &[String]) -> io::Result<Started> {
+    pub(crate) async fn spawn(&self, program: &std::path::Path, args: &[String], urgency: Urgency) -> io::Result<Started> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let command = command(program, args, theirs.into());
+        let command = command(program, args, theirs.into(), urgency);
         let (answer, answered) = oneshot::channel();
         let gone = || io::Error::other("the spawning thread is gone");
         self.requests.send(Request { command, answer }).map_err(|_| gone())?;
@@ -106,7 +106,26 @@ impl Spawner {
     }
 }
 
-fn command(program: &std::path::Path, args: &[String], socket: OwnedFd) -> Command {
+/// How a child's threads stand beside those of other children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// As all others.
+    Usual,
+    /// Where cores are wanted by others, these go first.
+    CanWait,
+}
+
+impl Urgency {
+    /// As a step of nice(2): ten of them are a tenth of the time of another's thread.
+    fn nice(self) -> libc::c_int {
+        match self {
+            Self::Usual => 0,
+            Self::CanWait => 10,
+        }
+    }
+}
+
+fn command(program: &std::path::Path, args: &[String], socket: OwnedFd, urgency: Urgency) -> Command {
     let mut command = Command::new(program);
     command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let passed = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.starts_with("GST_") || PASSED_VARIABLES.contains(&n));
@@ -115,10 +134,10 @@ fn command(program: &std::path::Path, args: &[String], socket: OwnedFd) -> Comma
     command.env(name, value);
     command.env("LC_ALL", "C.UTF-8").env(PARENT_VARIABLE, std::process::id().to_string());
     #[expect(unsafe_code, reason = "what is done between fork and exec is ours to keep safe")]
-    // SAFETY: both make system calls and nothing else: no allocation, no lock.
+    // SAFETY: they make system calls and nothing else: no allocation, no lock.
     unsafe {
         command.pre_exec(move || {
-            work_in_batches();
+            work_in_batches(urgency.nice());
             hand_over(&socket)
         });
     }
@@ -127,11 +146,11 @@ fn command(program: &std::path::Path, args: &[String], socket: OwnedFd) -> Comma
 
 /// Has the kernel let the child's threads run on where they would take turns frame by frame, and anything interactive go first
 /// (`SCHED_BATCH`, sched(7)). Every turn costs a thread what it has in the caches: without, a ladder takes 4 % more CPU time.
-fn work_in_batches() {
+fn work_in_batches(nice: libc::c_int) {
     let parameters = libc::sched_param { sched_priority: 0 };
-    #[expect(unsafe_code, reason = "a system call that no library here offers")]
-    // SAFETY: the structure lives through the call. Where it is refused all is as it was.
-    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    #[expect(unsafe_code, reason = "system calls that no library here offers")]
+    // SAFETY: the structure lives through the call, and the other takes a plain number. Where they are refused all is as it was.
+    let _ = unsafe { (libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters), libc::nice(nice)) };
 }
 
 /// Puts the socket on [`SOCKET_FD`] and lets exec close everything above. The standard library's own pipe for exec errors

@@ -28,7 +28,7 @@ use crate::begun::{Begun, Company, Deaths, Gate};
 use crate::guard::{Guard, is_cancelled};
 use crate::mp4::mp4;
 use crate::pack::pack;
-use crate::process::Spawner;
+use crate::process::{Spawner, Urgency};
 use crate::retry::{Patience, patiently, storage_may_pass};
 use crate::running::{Place, Running};
 use crate::source::Source;
@@ -341,7 +341,7 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     let began = Instant::now();
     let made = match task {
         TaskId::Probe => execution.probe().await,
-        TaskId::Video(_) | TaskId::Audio(_) => {
+        TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_) => {
             let plan = execution.plan().await?;
             let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
             execution.encode(&plan, encode).await
@@ -485,7 +485,7 @@ impl Execution<'_> {
         let attempt = async {
             // Whoever asked for it waits to hear that there is nothing at that place.
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Short).await?;
-            Ok((self.attempt(&Order::Probe, &source, Sink::None).await?, source.version()))
+            Ok((self.attempt((&Order::Probe, Urgency::Usual), &source, Sink::None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {
             ((Done::Probed(mut info), cost), version) => {
@@ -502,7 +502,7 @@ impl Execution<'_> {
             // The probe has read it.
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
             let source = source.check(plan.source.as_ref(), &self.spec.source)?;
-            let (done, cost) = self.attempt(&encode.order, &source, Sink::Media(&mut uploads)).await?;
+            let (done, cost) = self.attempt((&encode.order, encode.urgency), &source, Sink::Media(&mut uploads)).await?;
             let renditions = uploads.finish().await?;
             match done {
                 Done::Encoded(account) => Ok((Outcome::Encoded { renditions, account }, cost)),
@@ -527,7 +527,12 @@ impl Execution<'_> {
         made.map(|object| (Outcome::Packed { object }, Cost { wall_ms, ..Cost::default() }))
     }
 
-    async fn attempt(&self, order: &Order, source: &Source, sink: Sink<'_>) -> Result<(Done, Cost), Failure> {
+    async fn attempt(
+        &self,
+        (order, urgency): (&Order, Urgency),
+        source: &Source,
+        sink: Sink<'_>,
+    ) -> Result<(Done, Cost), Failure> {
         let Farm { settings, spawner, .. } = self.farm;
         let mut told: Option<Instant> = None;
         let mut progress = |media_ns| {
@@ -540,7 +545,7 @@ impl Execution<'_> {
             }
         };
         let stall = settings.stall;
-        let attempt = Attempt { spawner, command: &settings.child, stall, order, source, sink, progress: &mut progress };
+        let attempt = Attempt { spawner, command: &settings.child, urgency, stall, order, source, sink, progress: &mut progress };
         attempt.run().await
     }
 }

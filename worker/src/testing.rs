@@ -57,6 +57,7 @@ pub(crate) fn plan() -> Plan {
         lead_ns: 80_000_000,
         layout: Layout::Segments,
         mp4: Mp4::None,
+        first: None,
         video: Some(video),
         audio: vec![audio],
         stills: None,

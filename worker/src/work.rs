@@ -3,13 +3,18 @@
 use farm::job::{Layout, Mp4};
 use farm::plan::{Plan, RenditionId};
 use farm::task::TaskId;
+
 use pipelines::{AudioOrder, Order, VideoOrder};
+
+use crate::process::Urgency;
 
 /// An encode task, ready to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Encode {
     /// What the child is told.
     pub(crate) order: Order,
+    /// How it stands beside others: what is published at the end does not hold up what is published first.
+    pub(crate) urgency: Urgency,
     /// The renditions it makes, in the order's order.
     pub(crate) renditions: Vec<Rendition>,
 }
@@ -39,20 +44,22 @@ pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
     let (origin_ns, lead_ns) = (plan.origin_ns, plan.lead_ns);
     match task {
         TaskId::Probe | TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => None,
-        TaskId::Video(chunk) => {
-            let video = plan.video.as_ref()?;
+        TaskId::Video(chunk) | TaskId::First(chunk) => {
+            let video = plan.passes().find(|pass| pass.task(*chunk) == *task)?.video;
             let start = video.chunks.get(*chunk as usize)?.start;
             let first_segment = start.checked_div(u64::from(video.segment_frames))?;
             let rendition = |id: &RenditionId| Rendition { id: id.clone(), medium: Medium::Picture, first_segment };
             let renditions = video.rungs.iter().map(|rung| rendition(&rung.id)).collect();
             let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns });
-            Some(Encode { order, renditions })
+            let can_wait = plan.first.is_some() && matches!(task, TaskId::Video(_));
+            let urgency = if can_wait { Urgency::CanWait } else { Urgency::Usual };
+            Some(Encode { order, urgency, renditions })
         }
         TaskId::Audio(index) => {
             let audio = plan.audio.get(*index as usize)?;
             let rendition = Rendition { id: audio.id.clone(), medium: Medium::Sound, first_segment: 0 };
             let order = Order::Audio(AudioOrder { plan: audio.clone(), origin_ns, lead_ns });
-            Some(Encode { order, renditions: vec![rendition] })
+            Some(Encode { order, urgency: Urgency::Usual, renditions: vec![rendition] })
         }
     }
 }
@@ -82,11 +89,12 @@ impl Storing {
 /// Whose parts make up a whole rendition: its medium, and the tasks that make them, in order. `None` when the plan has no
 /// such rendition.
 pub(crate) fn parts_of(plan: &Plan, rendition: &RenditionId) -> Option<(Medium, Vec<TaskId>)> {
-    if let Some(index) = (0..).zip(&plan.audio).find_map(|(index, audio)| (audio.id == *rendition).then_some(index)) {
-        return Some((Medium::Sound, vec![TaskId::Audio(index)]));
-    }
-    let video = plan.video.as_ref().filter(|video| video.rungs.iter().any(|rung| rung.id == *rendition))?;
-    Some((Medium::Picture, (0..).take(video.chunks.len()).map(TaskId::Video).collect()))
+    let tasks = TaskId::makers_of(plan, rendition);
+    let medium = match tasks.first()? {
+        TaskId::Audio(_) => Medium::Sound,
+        _ => Medium::Picture,
+    };
+    Some((medium, tasks))
 }
 
 /// The renditions that a plain MP4 named after `rendition` has as its tracks; `None` when the plan has no such file.

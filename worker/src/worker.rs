@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::attempt::{Attempt, Sink};
 use crate::begun::Gate;
 use crate::guard::Guard;
-use crate::process::Spawner;
+use crate::process::{Spawner, Urgency};
 use crate::retry::Patience;
 use crate::running::Running;
 use crate::source::Source;
@@ -220,9 +220,18 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let attempt = async {
         let source = Source::open(source, &Stores::default(), Patience::Short).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
-        Attempt { spawner: &spawner, command: &settings.child, stall, order, source: &source, sink: Sink::None, progress }
-            .run()
-            .await
+        Attempt {
+            spawner: &spawner,
+            command: &settings.child,
+            urgency: Urgency::Usual,
+            stall,
+            order,
+            source: &source,
+            sink: Sink::None,
+            progress,
+        }
+        .run()
+        .await
     };
     match guard.hold(attempt).await? {
         (Done::Probed(info), _) => Ok(*info),

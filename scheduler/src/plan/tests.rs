@@ -1,6 +1,6 @@
 //! Tables of sources and what is decided about them, and properties that hold for every source.
 
-use farm::job::{LadderSpec, RungSpec};
+use farm::job::{LadderSpec, Publishing, RungSpec};
 use farm::media::{Orientation, TrackId};
 use farm::plan::Rung;
 use farm::task::TaskId;
@@ -50,6 +50,42 @@ fn a_picture_that_is_copied_sets_everyones_grid_and_lead() {
     let never = JobSpec { copy: farm::job::Copying::Never, ..spec() };
     let video = video_of(&source(vec![track], vec![]), &never);
     assert_eq!((video.gop_frames, video.rungs.iter().any(Rung::is_copied)), (50, false));
+}
+
+#[test]
+fn what_is_published_first_is_an_encoded_rung_of_a_fifth_of_the_work_on_everyones_grid() {
+    let staged = |track: VideoTrack, heights: &[u32]| {
+        let ladder = match heights {
+            [] => LadderSpec::default(),
+            heights => LadderSpec::Rungs(heights.iter().map(|&height| RungSpec { height, fps: None, video: None }).collect()),
+        };
+        let spec = JobSpec { publish: Publishing::InStages, ladder, ..spec() };
+        plan(&spec, &source(vec![track], vec![])).expect("a plan")
+    };
+    for (width, height, fps, heights, wanted) in [
+        (1920, 1080, "25", &[][..], Some("v360")),
+        (1280, 720, "25", &[], Some("v240")),
+        (1280, 720, "50", &[], Some("v240")),
+        (1280, 720, "25", &[720, 480], Some("v480")),
+        (1280, 720, "25", &[720], None),
+        (320, 240, "25", &[], None),
+    ] {
+        let made = staged(picture(width, height, fps, 600), heights);
+        let first = made.first.as_ref().map(|first| first.rungs.iter().map(|rung| rung.id.0.as_str()).collect::<Vec<_>>());
+        assert_eq!(first, wanted.map(|rung| vec![rung]), "{height} {heights:?}");
+        let whole = video_of(&source(vec![picture(width, height, fps, 600)], vec![]), &spec());
+        for video in made.passes().map(|pass| pass.video) {
+            assert_eq!((video.frames, video.rate), (whole.frames, whole.rate), "{height} {heights:?}");
+            assert_eq!(
+                (video.gop_frames, video.segment_frames),
+                (whole.gop_frames, whole.segment_frames),
+                "{height} {heights:?}"
+            );
+        }
+        assert_eq!(made.notes.iter().any(|note| note.contains("published before")), wanted.is_none(), "{:?}", made.notes);
+        let tasks = |name: &str| TaskId::encodes_of(&made).filter(|task| task.to_string().starts_with(name)).count();
+        assert!(wanted.is_none() || tasks("first-") > tasks("video-") / 2, "many can be at it at once");
+    }
 }
 
 #[test]

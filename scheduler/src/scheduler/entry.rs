@@ -138,7 +138,7 @@ impl Entry {
         self.outstanding
             .retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
         self.running.retain(|task, _| self.outstanding.contains_key(task));
-        let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::Audio(_));
+        let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_));
         self.phase = Some(match due.iter().any(|due| due.task == TaskId::Probe) {
             true => Phase::Probing,
             false if due.iter().any(is_media) => Phase::Encoding,

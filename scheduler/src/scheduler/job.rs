@@ -18,7 +18,7 @@ use super::{Aftercare, PARTITION};
 use crate::pace::Pace;
 use crate::playlist::{self, Set};
 use crate::seal::Seal;
-use crate::step::{Document, Due, JobResult, JobState, Next, is_end, is_environment, lost, step};
+use crate::step::{Document, Due, JobResult, JobState, Next, first_seal, is_environment, is_seen, lost, sealed_documents, step};
 
 /// Objects fetched at a time.
 const FETCHES_MAX: usize = 16;
@@ -139,7 +139,7 @@ async fn drive_on(
     let output = state.open_beside(&job.state.spec.output.url)?;
     loop {
         match step(&job.state) {
-            next if is_end(&next) && !is_fresh => {
+            next if is_seen(&next) && !is_fresh => {
                 job.refresh_everything(state, false).await?;
                 is_fresh = true;
             }
@@ -149,8 +149,18 @@ async fn drive_on(
                 clear(&output).await?;
                 job.state.cleared = true;
             }
-            Next::StorePlan(plan) => job.state.plan = Some(store_once(state, &keys::plan(id, job.epoch), plan).await?),
+            Next::StorePlan(plan) => job.state.plan = Some(store_once(state, &keys::plan(id, job.epoch), *plan).await?),
             Next::StoreSeal(seal) => job.state.seal = Some(store_once(state, &keys::seal(id), seal).await?),
+            Next::Open(documents) => {
+                publish(&output, documents).await?;
+                job.state.opened = true;
+                // Whoever was held up here may have written over what came after. Then it is written once more; where the life
+                // has ended otherwise, what was published goes with its end.
+                job.refresh_everything(state, false).await?;
+                if let Some(documents) = sealed_documents(&job.state)? {
+                    publish(&output, documents).await?;
+                }
+            }
             Next::Publish { documents, result } => {
                 publish(&output, documents).await?;
                 job.state.result = Some(store_once(state, &keys::result(id, life), result).await?);
@@ -306,6 +316,8 @@ async fn close(
             let goes = job.plan.is_some() && (at_once || *result == JobResult::Cancelled);
             if goes && claim_media(state, id, life).await? {
                 take_back(output, job, at_once).await?;
+            } else {
+                take_back_first(output, job).await?;
             }
         }
     }
@@ -327,20 +339,30 @@ async fn take_back(output: &Storage, job: &JobState, alone: bool) -> Result<(), 
     {
         clear(output).await?;
     }
+    take_back_first(output, job).await?;
     let tokens: BTreeSet<String> = job.markers.values().map(|marker| marker.token.to_string()).collect();
     delete_where(output, |key| keys::token_in(key).is_some_and(|token| tokens.contains(token))).await
+}
+
+/// Takes away what was published of a job before the rest. Who is late with it writes only some of it: what is not there is
+/// nobody else's.
+async fn take_back_first(output: &Storage, job: &JobState) -> Result<(), Failure> {
+    let Some(Ok((_, first))) = job.plan.as_ref().and_then(|plan| first_seal(job, plan)) else { return Ok(()) };
+    for (key, ours) in published_playlists(&first) {
+        match output.get(&key).await {
+            Ok(there) if there == ours.as_bytes() => {}
+            Err(StorageError::NotFound(_)) if key != keys::MASTER => {}
+            Ok(_) | Err(StorageError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    clear(output).await
 }
 
 /// Whether the result at an output is that of this seal. The multivariant playlist of another job may read the same; media
 /// playlists name executions.
 pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, Failure> {
-    let sets = Set::all(seal);
-    let masters = sets.iter().map(|set| (set.names.master().to_owned(), playlist::multivariant(set)));
-    let media = |set: &Set<'_>| {
-        let names = set.names;
-        set.renditions.iter().map(move |rendition| (names.media(&rendition.id), playlist::media(rendition))).collect::<Vec<_>>()
-    };
-    for (key, ours) in masters.chain(sets.iter().flat_map(media)) {
+    for (key, ours) in published_playlists(seal) {
         match output.get(&key).await {
             Ok(there) if there == ours.as_bytes() => {}
             Ok(_) | Err(StorageError::NotFound(_)) => return Ok(false),
@@ -348,6 +370,14 @@ pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, 
         }
     }
     Ok(true)
+}
+
+/// The playlists of picture and sound as they are published, by key, the multivariant ones first.
+fn published_playlists(seal: &Seal) -> Vec<(String, String)> {
+    let sets = Set::all(seal);
+    let masters = sets.iter().map(|set| (set.names.master().to_owned(), playlist::multivariant(set)));
+    let media = sets.iter().flat_map(|set| set.renditions.iter().map(|made| (set.names, made)));
+    masters.chain(media.map(|(names, made)| (names.media(&made.id), playlist::media(made)))).collect()
 }
 
 /// What is told of the end of a job.

@@ -135,10 +135,9 @@ const TEXT_DIVISOR: u64 = 100;
 
 /// How much media each encode task goes through, in ns.
 fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
-    let picture = plan.video.iter().flat_map(|video| {
-        let chunks = (0..).map(TaskId::Video).zip(&video.chunks);
-        chunks.map(|(task, chunk)| (task, video.rate.start_ns(chunk.end - chunk.start)))
-    });
+    let picture = plan
+        .passes()
+        .flat_map(|pass| pass.pieces().map(move |(task, chunk)| (task, pass.video.rate.start_ns(chunk.end - chunk.start))));
     let samples_ns = |samples: u64, rate: u32| u128::from(samples) * u128::from(SECOND_NS) / u128::from(rate).max(1);
     let sound = (0..).map(TaskId::Audio).zip(&plan.audio);
     let sound = sound.map(|(task, audio)| (task, u64::try_from(samples_ns(audio.samples, audio.rate)).unwrap_or(u64::MAX)));

@@ -1,6 +1,6 @@
 //! A job step by step, with storage as a value.
 
-use farm::job::{Layout, PosterSpec, StoryboardSpec};
+use farm::job::{Layout, PosterSpec, Publishing, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::task::Token;
 
@@ -44,7 +44,11 @@ fn live(mut job: JobState, info: &MediaInfo) -> (JobState, Vec<String>) {
             }
             Next::StorePlan(plan) => {
                 log.push("plan".to_owned());
-                job.plan = Some(plan);
+                job.plan = Some(*plan);
+            }
+            Next::Open(documents) => {
+                log.extend(documents.into_iter().map(|document| format!("open {}", document.key)));
+                job.opened = true;
             }
             Next::StoreSeal(seal) => {
                 log.push("seal".to_owned());
@@ -60,6 +64,37 @@ fn live(mut job: JobState, info: &MediaInfo) -> (JobState, Vec<String>) {
         }
     }
     panic!("it never ends: {log:?}");
+}
+
+#[test]
+fn in_stages_a_rung_and_the_sound_are_published_before_the_other_rungs_are_made() {
+    let publish = Publishing::InStages;
+    let spec = JobSpec { publish, chunk_seconds: Some(8), ..new_job(Layout::Both).spec };
+    let (job, log) = live(JobState { spec, ..new_job(Layout::Both) }, &info());
+    let place = |what: &str| log.iter().position(|done| done == what).unwrap_or_else(|| panic!("no {what} in {log:?}"));
+    let opened = place("open master.m3u8");
+    assert!(place("open single-file.m3u8") < opened && place("open v240/index.m3u8") < opened);
+    assert_eq!(log.iter().filter(|done| done.starts_with("open master")).count(), 1);
+    assert!(log[..opened].iter().any(|done| done == "pack-v240") && log[..opened].iter().any(|done| done == "audio-0"));
+    assert!(!log[..opened].iter().any(|done| done.starts_with("video-")), "{log:?}");
+    assert!(
+        opened < place("video-00000")
+            && place("video-00000") < place("seal")
+            && log.last().is_some_and(|last| last == "master.m3u8")
+    );
+    let seal = job.seal.clone().expect("a seal");
+    let ids: Vec<&str> = seal.renditions.iter().map(|rendition| rendition.id.0.as_str()).collect();
+    assert_eq!(ids, ["v360", "v240", "a0"]);
+    // What is published again at the end is what was published before.
+    let (stage, first) =
+        first_seal(&JobState { seal: None, ..job.clone() }, job.plan.as_ref().expect("a plan")).expect("made").expect("fits");
+    for document in documents(&stage, &first, None)
+        .expect("documents")
+        .iter()
+        .filter(|document| document.key != keys::MASTER && document.key != keys::FILES_MASTER)
+    {
+        assert!(sealed_documents(&job).expect("a report").expect("sealed").contains(document), "{}", document.key);
+    }
 }
 
 #[test]
@@ -179,7 +214,7 @@ fn a_failure_of_a_task_that_is_done_means_nothing() {
     let info = info();
     let plan = plan(&job.spec, &info).expect("a plan");
     job.markers.insert(TaskId::Probe, marker(&plan, &info, &TaskId::Probe, &Token::random(), &job.markers));
-    assert_eq!(step(&job), Next::StorePlan(plan));
+    assert_eq!(step(&job), Next::StorePlan(Box::new(plan)));
 }
 
 #[test]

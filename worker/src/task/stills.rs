@@ -8,6 +8,7 @@ use pipelines::{Done, Order};
 
 use super::Execution;
 use crate::attempt::Sink;
+use crate::process::Urgency;
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::still_upload::StillUploads;
@@ -20,7 +21,7 @@ impl Execution<'_> {
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
             let source = source.check(version, &self.spec.source)?;
             let order = Order::Stills(plan.clone());
-            let (done, cost) = self.attempt(&order, &source, Sink::Stills(&mut uploads)).await?;
+            let (done, cost) = self.attempt((&order, Urgency::Usual), &source, Sink::Stills(&mut uploads)).await?;
             let Done::Pictured(pictured) = done else {
                 return Err(Failure::new(Code::Internal, "something else came of still pictures"));
             };

@@ -8,6 +8,7 @@ use pipelines::{Done, Order};
 
 use super::Execution;
 use crate::attempt::Sink;
+use crate::process::Urgency;
 use crate::retry::Patience;
 use crate::source::Source;
 use crate::text_upload::TextUploads;
@@ -20,7 +21,7 @@ impl Execution<'_> {
             let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
             let source = source.check(version, &self.spec.source)?;
             let order = Order::Text(plan.clone());
-            let (done, cost) = self.attempt(&order, &source, Sink::Text(&mut uploads)).await?;
+            let (done, cost) = self.attempt((&order, Urgency::Usual), &source, Sink::Text(&mut uploads)).await?;
             let Done::Texted(told) = done else {
                 return Err(Failure::new(Code::Internal, "something else came of text"));
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 
 use farm::ended::Ended;
-use farm::job::Layout;
+use farm::job::{JobSpec, LadderSpec, Layout, Publishing, RungSpec};
 use farm::plan::Plan;
 use farm::task::TaskId;
 
@@ -236,4 +236,64 @@ async fn what_a_worker_of_an_old_life_records_does_not_count_in_the_next() {
     let key = keys::fail(&job, Life::FIRST, &TaskId::Video(2), 1, &Token::random());
     farm.state.put(&key, record.into(), Kind::Json).await.expect("stored");
     assert!(matches!(live(&farm, &job, second(), None).await, JobResult::Done(_)));
+}
+
+/// A job that is published in stages, of which all is made that the first one needs.
+async fn with_a_first_stage(farm: &Farm) -> JobId {
+    let rung = |height| RungSpec { height, fps: None, video: None };
+    let ladder = LadderSpec::Rungs(vec![rung(240), rung(144)]);
+    let spec = JobSpec { publish: Publishing::InStages, ladder, ..farm.spec(Layout::Segments) };
+    let job = submit(&farm.state, &farm.broker, spec).await.expect("a job");
+    work(&farm.state, &job, &TaskId::Probe).await;
+    let Stand::Due(due) = driven(farm, &job, Life::FIRST).await else { panic!("tasks") };
+    let early = due.iter().filter(|due| matches!(due.task, TaskId::First(_) | TaskId::Audio(_)));
+    for due in early {
+        work(&farm.state, &job, &due.task).await;
+    }
+    job
+}
+
+/// How a life goes on while somebody is about to publish its first stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Done,
+    Failed,
+    FailedAndThenDone,
+}
+
+#[tokio::test]
+async fn a_first_stage_that_is_published_too_late_is_put_right() {
+    for course in [Course::Done, Course::Failed, Course::FailedAndThenDone] {
+        let (mut cuts, mut uncut) = (0, 0);
+        while uncut < 3 {
+            let farm = Farm::new();
+            let job = with_a_first_stage(&farm).await;
+            let fresh = (Aftercare::Later, Pace::USUAL);
+            let mut zombie = pin!(drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), fresh));
+            let mut waits_left = Some(cuts);
+            pause(&mut zombie, &mut waits_left).await;
+            let fails = (course != Course::Done).then_some(TaskId::Video(1));
+            let ended = live(&farm, &job, Life::FIRST, fails).await;
+            assert_eq!(matches!(ended, JobResult::Done(_)), course == Course::Done);
+            if course == Course::FailedAndThenDone {
+                retry(&farm.state, &farm.broker, &job).await.expect("taken up again");
+                assert!(matches!(live(&farm, &job, second(), None).await, JobResult::Done(_)));
+            }
+            if waits_left.is_none() {
+                zombie.await;
+            }
+            match course {
+                Course::Failed => assert!(!farm.outputs().await.contains(keys::MASTER), "{cuts}: it looks finished"),
+                Course::Done | Course::FailedAndThenDone => {
+                    check_complete(&farm).await;
+                    let master = farm.output.get(keys::MASTER).await.expect("it is there");
+                    let named = String::from_utf8_lossy(&master).matches("/index.m3u8").count();
+                    assert_eq!(named, 3, "{course:?} {cuts}: two rungs and the sound");
+                }
+            }
+            cuts += 1;
+            uncut = if waits_left.is_some() { uncut + 1 } else { 0 };
+        }
+        assert!(cuts > 8, "only {cuts} places to stop at");
+    }
 }
