@@ -113,6 +113,13 @@ pub struct H264Packets {
 impl VideoTrack {
     /// Most key frames that are listed.
     pub const KEY_FRAMES_MAX: usize = 100_000;
+
+    /// Whether pixels are shown as wide as they are high, or nearly so: sizes that were rounded to whole pixels leave shapes like
+    /// 1281 to 1280. A shape that says nothing counts as square.
+    pub fn pixels_are_square(&self) -> bool {
+        let (across, down) = (u64::from(self.pixel_aspect.0), u64::from(self.pixel_aspect.1));
+        across == 0 || down == 0 || across.abs_diff(down) * 200 <= across.max(down)
+    }
 }
 
 /// When the frames of a track are shown, by their time stamps.

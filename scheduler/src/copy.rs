@@ -45,7 +45,7 @@ pub fn picture(spec: &JobSpec, track: &VideoTrack, ladder: &Ladder, origin_ns: u
     if spec.copy == Copying::Never || (rung.width, rung.height) != (track.width, track.height) {
         return Err(None);
     }
-    let is_as_shown = track.pixel_aspect == (1, 1)
+    let is_as_shown = track.pixels_are_square()
         && track.orientation == Orientation::default()
         && track.interlace == Interlace::Progressive
         && track.colour == Colour::BT709
@@ -178,6 +178,7 @@ mod tests {
     fn what_is_not_as_a_rung_has_to_be_is_encoded_and_the_report_says_why() {
         let fit = copyable(60, (0..1500).step_by(50));
         assert_eq!(decided(&fit), Ok(PictureCopy { gop_frames: 50, reorder_frames: 2, max_bitrate: 2_534_431 }));
+        assert!(decided(&VideoTrack { pixel_aspect: (1281, 1280), ..fit.clone() }).is_ok(), "as good as square");
         let h264 = fit.h264.expect("set");
         let mut late = fit.clone();
         late.timing.constant = false;

@@ -81,7 +81,7 @@ impl Shape {
             return Err(Failure::new(Code::LimitExceeded, message));
         }
         let (width, height) = match track.pixel_aspect {
-            (0, _) | (_, 0) => (u64::from(width), u64::from(height)),
+            _ if track.pixels_are_square() => (u64::from(width), u64::from(height)),
             (across, down) if across > down => (stretched(width, across, down), u64::from(height)),
             (across, down) => (u64::from(width), stretched(height, down, across)),
         };
