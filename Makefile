@@ -68,6 +68,10 @@ bench: build test-deps vmaf ## measure a ladder beside x264 and ffmpeg (half an 
 	@deploy/packages.sh x264
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench -- --ignored --nocapture
 
+.PHONY: bench-options
+bench-options: build test-deps ## measure more files, copying, stages and memory in 2160p (needs the media folder; half an hour; BENCH_RUNS=1 is shorter)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_options -- --ignored --nocapture --test-threads 1
+
 .PHONY: bench-quality
 bench-quality: build test-deps vmaf ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder)
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench_quality -- --ignored --nocapture

@@ -171,11 +171,6 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Whether there is an object per segment.
-    pub fn has_segments(self) -> bool {
-        matches!(self, Self::Segments | Self::Both)
-    }
-
     /// Whether there is a file per rendition.
     pub fn has_files(self) -> bool {
         matches!(self, Self::SingleFile | Self::Both)

@@ -6,6 +6,7 @@ pub mod check;
 pub mod clip;
 pub mod contract;
 pub mod corpus;
+pub mod cost;
 pub mod farm;
 pub mod hls;
 pub mod mp4;

@@ -9,12 +9,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeVal;
+use tests::cost::{Cost, Side, in_turns, runs};
 use tests::hls::Presentation;
 use tests::raw::Raw;
 use tests::{corpus, process, shoal};
@@ -26,14 +24,20 @@ const RUNGS: [(u32, u32, u32); 4] = [(1280, 720, 1700), (854, 480, 900), (640, 3
 const GOP: &str = "50";
 /// Seconds of each source.
 const SECONDS: &str = "30";
+/// What a camera or an editor makes of 720p, in kbit/s: decoding alone takes a fifth of what x264 takes for the ladder.
+const UPLOAD_KBPS: u32 = 5000;
+/// What was made for the web already.
+const LEAN_KBPS: u32 = 1500;
 
-/// What is measured over: a name and what makes ffmpeg draw it, 720p at 25 frames per second.
-fn sources() -> Vec<(&'static str, Vec<String>)> {
+/// What is measured over: a name, the bit rate of the upload in kbit/s, and what makes ffmpeg draw it, 720p at 25 frames per
+/// second.
+fn sources() -> Vec<(&'static str, u32, Vec<String>)> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut sources = vec![
-        ("grain", words("-f lavfi -i testsrc2=s=1280x720:r=25,noise=alls=10:allf=t")),
+        ("grain", UPLOAD_KBPS, words("-f lavfi -i testsrc2=s=1280x720:r=25,noise=alls=10:allf=t")),
         (
             "screen",
+            UPLOAD_KBPS,
             words(
                 "-f lavfi -i life=s=160x90:r=5:mold=10:seed=7:life_color=white:death_color=gray,scale=1280:720:flags=neighbor,fps=25",
             ),
@@ -45,14 +49,15 @@ fn sources() -> Vec<(&'static str, Vec<String>)> {
             input.push(media.join(file).display().to_string());
             input
         };
-        sources.insert(0, ("animation", looped("bbb_720p_5s.mp4")));
-        sources.push(("slides", looped("video_short_no_audio.mp4")));
+        sources.insert(0, ("animation", UPLOAD_KBPS, looped("bbb_720p_5s.mp4")));
+        sources.insert(1, ("lean", LEAN_KBPS, looped("bbb_720p_5s.mp4")));
+        sources.push(("slides", UPLOAD_KBPS, looped("video_short_no_audio.mp4")));
     }
     sources
 }
 
-/// A source as uploads are: H.264 of 5 Mbit/s with a key frame every 10 s, which nothing can be copied of, and AAC.
-fn upload(folder: &Path, input: &[String]) -> Result<PathBuf> {
+/// A source as uploads are: H.264 with a key frame every 10 s, which nothing can be copied of, and AAC.
+fn upload(folder: &Path, kbps: u32, input: &[String]) -> Result<PathBuf> {
     let file = folder.join("source.mp4");
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-v", "error", "-nostdin", "-y"]).args(input);
@@ -73,66 +78,11 @@ fn upload(folder: &Path, input: &[String]) -> Result<PathBuf> {
         "-pix_fmt",
         "yuv420p",
     ]);
-    ffmpeg.args(["-b:v", "5M", "-maxrate", "8M", "-bufsize", "10M", "-g", "250", "-c:a", "aac", "-b:a", "128k"]).arg(&file);
+    let rates = [kbps, kbps * 8 / 5, kbps * 2].map(|kbps| format!("{kbps}k"));
+    ffmpeg.args(["-b:v", &rates[0], "-maxrate", &rates[1], "-bufsize", &rates[2], "-g", "250"]);
+    ffmpeg.args(["-c:a", "aac", "-b:a", "128k"]).arg(&file);
     process::run(&mut ffmpeg, LIMIT)?.success()?;
     Ok(file)
-}
-
-/// What a run cost.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpu_s: f64,
-    wall_s: f64,
-    /// Resident memory of all its processes together, as seen 20 times a second.
-    rss_mib: f64,
-}
-
-fn seconds(time: TimeVal) -> f64 {
-    time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
-}
-
-fn cpu_of_children() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
-}
-
-/// Resident memory of all processes below this one, in MiB.
-fn resident_mib() -> f64 {
-    let of = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0)
-    };
-    let own = std::process::id();
-    process::descendants(own).into_iter().filter(|pid| *pid != own).map(of).sum::<f64>() / 1024.0
-}
-
-/// Runs commands one after another.
-fn cost(commands: Vec<Command>) -> Result<Cost> {
-    let before = cpu_of_children()?;
-    let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut most = 0.0_f64;
-            while !is_over.load(Ordering::Relaxed) {
-                most = most.max(resident_mib());
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            most
-        });
-        let run = |mut command: Command| process::run(&mut command, LIMIT)?.success().map(|finished| finished.elapsed);
-        let ran: Result<Vec<Duration>> = commands.into_iter().map(run).collect();
-        is_over.store(true, Ordering::Relaxed);
-        let rss_mib = watch.join().unwrap_or(f64::NAN);
-        let wall_s = ran?.iter().map(Duration::as_secs_f64).sum();
-        Ok(Cost { cpu_s: cpu_of_children()? - before, wall_s, rss_mib })
-    })
-}
-
-/// A way to make the ladder.
-struct Side<'a> {
-    name: &'static str,
-    commands: Box<dyn Fn() -> Result<Vec<Command>> + 'a>,
 }
 
 fn x264(frames: &[PathBuf], folder: &Path) -> Vec<Command> {
@@ -189,34 +139,10 @@ fn ladder() -> String {
     format!("[{}]", RUNGS.iter().map(rung).collect::<Vec<_>>().join(","))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The sides in turns; the median of each figure, side by side.
-fn in_turns(sides: &[Side<'_>], runs: usize) -> Result<Vec<Cost>> {
-    let mut costs = vec![Vec::new(); sides.len()];
-    for run in 0..=runs {
-        for (side, costs) in sides.iter().zip(&mut costs) {
-            let cost = cost((side.commands)()?).with_context(|| side.name)?;
-            // The first round warms up.
-            costs.extend((run > 0).then_some(cost));
-        }
-    }
-    let of = |costs: &[Cost], figure: fn(&Cost) -> f64| median(costs.iter().map(figure).collect());
-    let medians = |costs: &Vec<Cost>| Cost {
-        cpu_s: of(costs, |cost| cost.cpu_s),
-        wall_s: of(costs, |cost| cost.wall_s),
-        rss_mib: of(costs, |cost| cost.rss_mib),
-    };
-    Ok(costs.iter().map(medians).collect())
-}
-
-fn measured(name: &str, input: &[String], runs: usize) -> Result<(String, String)> {
+fn measured(name: &str, (kbps, input): (u32, &[String]), runs: usize) -> Result<(String, String)> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
-    let source = upload(folder, input)?;
+    let source = upload(folder, kbps, input)?;
     let mut frames = Vec::new();
     for (width, height, _) in RUNGS {
         let file = folder.join(format!("{height}.y4m"));
@@ -289,12 +215,12 @@ fn said(program: &str, arguments: &[&str]) -> String {
 #[test]
 #[ignore = "a measurement: run by make bench"]
 fn a_ladder_beside_what_would_be_used_instead() -> Result<()> {
-    let runs: usize = std::env::var("BENCH_RUNS").ok().map_or(Ok(5), |runs| runs.parse())?;
+    let runs = runs()?;
     let only = std::env::var("BENCH_SOURCES").unwrap_or_default();
-    let sources = sources().into_iter().filter(|(name, _)| only.is_empty() || only.split(',').any(|one| one == *name));
+    let sources = sources().into_iter().filter(|(name, ..)| only.is_empty() || only.split(',').any(|one| one == *name));
     let (mut costs, mut qualities) = (String::new(), String::new());
-    for (name, input) in sources {
-        let (cost, quality) = measured(name, &input, runs)?;
+    for (name, kbps, input) in sources {
+        let (cost, quality) = measured(name, (kbps, &input), runs)?;
         costs.push_str(&cost);
         qualities.push_str(&quality);
     }
@@ -306,7 +232,7 @@ fn a_ladder_beside_what_would_be_used_instead() -> Result<()> {
     let text = format!(
         "# What a ladder costs\n\n\
          Written by `make bench` on {}: {cores} cores ({cpu}), {}, {}.\n\n\
-         Sources of {SECONDS} s, 720p25, H.264 of up to 5 Mbit/s with AAC. Ladder: {} kbit/s, x264 veryfast, a buffer of a second, GOPs of 2 s.\n\
+         Sources of {SECONDS} s, 720p25, H.264 of up to 5 Mbit/s (*lean*: the animation at 1.5) with AAC. Ladder: {} kbit/s, x264 veryfast, a buffer of a second, GOPs of 2 s.\n\
          Medians of {runs} runs in turns after one to warm up. *ratio* is ours to that side's: below 1 we are cheaper. CPU is user and system\n\
          time of all processes; memory is all of them together.\n\n\
          | source | side | CPU s | ratio | wall s | ratio | MiB |\n|---|---|---|---|---|---|---|\n{costs}\n\
