@@ -11,6 +11,8 @@ use ::farm::job::{
     AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, Publishing, RungSpec, StoryboardSpec,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use worker::ChildCommand;
+use worker::sandbox::{Sandboxing, has_registry};
 
 /// Turns any video or audio into multi-resolution HLS.
 #[derive(Parser)]
@@ -62,7 +64,63 @@ pub enum Command {
     Doctor(Doctor),
     /// One attempt of a task: started by a worker, with a socket.
     #[command(hide = true)]
-    Child,
+    Child(Child),
+}
+
+/// `shoal child`.
+#[derive(Args)]
+pub struct Child {
+    /// How it is kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
+    /// Do nothing but have GStreamer look for its plugins, and write down what there is: children that are kept in cannot.
+    #[arg(long)]
+    pub prepare: bool,
+}
+
+/// How children are kept in.
+#[derive(Args)]
+pub struct Sandbox {
+    /// Whether the processes that read sources are kept from files, network and other processes.
+    #[arg(long, env = "SHOAL_SANDBOX", value_enum, default_value_t = SandboxName::BestEffort)]
+    pub sandbox: SandboxName,
+}
+
+/// How `--sandbox` names what to do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SandboxName {
+    /// Yes, or nothing is read.
+    Require,
+    /// As far as the kernel can.
+    BestEffort,
+    /// No.
+    Off,
+}
+
+impl From<SandboxName> for Sandboxing {
+    fn from(name: SandboxName) -> Self {
+        match name {
+            SandboxName::Require => Self::Require,
+            SandboxName::BestEffort => Self::BestEffort,
+            SandboxName::Off => Self::Off,
+        }
+    }
+}
+
+impl Sandbox {
+    /// How this program starts its children. What they cannot do for themselves is done.
+    pub fn child(&self) -> ChildCommand {
+        if !has_registry() {
+            // Where it cannot be written, every child looks for itself: a fifth of a second each.
+            let _ = std::process::Command::new("/proc/self/exe").args(["child", "--prepare"]).status();
+        }
+        let name = match self.sandbox {
+            SandboxName::Require => "require",
+            SandboxName::BestEffort => "best-effort",
+            SandboxName::Off => "off",
+        };
+        ChildCommand::this_program(["child", "--sandbox", name].map(str::to_owned).to_vec())
+    }
 }
 
 /// `shoal transcode`.
@@ -79,6 +137,9 @@ pub struct Transcode {
     /// Pieces of work done at a time; one per core when not given.
     #[arg(long, env = "SHOAL_SLOTS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub slots: Option<u16>,
+    /// How children are kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Print the result, or the error, as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -161,6 +222,9 @@ impl FromStr for Storyboard {
 pub struct Probe {
     /// A file, or an http(s) or s3 URL.
     pub input: String,
+    /// How the child is kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Print everything as one JSON object.
     #[arg(long)]
     pub json: bool,

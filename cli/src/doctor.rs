@@ -25,7 +25,7 @@ struct Finding {
 /// # Errors
 /// When something is wrong: the environment is at fault, and what was printed says how to mend it.
 pub async fn run(doctor: &Doctor) -> Result<(), Failure> {
-    let mut findings = vec![elements(), encoders()];
+    let mut findings = vec![elements(), encoders(), sandbox()];
     if doctor.connection.storage.is_some() {
         findings.push(check_storage(doctor).await);
         findings.extend(disk(doctor));
@@ -59,6 +59,16 @@ fn elements() -> Finding {
         Err(failure) => (false, failure.message),
     };
     Finding { what: "gstreamer", ok, says }
+}
+
+fn sandbox() -> Finding {
+    let walls = worker::sandbox::walls();
+    let mend = if walls.are_enough() {
+        ""
+    } else {
+        ": a kernel of 5.13 or newer with Landlock is needed, and a container that lets it through"
+    };
+    Finding { what: "sandbox", ok: walls.are_enough(), says: format!("{walls}{mend}") }
 }
 
 fn encoders() -> Finding {

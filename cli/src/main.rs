@@ -34,9 +34,12 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(refused) => return end_usage(&refused),
     };
-    if let Command::Child = arguments.command {
+    if let Command::Child(child) = &arguments.command {
         // An attempt's child: no runtime, no logs, no settings.
-        return worker::child::main();
+        return match child.prepare {
+            true => end(pipelines::init(), false),
+            false => worker::child::main(child.sandbox.sandbox.into()),
+        };
     }
     worker::memory::keep_little();
     start_logging(arguments.log_format, is_service(&arguments.command));
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
         Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")), command.json),
         Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")), command.json),
         Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)), doctor.json),
-        Command::Child => (Ok(()), false),
+        Command::Child(_) => (Ok(()), false),
     };
     // Reads of the source may hang in a thread that nobody can stop; the process ends all the same.
     runtime.shutdown_background();

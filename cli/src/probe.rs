@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use farm::Failure;
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
-use worker::{ChildCommand, Settings};
+use worker::Settings;
 
 use crate::arguments::Probe;
 use crate::ending::{print_json, print_line};
@@ -17,7 +17,7 @@ use crate::input;
 /// Why the source cannot be used.
 pub async fn run(probe: &Probe) -> Result<(), Failure> {
     let source = SourceSpec { url: input::source(&probe.input)?, headers: BTreeMap::new() };
-    let settings = Settings::new(1, child());
+    let settings = Settings::new(1, probe.sandbox.child());
     let info = worker::probe(&source, &settings).await?;
     if probe.json {
         print_json(&info);
@@ -25,11 +25,6 @@ pub async fn run(probe: &Probe) -> Result<(), Failure> {
         lines(&info).iter().for_each(|line| print_line(line));
     }
     Ok(())
-}
-
-/// How this program starts its children.
-pub fn child() -> ChildCommand {
-    ChildCommand::this_program(vec!["child".to_owned()])
 }
 
 fn lines(info: &MediaInfo) -> Vec<String> {

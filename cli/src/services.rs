@@ -20,7 +20,6 @@ use url::Url;
 
 use crate::arguments::{Connection, Scheduler, Worker};
 use crate::ending::say;
-use crate::probe::child;
 
 /// Largest file of settings or secrets, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -55,7 +54,11 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     };
     let workers = match arguments.slots {
         0 => None,
-        slots => Some(worker::Worker::start(worker::Settings::new(slots.into(), child()), state.clone(), broker.clone())?),
+        slots => Some(worker::Worker::start(
+            worker::Settings::new(slots.into(), arguments.sandbox.child()),
+            state.clone(),
+            broker.clone(),
+        )?),
     };
     say("scheduler: running; Ctrl-C stops it, and nothing is lost");
     let ended = service::run(config, state, broker, stop).await;
@@ -74,7 +77,8 @@ pub async fn worker(arguments: &Worker) -> Result<(), Failure> {
     let state = storage(&arguments.connection)?;
     let broker = broker(&arguments.connection).await?;
     let slots = arguments.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let mut settings = worker::Settings::new(slots, child());
+    worker::sandbox::announce(arguments.sandbox.sandbox.into())?;
+    let mut settings = worker::Settings::new(slots, arguments.sandbox.child());
     settings.drain_budget = Duration::from_secs(arguments.drain_seconds.into());
     settings.deadline = Duration::from_secs(arguments.deadline_seconds.into());
     settings.stall = Duration::from_secs(arguments.stall_seconds.into());

@@ -18,7 +18,6 @@ use crate::arguments::Transcode;
 use crate::ending::{print_json, say};
 use crate::input;
 use crate::output::Output;
-use crate::probe::child;
 use crate::progress::{Progress, REDRAW};
 
 /// Runs the command.
@@ -30,7 +29,7 @@ pub async fn run(transcode: &Transcode) -> Result<(), Failure> {
     let output = Output::take(&transcode.output).await?;
     let slots = transcode.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let ended = match spec(transcode, source, &output) {
-        Ok(spec) => farm(spec, &output, slots).await,
+        Ok(spec) => farm(spec, &output, worker::Settings::new(slots, transcode.sandbox.child())).await,
         Err(failure) => Err(failure),
     };
     match ended {
@@ -59,16 +58,16 @@ fn spec(transcode: &Transcode, source: Url, output: &Output) -> Result<JobSpec, 
 }
 
 /// Runs one job to its end, or until a signal.
-async fn farm(spec: JobSpec, output: &Output, slots: usize) -> Result<Summary, Failure> {
+async fn farm(spec: JobSpec, output: &Output, mut workers: worker::Settings) -> Result<Summary, Failure> {
     let stop = |kind| signal(kind).map_err(|e| Failure::new(Code::Internal, format!("signals cannot be heard: {e}")));
     let (mut interrupt, mut terminate) = (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
     let state = output.state().clone();
     let broker = Broker::local();
     output.forget_other_jobs(spec.id.as_ref()).await;
     let job = submit(&state, &broker, spec).await?;
-    let mut worker_settings = worker::Settings::new(slots, child());
-    worker_settings.drain_budget = std::time::Duration::ZERO;
-    let workers = worker::Worker::start(worker_settings, state.clone(), broker.clone())?;
+    workers.drain_budget = std::time::Duration::ZERO;
+    let slots = workers.slots;
+    let workers = worker::Worker::start(workers, state.clone(), broker.clone())?;
     let scheduler = Scheduler::start(Settings::for_slots(slots), state, broker);
     let mut progress = Progress::start();
     let mut redraw = tokio::time::interval(REDRAW);

@@ -39,6 +39,8 @@ pub enum Code {
     SchedulerUnavailable,
     /// A GStreamer element is not installed; the message names the package.
     MissingElement,
+    /// The kernel cannot wall children in as it is required.
+    SandboxMissing,
     /// The child process of an attempt ended without a result.
     ChildCrashed,
     /// The child process of an attempt made no progress for too long.
@@ -92,6 +94,7 @@ impl Code {
             | Self::BrokerUnavailable
             | Self::SchedulerUnavailable
             | Self::MissingElement
+            | Self::SandboxMissing
             | Self::Internal => Fault::Environment,
             Self::Interrupted => Fault::Interruption,
         }
@@ -120,6 +123,7 @@ impl Code {
             | Self::StorageUnwritable
             | Self::StorageFull
             | Self::MissingElement
+            | Self::SandboxMissing
             | Self::Cancelled
             | Self::Interrupted => false,
         }

@@ -97,6 +97,8 @@ pub struct WorkerSeries {
     pub draining: IntGauge,
     /// When a child last said how far it is.
     pub last_progress: IntGauge,
+    /// How far children are walled in.
+    pub walls: IntGaugeVec,
 }
 
 /// The scheduler's series.
@@ -235,6 +237,12 @@ impl WorkerSeries {
                 "shoal_last_progress_timestamp_seconds",
                 "When a child last said how far it is, in seconds since 1970.",
             ),
+            walls: gauges(
+                &r,
+                "shoal_sandbox_walls",
+                "How far children are walled in: 2 as they should be, 1 as far as an old kernel can, 0 not at all.",
+                &["wall"],
+            ),
             registry: r,
         };
         for kind in KINDS {
@@ -242,6 +250,9 @@ impl WorkerSeries {
             for outcome in ["done", "failed", "moot", "stale", "rejected", "given_back", "postponed", "covered"] {
                 series.tasks.with_label_values(&[kind, outcome]);
             }
+        }
+        for wall in ["files", "system_calls"] {
+            series.walls.with_label_values(&[wall]);
         }
         series
     }
@@ -251,7 +262,7 @@ impl WorkerSeries {
 pub const PHASES: [&str; 5] = ["waiting", "probing", "encoding", "packing", "halted"];
 
 /// What tasks are called in labels.
-pub const KINDS: [&str; 6] = ["probe", "video", "audio", "stills", "text", "pack"];
+pub const KINDS: [&str; 8] = ["probe", "first", "video", "audio", "stills", "text", "pack", "mp4"];
 
 /// What a task is called in labels.
 pub fn kind(task: &TaskId) -> &'static str {

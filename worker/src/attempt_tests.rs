@@ -222,6 +222,21 @@ async fn a_child_has_one_socket_and_no_environment_to_speak_of() {
     assert!(confession.contains("leads its group: true"), "{confession}");
 }
 
+#[tokio::test]
+async fn a_child_that_was_taken_over_gets_nowhere() {
+    let walls = crate::sandbox::walls();
+    assert!(walls.are_enough(), "this kernel cannot show it: {walls:?}");
+    let bench = Bench::new().await;
+    for user in ["hostile", "hostile-nobody"] {
+        let (done, _) = bench.attempt(user, &Order::Probe).await;
+        let confession = done.expect_err("it only confesses").message;
+        assert!(confession.ends_with("did [], still threads: true, still libraries: true"), "{user}: {confession}");
+        let (done, _) = bench.attempt(&format!("{user}-free"), &Order::Probe).await;
+        let confession = done.expect_err("it only confesses").message;
+        assert!(confession.contains("TCP") && confession.contains("program"), "{user}: without walls it does: {confession}");
+    }
+}
+
 /// Waits until a process is gone, reaped and all.
 async fn gone(pid: u64) {
     let gone = async {

@@ -21,6 +21,7 @@ use pipelines::{Done, Init, Order, Output, Reader, StillPlace};
 
 use crate::process::{PARENT_VARIABLE, SOCKET_FD};
 use crate::protocol::{BlockingFrames, FromChild, ProtocolError, ToChild, head};
+use crate::sandbox::{self, Sandboxing};
 
 /// Exit status of a child that said what failed.
 pub(crate) const EXIT_FAILED: u8 = 3;
@@ -32,12 +33,16 @@ const BLOCK_BYTES: u64 = 1 << 20;
 /// Blocks kept: room for the places between which a demuxer of a badly interleaved file jumps.
 const BLOCKS_KEPT: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 
-/// Body of the hidden subcommand: does the order that comes over descriptor 3, with GStreamer.
+/// Body of the hidden subcommand: does the order that comes over descriptor 3, with GStreamer, walled in before the first byte
+/// of the source is read.
 ///
 /// Exit status: 0 when the order is done, 3 when it failed and the parent was told why, 4 when it was not started by a
 /// worker.
-pub fn main() -> ExitCode {
-    ExitCode::from(run_with(|order, reader, output| pipelines::run(order, reader, &output)))
+pub fn main(sandboxing: Sandboxing) -> ExitCode {
+    ExitCode::from(run_with(|order, reader, output| {
+        sandbox::close(sandboxing)?;
+        pipelines::run(order, reader, &output)
+    }))
 }
 
 /// As [`main`], with another way to do an order; the exit status.

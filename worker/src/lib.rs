@@ -7,7 +7,8 @@
 //!                                           ├ source: bytes in, on request
 //!                                           └ upload: segments out, as they come
 //! ```
-//! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials.
+//! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials, and is
+//! walled in by `sandbox`.
 
 mod attempt;
 mod awake;
@@ -21,6 +22,7 @@ mod process;
 mod protocol;
 mod retry;
 mod running;
+pub mod sandbox;
 mod session;
 mod source;
 mod still_upload;

@@ -362,6 +362,7 @@ fn believable(failure: &Failure) -> Failure {
         | Code::LimitExceeded
         | Code::SourceUnreadable
         | Code::MissingElement
+        | Code::SandboxMissing
         | Code::EncoderFailed
         | Code::Internal => failure.code,
         Code::SourceChanged

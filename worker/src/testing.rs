@@ -146,6 +146,16 @@ type Work = fn(&Order, Arc<dyn Reader>, Arc<dyn Output>) -> Result<Done, Failure
 pub(crate) fn test_child(how: &str) {
     let work: Work = match how {
         "real" => |order, reader, output| pipelines::run(order, reader, &output),
+        "hostile" => |_, _, _| crate::sandbox::tests::confess(true),
+        "hostile-free" => |_, _, _| crate::sandbox::tests::confess(false),
+        "hostile-nobody" => |_, _, _| {
+            crate::sandbox::tests::become_nobody();
+            crate::sandbox::tests::confess(true)
+        },
+        "hostile-nobody-free" => |_, _, _| {
+            crate::sandbox::tests::become_nobody();
+            crate::sandbox::tests::confess(false)
+        },
         "honest" => |order, reader, output| {
             check_source(&*reader)?;
             make(order, &*output, usize::MAX)

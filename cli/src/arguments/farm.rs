@@ -9,7 +9,7 @@ use ::farm::job::JobId;
 use clap::Args;
 use url::Url;
 
-use super::Wanted;
+use super::{Sandbox, Wanted};
 
 /// Where broker and storage are.
 #[derive(Args)]
@@ -49,6 +49,9 @@ pub struct Scheduler {
     /// Also run a worker in this process, with so many slots.
     #[arg(long, env = "SHOAL_SLOTS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub slots: u16,
+    /// How children are kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// From the end of a job until left-over media is deleted, and a failed one cannot be retried any more.
     #[arg(long, env = "SHOAL_GRACE_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=8760))]
     pub grace_hours: u32,
@@ -81,6 +84,9 @@ pub struct Worker {
     /// Longest silence of an attempt.
     #[arg(long, env = "SHOAL_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1500))]
     pub stall_seconds: u32,
+    /// How children are kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Print an error as one JSON object.
     #[arg(long)]
     pub json: bool,
