@@ -1,6 +1,7 @@
 //! What is next for a job, from what storage says of it. Restart and the happy path are the same path: load, step, act.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{JobId, JobSpec, shown_url};
@@ -287,13 +288,13 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
             damage::judge(job.spec.damage, probed()?, decided, &Accounts::of(decided, &seal))?;
             Ok(Next::StoreSeal(seal))
         }
-        tasks => match first_seal(job, decided) {
-            Some(first) if !job.opened => {
+        tasks => match (!job.opened).then(|| first_seal(job, decided)).flatten() {
+            Some(first) => {
                 let (stage, seal) = first?;
                 damage::judge(job.spec.damage, probed()?, &stage, &Accounts::of(&stage, &seal))?;
                 Ok(Next::Open(documents(&stage, &seal, None)?))
             }
-            _ => run(job, tasks),
+            None => run(job, tasks),
         },
     }
 }
@@ -309,7 +310,12 @@ pub fn first_seal(job: &JobState, plan: &Plan) -> Option<Result<(Plan, Seal), Fa
 fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
     let is_missing = |task: &TaskId| !job.markers.contains_key(task);
     let encodes: Vec<TaskId> = TaskId::encodes_of(plan).filter(is_missing).collect();
-    let is_made = |id: &RenditionId| !TaskId::makers_of(plan, id).iter().any(is_missing);
+    let rungs = plan.rungs();
+    // Every piece of a pass is a part of every rung of it.
+    let is_made = |id: &RenditionId| match rungs.iter().find(|(rung, _)| rung.id == *id) {
+        Some((_, pass)) => !encodes.iter().any(|task| discriminant(task) == discriminant(&pass.task(0))),
+        None => (0..).zip(&plan.audio).all(|(index, audio)| audio.id != *id || !is_missing(&TaskId::Audio(index))),
+    };
     let can_be_joined = |task: &TaskId| match task {
         TaskId::Pack(id) => is_made(id),
         TaskId::Mp4(id) => is_made(id) && plan.main_sound().is_none_or(|(_, sound)| is_made(&sound.id)),

@@ -198,7 +198,7 @@ impl Bucket {
     ) -> Result<(), NotJoined> {
         let upload = Upload::begin(self, path, kind).await.map_err(NotJoined::Failed)?;
         let storing = (1..).zip(parts).map(|(number, part)| self.store_part(&upload, number, part, sources));
-        let stored = gather(stream::iter(storing)).await;
+        let stored = gather(storing).await;
         let why = match stored.map(|parts| parts.into_iter().collect::<Option<Vec<_>>>()) {
             Ok(Some(parts)) => {
                 return upload.finish(parts, bytes).await.map_err(|unfinished| match unfinished {

@@ -8,7 +8,8 @@ use aws_sdk_s3::config::StalledStreamProtectionConfig;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 
 use super::error::{Meaning, failed, meaning_of};
 use super::{Bucket, Kind, PAGES_MAX, StorageError, Tries};
@@ -173,7 +174,7 @@ impl Bucket {
         let parts: Vec<Bytes> = (0..content.len()).step_by(size).map(part).collect();
         let upload = Upload::begin(self, path, kind).await?;
         let uploading = (1..).zip(parts).map(|(number, part)| upload.put(number, part));
-        match gather(stream::iter(uploading)).await {
+        match gather(uploading).await {
             Ok(parts) => Ok(upload.finish(parts, bytes).await?),
             Err(error) => {
                 upload.abort().await;
@@ -217,9 +218,19 @@ impl Bucket {
     }
 }
 
-/// Waits for parts, a few at a time.
+/// Waits for parts, a few at a time. When one has failed no other is begun, and those on their way are waited for: one that
+/// arrives when its upload was aborted may stay with the server.
 pub(super) async fn gather<T>(
-    parts: impl Stream<Item = impl Future<Output = Result<T, StorageError>>>,
+    mut parts: impl Iterator<Item = impl Future<Output = Result<T, StorageError>>>,
 ) -> Result<Vec<T>, StorageError> {
-    parts.buffer_unordered(PARTS_AT_ONCE).try_collect().await
+    let mut running: FuturesUnordered<_> = parts.by_ref().take(PARTS_AT_ONCE).collect();
+    let (mut stored, mut failure) = (Vec::new(), None);
+    while let Some(part) = running.next().await {
+        match part {
+            Ok(part) => stored.push(part),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+        running.extend(parts.next().filter(|_| failure.is_none()));
+    }
+    failure.map_or(Ok(stored), Err)
 }
