@@ -54,11 +54,11 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     };
     let workers = match arguments.slots {
         0 => None,
-        slots => Some(worker::Worker::start(
-            worker::Settings::new(slots.into(), arguments.sandbox.child()),
-            state.clone(),
-            broker.clone(),
-        )?),
+        slots => {
+            worker::sandbox::announce(arguments.sandbox.sandbox.into())?;
+            let settings = worker::Settings::new(slots.into(), arguments.sandbox.child());
+            Some(worker::Worker::start(settings, state.clone(), broker.clone())?)
+        }
     };
     say("scheduler: running; Ctrl-C stops it, and nothing is lost");
     let ended = service::run(config, state, broker, stop).await;
