@@ -12,16 +12,21 @@ use crate::process;
 use crate::reader::{Frame, frame_at};
 use crate::{barcode, clip::Clip};
 
-/// How long the browser may take to start and to end, beside playing.
+/// How long the browser may take to start, to visit moments and to end, beside playing.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How many moments are visited after the end.
+const VISITS: usize = 32;
 
 /// What came of playing something to its end.
 #[derive(Debug)]
 pub struct Played {
     /// What the player says.
     pub said: Said,
-    /// The frames that were put on the screen, as far as the script was called for them, by media time.
-    pub frames: Vec<Frame>,
+    /// The frames that were put on the screen while it played, as far as the script was called for them, by media time. A
+    /// browser that is short of time calls late, so that one may be of a later time than its own.
+    frames: Vec<Frame>,
+    /// What was there when it was sent to moments spread evenly, after the end.
+    pub visits: Vec<Visit>,
     /// When beeps were heard, by media time in ns.
     pub beeps_ns: Vec<i64>,
 }
@@ -51,9 +56,8 @@ pub struct Said {
     pub buffered: Vec<Buffered>,
     /// The cues of the first rendition of text at the end.
     pub texts: Vec<TextCue>,
-    /// What was shown of it with the frames, whenever that changed.
-    pub text_changes: Vec<TextChange>,
     frames: Vec<Shown>,
+    visits: Vec<Visited>,
     beeps_s: Vec<f64>,
     clocks_s: Vec<(f64, f64)>,
 }
@@ -78,13 +82,23 @@ pub struct TextCue {
     pub text: String,
 }
 
-/// A change of what text is shown.
-#[derive(Debug, Deserialize)]
-pub struct TextChange {
-    /// The first frame with which it was seen, in s of media time.
-    pub time_s: f64,
-    /// What is shown from then on; empty for nothing.
+/// What was there at a moment it was sent to.
+#[derive(Debug)]
+pub struct Visit {
+    /// The moment, in s of media time.
+    pub at_s: f64,
+    /// The frame that was shown.
+    pub frame: Frame,
+    /// The text that was shown; empty for none.
     pub text: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Visited {
+    at_s: f64,
+    text: String,
+    #[serde(flatten)]
+    shown: Shown,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,16 +116,19 @@ pub fn play(folder: &Path, file: &str, switch_seconds: u32, limit: Duration) -> 
     ensure!(here.join("node_modules/hls.js").exists(), "the player's packages are not there: run `make test-deps`");
     let request = serde_json::json!({
         "folder": folder, "file": file, "switch_seconds": switch_seconds, "limit_seconds": limit.as_secs(),
+        "visits": VISITS,
         "picture": [barcode::READ_WIDTH, barcode::READ_HEIGHT],
     });
     let mut node = Command::new("node");
     node.arg(here.join("play.mjs")).arg(request.to_string());
     let out = process::run(&mut node, limit + START_LIMIT)?.success()?;
-    let said: Said = serde_json::from_slice(&out.stdout).context("what play.mjs printed")?;
+    let mut said: Said = serde_json::from_slice(&out.stdout).context("what play.mjs printed")?;
     let frames = said.frames.iter().map(Shown::read).collect::<Result<Vec<_>>>()?;
+    let visit = |visited: Visited| Ok(Visit { at_s: visited.at_s, frame: visited.shown.read()?, text: visited.text });
+    let visits = std::mem::take(&mut said.visits).into_iter().map(visit).collect::<Result<Vec<_>>>()?;
     let clock = clock_s(&said.clocks_s).context("the media clock never ran")?;
     let beeps_ns = said.beeps_s.iter().map(|beep| nanoseconds(beep + clock)).collect();
-    Ok(Played { said, frames, beeps_ns })
+    Ok(Played { said, frames, visits, beeps_ns })
 }
 
 impl Shown {
@@ -123,18 +140,23 @@ impl Shown {
 }
 
 impl Played {
-    /// What is wrong with the frames shown, if they should be of `clip`: each readable, and at its own time. Frames that the
-    /// script was not called for are no fault; that most are there is.
+    /// What is wrong with the frames at the moments visited, if they should be of `clip`: each readable, at its own time, and the
+    /// one that is due.
     pub fn frame_faults(&self, clip: &Clip) -> Vec<String> {
         let mut faults: Vec<String> = Vec::new();
-        for frame in &self.frames {
+        for Visit { at_s, frame, .. } in &self.visits {
             match frame.number {
-                Ok(number) if (frame.time_ns - clip.start_ns(number)).abs() <= 1_000_000 => {}
+                Ok(number) if (frame.time_ns - clip.start_ns(number)).abs() <= 1_000_000 => {
+                    let due = clip.start_ns(number) - 1_000_000..clip.start_ns(number + 1) + 1_000_000;
+                    if !due.contains(&nanoseconds(*at_s)) {
+                        faults.push(format!("frame {number} at {at_s} s"));
+                    }
+                }
                 seen => faults.push(format!("at {} ns: {seen:?}", frame.time_ns)),
             }
         }
-        if self.frames.len() * 2 < clip.numbers().len() {
-            faults.push(format!("only {} of {} frames were seen", self.frames.len(), clip.numbers().len()));
+        if self.visits.len() < VISITS {
+            faults.push(format!("only {} of {VISITS} moments were seen", self.visits.len()));
         }
         faults.truncate(10);
         faults
