@@ -3,6 +3,7 @@
 mod farm;
 
 pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, Submit, Worker};
+pub use self::farm::{InstanceFile, PeerTube, PeerTubeCommand, Register, Unregister};
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -60,6 +61,9 @@ pub enum Command {
     Cancel(JobCommand),
     /// Take up a failed job of a running farm again; what is done stays done.
     Retry(JobCommand),
+    /// Be a remote runner of instances of PeerTube.
+    #[command(name = "peertube")]
+    PeerTube(PeerTube),
     /// Check everything that a farm needs, and say how to mend what is wrong.
     Doctor(Doctor),
     /// One attempt of a task: started by a worker, with a socket.

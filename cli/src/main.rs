@@ -10,6 +10,7 @@ mod ending;
 mod input;
 mod jobs;
 mod output;
+mod peertube;
 mod probe;
 mod progress;
 mod services;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Command::Status(status) => (runtime.block_on(jobs::status(&status)), status.json),
         Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")), command.json),
         Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")), command.json),
+        Command::PeerTube(peertube) => (runtime.block_on(peertube::run(&peertube)), peertube.json()),
         Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)), doctor.json),
         Command::Child(_) => (Ok(()), false),
     };

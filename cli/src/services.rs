@@ -10,7 +10,7 @@ use farm::storage::{S3Settings, Storage, Stores};
 use farm::{Code, Failure};
 use scheduler::admit::Policy;
 use scheduler::tenants::Tenants;
-use scheduler::{janitor, notify, service};
+use scheduler::{janitor, notify, peertube, service};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -47,6 +47,10 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
             ..janitor::Settings::default()
         },
         api,
+        peertube: match &arguments.peertube {
+            Some(file) => Some(instances(file, &arguments.connection)?),
+            None => None,
+        },
         admin: match arguments.admin_listen {
             Some(address) => Some(listen(address).await?),
             None => None,
@@ -66,6 +70,16 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
         workers.shutdown().await;
     }
     ended
+}
+
+/// The instances of a file, and where what is made for them is kept.
+fn instances(file: &Path, connection: &Connection) -> Result<peertube::Config, Failure> {
+    let instances = peertube::settings::read(&read(file)?).map_err(|failure| {
+        let message = format!("{}: {}", file.display(), failure.message);
+        Failure::new(failure.code, message)
+    })?;
+    let url = connection.storage.clone().ok_or_else(|| Failure::new(Code::InvalidRequest, "no storage"))?;
+    Ok(peertube::Config { instances, url })
 }
 
 /// Runs a worker until a signal, and then drains it. A second signal ends it at once.

@@ -186,6 +186,8 @@ pub enum Mp4 {
     None,
     /// One of each rung with the sound that plays when nobody chose; of that sound alone where there is no picture.
     EachRung,
+    /// As `each-rung`, and one of that sound alone in any case.
+    EachRungAndSound,
 }
 
 /// Which renditions of the picture to make.

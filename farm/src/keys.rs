@@ -179,6 +179,24 @@ pub fn term(partition: u32) -> String {
     format!("term/{partition}")
 }
 
+/// Everything that is kept for instances of PeerTube.
+pub const PEERTUBE: &str = "peertube/";
+
+/// Prefix of the runner jobs of an instance that were taken and not ended.
+pub fn peertube_jobs(instance: &str) -> String {
+    format!("{PEERTUBE}{instance}/jobs/")
+}
+
+/// Prefix of the videos that are kept for an instance.
+pub fn peertube_videos(instance: &str) -> String {
+    format!("{PEERTUBE}{instance}/videos/")
+}
+
+/// Prefix of all that is kept of a video for an instance.
+pub fn peertube_video(instance: &str, video: &str) -> String {
+    format!("{}{video}/", peertube_videos(instance))
+}
+
 /// The multivariant playlist: written last.
 pub const MASTER: &str = "master.m3u8";
 

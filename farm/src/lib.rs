@@ -1,9 +1,10 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`failure`], [`keys`], [`rate`]) or a
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`failure`], [`keys`], [`rate`], [`boxes`]) or a
 //! port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]). Nothing here knows GStreamer.
 
 pub mod admin;
+pub mod boxes;
 pub mod broker;
 pub mod ended;
 pub mod failure;

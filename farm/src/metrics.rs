@@ -72,6 +72,18 @@ pub struct SchedulerSeries {
     pub janitor_deleted: IntCounter,
     /// Requests to the API.
     pub http_requests: IntCounterVec,
+    /// Runner jobs of PeerTube that ended.
+    pub peertube_jobs: IntCounterVec,
+    /// Runner jobs that are held.
+    pub peertube_jobs_held: IntGaugeVec,
+    /// Sources that were needed.
+    pub peertube_sources: IntCounterVec,
+    /// Rungs that are kept no more.
+    pub peertube_speculative: IntCounterVec,
+    /// Whether an instance answers.
+    pub peertube_up: IntGaugeVec,
+    /// How long handing in took.
+    pub peertube_upload: Histogram,
 }
 
 /// What a worker counts.
@@ -181,6 +193,37 @@ impl SchedulerSeries {
             notifications: counters(&r, "shoal_notifications_total", "Attempts to tell the end of a job.", &["way", "result"]),
             janitor_deleted: counter(&r, "shoal_janitor_deleted_objects_total", "Objects that the janitor deleted."),
             http_requests: counters(&r, "shoal_http_requests_total", "Requests to the API.", &["route", "status"]),
+            peertube_jobs: counters(
+                &r,
+                "shoal_peertube_jobs_total",
+                "Runner jobs that ended, by what they were for and how.",
+                &["instance", "form", "end"],
+            ),
+            peertube_jobs_held: gauges(
+                &r,
+                "shoal_peertube_jobs_held",
+                "Runner jobs that were taken and have not ended.",
+                &["instance"],
+            ),
+            peertube_sources: counters(
+                &r,
+                "shoal_peertube_sources_total",
+                "Sources that runner jobs needed: fetched, or kept from before.",
+                &["instance", "from"],
+            ),
+            peertube_speculative: counters(
+                &r,
+                "shoal_peertube_speculative_rungs_total",
+                "Rungs that are kept no more, by whether they were ever asked for.",
+                &["instance", "rung"],
+            ),
+            peertube_up: gauges(&r, "shoal_peertube_up", "1 while an instance answers.", &["instance"]),
+            peertube_upload: histogram(
+                &r,
+                "shoal_peertube_upload_seconds",
+                "How long handing a result in took, with what the instance does meanwhile.",
+                &CHUNK_SECONDS,
+            ),
             registry: r,
         };
         for phase in PHASES {

@@ -63,8 +63,9 @@ impl TaskId {
         let rungs: Vec<&RenditionId> = plan.rungs().into_iter().map(|(rung, _)| &rung.id).collect();
         let sounds = plan.audio.iter().map(|audio| &audio.id);
         let packs = rungs.clone().into_iter().chain(sounds).filter(|_| plan.layout.has_files()).map(|id| Self::Pack(id.clone()));
-        let sound = plan.main_sound().filter(|_| rungs.is_empty()).map(|(_, audio)| &audio.id);
-        let files = rungs.into_iter().chain(sound).filter(|_| plan.mp4 == Mp4::EachRung).map(|id| Self::Mp4(id.clone()));
+        let alone = rungs.is_empty() || plan.mp4 == Mp4::EachRungAndSound;
+        let sound = plan.main_sound().filter(|_| alone).map(|(_, audio)| &audio.id);
+        let files = rungs.into_iter().chain(sound).filter(|_| plan.mp4 != Mp4::None).map(|id| Self::Mp4(id.clone()));
         packs.chain(files)
     }
 }

@@ -13,7 +13,9 @@ use bytes::BytesMut;
 use farm::{Code, Failure};
 use gst::prelude::*;
 
-use crate::boxes::{self, BoxError, Fragment};
+use farm::boxes::BoxError;
+
+use crate::boxes::{self, Fragment};
 use crate::source::{element, internal};
 use crate::{Init, Output};
 

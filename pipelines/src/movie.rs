@@ -6,7 +6,9 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::boxes::{BoxError, Child, Fields, Fragment, Sample, children, descend, find, fragments, put_box, put_full, timescale};
+use farm::boxes::{BoxError, Child, Fields, children, descend, find, put_box, put_full};
+
+use crate::boxes::{Fragment, Sample, fragments, timescale};
 
 /// Ticks per second of the movie's own times: durations of tracks and edits.
 const TIMESCALE: u32 = 90_000;

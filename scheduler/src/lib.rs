@@ -18,6 +18,7 @@ pub mod ladder;
 pub mod names;
 pub mod notify;
 pub mod pace;
+pub mod peertube;
 pub mod plan;
 pub mod playlist;
 pub mod report;

@@ -17,7 +17,7 @@ use crate::admit::Policy;
 use crate::api::{self, Api};
 use crate::scheduler::{PARTITION, Scheduler, Settings};
 use crate::tenants::Tenants;
-use crate::{intake, janitor, notify};
+use crate::{intake, janitor, notify, peertube};
 
 /// How often it is looked whether storage and broker answer.
 const READY_PAUSE: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ pub struct Config {
     pub janitor: janitor::Settings,
     /// The API and who may use it; without it jobs come from the queue alone.
     pub api: Option<(TcpListener, Tenants)>,
+    /// The instances of PeerTube whose jobs are done.
+    pub peertube: Option<peertube::Config>,
     /// Where monitoring reaches it.
     pub admin: Option<TcpListener>,
 }
@@ -45,7 +47,7 @@ pub struct Config {
 /// # Errors
 /// When a part of it ends by itself.
 pub async fn run(config: Config, state: Storage, broker: Broker, stop: CancellationToken) -> Result<(), Failure> {
-    let Config { mut settings, policy, notify, janitor, api, admin } = config;
+    let Config { mut settings, policy, notify, janitor, api, peertube, admin } = config;
     if let Some((_, tenants)) = &api {
         settings.weights = Arc::new(tenants.weights());
     }
@@ -59,10 +61,14 @@ pub async fn run(config: Config, state: Storage, broker: Broker, stop: Cancellat
     });
     parts.spawn(notify::run(notify, state.clone(), broker.clone(), watch.clone()));
     let swept = state.clone();
+    let acting = watch.clone();
     parts.spawn(async move {
         janitor::run(janitor, swept, watch).await;
         Ok(())
     });
+    if let Some(instances) = peertube {
+        parts.spawn(peertube::run(instances, Arc::clone(&scheduler), state.clone(), acting));
+    }
     let broken = |error: std::io::Error| Failure::new(Code::Internal, format!("requests cannot be taken any more: {error}"));
     if let Some((listener, tenants)) = api {
         let api = Api { scheduler: Arc::clone(&scheduler), state: state.clone(), broker: broker.clone(), tenants, policy };

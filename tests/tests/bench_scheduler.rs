@@ -102,6 +102,7 @@ async fn throughput_wait_and_memory() {
         notify: notify::Settings::default(),
         janitor: janitor::Settings::default(),
         api: None,
+        peertube: None,
         admin: None,
     };
     let service = tokio::spawn(service::run(config, state.clone(), broker.clone(), stop.clone()));

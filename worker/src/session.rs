@@ -4,12 +4,13 @@
 //! itself are held against the order here, before anything is served or stored; any breach is the end of the child.
 
 use bytes::Bytes;
+use farm::boxes::BoxError;
 use farm::rate::SECOND_NS;
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Object, Segment};
 use farm::text::{Cue, TextAccount, TextPlan};
 use farm::{Code, Failure};
-use pipelines::boxes::{self, BoxError};
+use pipelines::boxes;
 use pipelines::{Done, Order, Pictured, StillPlace, jpeg};
 
 use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};

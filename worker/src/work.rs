@@ -79,7 +79,7 @@ impl Storing {
     /// What a plan calls for.
     pub(crate) fn of(plan: &Plan) -> Self {
         match (plan.mp4, plan.layout) {
-            (Mp4::EachRung, _) => Self::SegmentsAndSamples,
+            (Mp4::EachRung | Mp4::EachRungAndSound, _) => Self::SegmentsAndSamples,
             (Mp4::None, Layout::SingleFile) => Self::Parts,
             (Mp4::None, Layout::Segments | Layout::Both) => Self::Segments,
         }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ::farm::job::JobId;
-use clap::Args;
+use clap::{Args, Subcommand};
 use url::Url;
 
 use super::{Sandbox, Wanted};
@@ -40,6 +40,9 @@ pub struct Scheduler {
     /// TOML file with the tenants and their tokens.
     #[arg(long, env = "SHOAL_TOKENS_FILE", value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// TOML file with the instances of PeerTube whose jobs are done; `shoal peertube register` writes it.
+    #[arg(long, env = "SHOAL_PEERTUBE_FILE", value_name = "FILE")]
+    pub peertube: Option<PathBuf>,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, env = "SHOAL_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
@@ -181,4 +184,62 @@ pub struct Doctor {
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `shoal peertube`.
+#[derive(Args)]
+pub struct PeerTube {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: PeerTubeCommand,
+}
+
+/// What `shoal peertube` does.
+#[derive(Subcommand)]
+pub enum PeerTubeCommand {
+    /// Make this farm a runner of an instance. The registration token is in SHOAL_REGISTRATION_TOKEN, or in a file.
+    Register(Register),
+    /// Show the instances of a file.
+    List(InstanceFile),
+    /// Have an instance forget this farm.
+    Unregister(Unregister),
+}
+
+/// The file of instances.
+#[derive(Args)]
+pub struct InstanceFile {
+    /// TOML file with the instances, as `shoal scheduler` reads it.
+    #[arg(long, env = "SHOAL_PEERTUBE_FILE", value_name = "FILE", default_value = "peertube.toml")]
+    pub file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal peertube register`.
+#[derive(Args)]
+pub struct Register {
+    /// Where the instance is: https://tube.example.org
+    #[arg(long)]
+    pub url: Url,
+    /// What the runner is called there.
+    #[arg(long, default_value = "shoal")]
+    pub name: String,
+    /// A file that holds the registration token; otherwise it is in SHOAL_REGISTRATION_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The file of instances, made when it is not there.
+    #[command(flatten)]
+    pub file: InstanceFile,
+}
+
+/// `shoal peertube unregister`.
+#[derive(Args)]
+pub struct Unregister {
+    /// Where the instance is.
+    #[arg(long)]
+    pub url: Url,
+    /// The file of instances.
+    #[command(flatten)]
+    pub file: InstanceFile,
 }

@@ -47,6 +47,7 @@ impl Running {
             policy,
             notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
             janitor: janitor::Settings::default(),
+            peertube: None,
             api: Some((listener, Tenants::read(&tenants).expect("tenants"))),
             admin: None,
         };

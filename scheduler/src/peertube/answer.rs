@@ -1,0 +1,225 @@
+//! What is handed in for an order: files of a finished job, and the playlist that the server wants beside them.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use farm::plan::RenditionId;
+use farm::storage::{Storage, StorageError};
+use farm::task::{Object, Token};
+use farm::{Code, Failure};
+use futures::{Stream, StreamExt as _};
+use sha2::{Digest as _, Sha256};
+
+use super::muxed;
+use super::order::{Form, Size};
+use crate::playlist;
+use crate::seal::{Media, Medium, Rendition, Seal};
+
+/// Most bytes that are fetched at a time, and how often at once.
+const FETCH_BYTES: u64 = 4 << 20;
+const FETCHES: usize = 2;
+
+/// Bytes by which a file is told from another.
+pub(super) const HEAD_BYTES: usize = 64 << 10;
+
+/// A file that is put together while it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Body {
+    pieces: Vec<Piece>,
+    /// Its size.
+    pub(super) bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Piece {
+    /// These bytes.
+    Given(Bytes),
+    /// Some of an object.
+    Object { key: String, range: Range<u64> },
+    /// A segment of sound, called by this number.
+    Sound { key: String, range: Range<u64>, track: u32 },
+}
+
+impl Piece {
+    async fn fetch(self, storage: &Storage) -> Result<Bytes, StorageError> {
+        let broken = |key: &str, why: String| StorageError::Unavailable { key: key.to_owned(), why };
+        let (key, range) = match &self {
+            Self::Given(bytes) => return Ok(bytes.clone()),
+            Self::Object { key, range } | Self::Sound { key, range, .. } => (key, range),
+        };
+        let bytes = storage.get_range(key, range.clone()).await?;
+        if bytes.len() as u64 != range.end - range.start {
+            return Err(broken(key, "it is shorter than it was".to_owned()));
+        }
+        match &self {
+            Self::Sound { track, .. } => muxed::segment(&bytes, *track).map_err(|error| broken(key, error.to_string())),
+            Self::Given(_) | Self::Object { .. } => Ok(bytes),
+        }
+    }
+}
+
+impl Body {
+    fn of(pieces: Vec<Piece>) -> Self {
+        let size = |piece: &Piece| match piece {
+            Piece::Given(bytes) => bytes.len() as u64,
+            Piece::Object { range, .. } | Piece::Sound { range, .. } => range.end - range.start,
+        };
+        Self { bytes: pieces.iter().map(size).sum(), pieces }
+    }
+
+    fn object(object: &Object) -> Self {
+        let starts = (0..object.bytes).step_by(usize::try_from(FETCH_BYTES).unwrap_or(usize::MAX));
+        let piece = |start| Piece::Object { key: object.key.clone(), range: start..object.bytes.min(start + FETCH_BYTES) };
+        Self::of(starts.map(piece).collect())
+    }
+
+    /// Its bytes, a few at a time.
+    pub(super) fn stream(self, storage: Storage) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
+        let fetched = move |piece: Piece| {
+            let storage = storage.clone();
+            async move { piece.fetch(&storage).await }
+        };
+        futures::stream::iter(self.pieces).map(fetched).buffered(FETCHES)
+    }
+
+    /// How it begins.
+    ///
+    /// # Errors
+    /// Storage's.
+    pub(super) async fn head(&self, storage: &Storage) -> Result<Vec<u8>, StorageError> {
+        let mut head = Vec::new();
+        for piece in &self.pieces {
+            if head.len() >= HEAD_BYTES {
+                break;
+            }
+            let wanted = match piece.clone() {
+                Piece::Object { key, range } => {
+                    let end = range.end.min(range.start + HEAD_BYTES as u64);
+                    Piece::Object { key, range: range.start..end }
+                }
+                other => other,
+            };
+            head.extend_from_slice(&wanted.fetch(storage).await?);
+        }
+        head.truncate(HEAD_BYTES);
+        Ok(head)
+    }
+}
+
+/// What is handed in.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Answer {
+    /// The media file.
+    pub(super) file: Body,
+    /// What it is called: the server publishes playlists only that name it in this way.
+    pub(super) name: String,
+    /// Its playlist, and what that is called.
+    pub(super) playlist: Option<(String, String)>,
+}
+
+/// The answer to an order, from the result of a job.
+///
+/// # Errors
+/// [`Code::NoDecodableStream`] when the video has no picture or no sound that was asked for; storage's.
+pub(super) async fn of(output: &Storage, seal: &Seal, form: Form, rung: Option<Size>) -> Result<Answer, Failure> {
+    let absent = |what: &str| Failure::new(Code::NoDecodableStream, format!("the video has no {what}"));
+    let sound = main_sound(seal);
+    let wanted = match rung {
+        Some(size) => nearest(seal, size.short).ok_or_else(|| absent("picture"))?,
+        None => sound.ok_or_else(|| absent("sound"))?,
+    };
+    let short = rung.map_or(0, |size| size.short);
+    let broken = |why: &str| Failure::new(Code::Internal, format!("{}: {why}", wanted.id));
+    match (form, sound.filter(|_| rung.is_some())) {
+        (Form::WebVideo, _) => {
+            let made = seal.mp4.iter().find(|made| made.id == wanted.id).ok_or_else(|| broken("no plain MP4 was made of it"))?;
+            Ok(Answer { file: Body::object(&made.object), name: format!("{short}.mp4"), playlist: None })
+        }
+        (Form::Together, Some(sound)) => {
+            let (file, joined) = together(output, wanted, sound).await?;
+            Ok(named(file, &joined, short))
+        }
+        (Form::Together | Form::Apart, _) => {
+            let Media::File { object, .. } = &wanted.media else { return Err(broken("it is not in one file")) };
+            Ok(named(Body::object(object), wanted, short))
+        }
+    }
+}
+
+/// The rung whose short edge is nearest. A source's own may be a pixel or two off, as pictures have even sides.
+fn nearest(seal: &Seal, short: u32) -> Option<&Rendition> {
+    let pictures = seal.renditions.iter().filter_map(|rendition| match rendition.medium {
+        Medium::Picture { width, height, .. } => Some((width.min(height), rendition)),
+        Medium::Sound { .. } => None,
+    });
+    pictures.min_by_key(|(own, _)| own.abs_diff(short)).map(|(_, rendition)| rendition)
+}
+
+fn main_sound(seal: &Seal) -> Option<&Rendition> {
+    let mut sounds = seal.renditions.iter().filter(|rendition| matches!(rendition.medium, Medium::Sound { .. }));
+    sounds.clone().find(|sound| matches!(sound.medium, Medium::Sound { default: true, .. })).or_else(|| sounds.next())
+}
+
+/// The file under a name that the server knows how to replace: a UUID, the resolution and `-fragmented.mp4`.
+fn named(file: Body, rendition: &Rendition, short: u32) -> Answer {
+    // Two tokens are as random as a UUID; its version and variant are those of a random one.
+    let [one, two] = [Token::random().to_string(), Token::random().to_string()];
+    let part = |text: &str, range: Range<usize>| text.get(range).unwrap_or_default().to_owned();
+    let uuid = [
+        part(&one, 0..8),
+        part(&one, 8..12),
+        format!("4{}", part(&one, 13..16)),
+        format!("8{}", part(&two, 1..4)),
+        part(&two, 4..16),
+    ];
+    let stem = format!("{}-{short}", uuid.join("-"));
+    let name = format!("{stem}-fragmented.mp4");
+    let mut renamed = rendition.clone();
+    if let Media::File { object, .. } = &mut renamed.media {
+        object.key = format!("{}/{name}", renamed.id);
+    }
+    Answer { file, name, playlist: Some((format!("{stem}.m3u8"), playlist::media(&renamed))) }
+}
+
+/// Picture and sound in one file: the file, and a rendition that says where its segments are.
+async fn together(output: &Storage, picture: &Rendition, sound: &Rendition) -> Result<(Body, Rendition), Failure> {
+    let broken = |id: &RenditionId, why: String| Failure::new(Code::Internal, format!("{id}: {why}"));
+    let not_whole = |id: &RenditionId| broken(id, "it is not in one file".to_owned());
+    let Media::File { object, init_bytes, segments } = &picture.media else { return Err(not_whole(&picture.id)) };
+    let Media::File { object: sound_object, init_bytes: sound_init, segments: sounds } = &sound.media else {
+        return Err(not_whole(&sound.id));
+    };
+    let own_init = output.get_range(&object.key, 0..*init_bytes).await?;
+    let sound_head = output.get_range(&sound_object.key, 0..*sound_init).await?;
+    let unfit = |error: farm::boxes::BoxError| broken(&sound.id, error.to_string());
+    let init = muxed::init(&own_init, &sound_head).map_err(unfit)?;
+    let track = muxed::sound_track(&own_init).map_err(unfit)?;
+    let init_bytes_both = init.len() as u64;
+    let (mut pieces, mut both) = (vec![Piece::Given(init)], Vec::new());
+    let (mut at, mut sound_at) = (*init_bytes, *sound_init);
+    let mut left = sounds.iter();
+    for (place, segment) in segments.iter().enumerate() {
+        let own = at..at + segment.bytes;
+        at = own.end;
+        pieces.push(Piece::Object { key: object.key.clone(), range: own });
+        let mut joined = segment.clone();
+        // What sound there is beyond the picture goes to the last one.
+        let count = if place + 1 == segments.len() { left.len() } else { 1 };
+        for sound in left.by_ref().take(count) {
+            let range = sound_at..sound_at + sound.bytes;
+            sound_at = range.end;
+            joined.bytes += sound.bytes;
+            pieces.push(Piece::Sound { key: sound_object.key.clone(), range, track });
+        }
+        both.push(joined);
+    }
+    let file = Body::of(pieces);
+    let whole = Object { bytes: file.bytes, ..object.clone() };
+    let media = Media::File { object: whole, init_bytes: init_bytes_both, segments: both };
+    Ok((file, Rendition { media, ..picture.clone() }))
+}
+
+/// The name of a file's beginning.
+pub(super) fn digest(head: &[u8]) -> String {
+    Sha256::digest(head).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

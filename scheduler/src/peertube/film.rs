@@ -1,0 +1,215 @@
+//! What is kept of a video while an instance asks for its forms: the source, which is fetched once, and the jobs made of it.
+//!
+//! An instance says where the *best* file of a video is, and that is soon one that was handed in here: made of a picture that
+//! was encoded already. So each file that is handed in is remembered by size and beginning. As long as the instance has the
+//! source or one of those, the source that is kept is still what the video was made of.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use farm::job::JobId;
+use farm::storage::{Kind, Part, Storage};
+use farm::{Failure, keys};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::answer::{HEAD_BYTES, digest};
+use super::ladder::Asked;
+use super::order::{Order, Size};
+use super::protocol::{Client, Refusal};
+use super::settings::Token;
+use crate::scheduler::fetch_if_there;
+
+/// Size of the pieces in which a source is stored while it comes in, in bytes: object stores take 10 000 of them at most.
+const PIECE_BYTES: usize = 16 << 20;
+/// Largest source, in bytes.
+const SOURCE_BYTES_MAX: u64 = 10_000 * PIECE_BYTES as u64;
+/// How often the rest of a source is asked for when the connection breaks without having brought anything, and the wait before.
+const BREAKS_MAX: u32 = 8;
+const BREAK_PAUSE: Duration = Duration::from_secs(2);
+
+/// By what a file is told from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Look {
+    /// Its size.
+    pub(super) bytes: u64,
+    /// The digest of its beginning.
+    pub(super) head: String,
+}
+
+/// A job that was given to the farm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Made {
+    /// Its name.
+    pub(super) job: JobId,
+    /// What it makes.
+    pub(super) rungs: Vec<Asked>,
+    /// Short edges that the instance has asked for by now.
+    pub(super) asked: Vec<u32>,
+}
+
+/// A video.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Film {
+    /// Key of the source.
+    pub(super) source: String,
+    /// The source, then what was handed in.
+    pub(super) known: Vec<Look>,
+    /// Jobs made of it.
+    pub(super) made: Vec<Made>,
+}
+
+impl Film {
+    /// The job that makes what is asked for, if there is one.
+    pub(super) fn made(&mut self, rung: Option<Size>) -> Option<&mut Made> {
+        let fits = |made: &Made| match rung {
+            None => true,
+            Some(size) => made.rungs.iter().any(|own| own.short == size.short && [0, size.fps].contains(&own.fps)),
+        };
+        self.made.iter_mut().find(|made| fits(made))
+    }
+}
+
+/// Where an instance's videos are kept.
+#[derive(Clone)]
+pub(super) struct Films {
+    pub(super) state: Storage,
+    /// The state's URL.
+    pub(super) url: Url,
+    pub(super) slug: String,
+}
+
+impl Films {
+    pub(super) fn prefix(&self, video: &str) -> String {
+        keys::peertube_video(&self.slug, video)
+    }
+
+    fn key(&self, video: &str) -> String {
+        format!("{}film.json", self.prefix(video))
+    }
+
+    /// What is known of a video.
+    ///
+    /// # Errors
+    /// Storage's.
+    pub(super) async fn get(&self, video: &str) -> Result<Option<Film>, Failure> {
+        fetch_if_there(&self.state, &self.key(video)).await
+    }
+
+    /// Remembers a video.
+    ///
+    /// # Errors
+    /// Storage's.
+    pub(super) async fn put(&self, video: &str, film: &Film) -> Result<(), Failure> {
+        let content = serde_json::to_vec(film).map_err(|error| Failure::new(farm::Code::Internal, error.to_string()))?;
+        Ok(self.state.put(&self.key(video), content.into(), Kind::Json).await?)
+    }
+
+    /// The URL by which workers reach a key.
+    ///
+    /// # Errors
+    /// When the state has no such URL.
+    pub(super) fn url_of(&self, key: &str) -> Result<Url, Failure> {
+        let mut url = self.url.clone();
+        let odd = || Failure::new(farm::Code::InvalidRequest, "storage: its URL can have no path".to_owned());
+        url.path_segments_mut().map_err(|()| odd())?.pop_if_empty().extend(key.split('/'));
+        Ok(url)
+    }
+}
+
+/// What the instance has now.
+pub(super) async fn look(client: &Client, job_token: &Token, order: &Order) -> Result<Look, Refusal> {
+    let (mut answer, total) = client.file(&order.input, job_token, 0).await?;
+    let mut head = BytesMut::new();
+    while head.len() < HEAD_BYTES {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => head.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(_) => return Err(Refusal::Unreachable("the instance broke off in a file".to_owned())),
+        }
+    }
+    head.truncate(HEAD_BYTES);
+    let bytes = total.unwrap_or(head.len() as u64);
+    Ok(Look { bytes, head: digest(&head) })
+}
+
+/// Fetches a source to `key`; how it looks. Where the connection breaks it goes on.
+///
+/// # Errors
+/// What the instance says, or storage.
+pub(super) async fn fetch(client: &Client, state: &Storage, job_token: &Token, input: &Url, key: &str) -> Result<Look, Refusal> {
+    let mut pieces: Vec<Part> = Vec::new();
+    let (mut held, mut head) = (BytesMut::new(), BytesMut::new());
+    let (mut stored, mut total, mut breaks) = (0_u64, None, 0);
+    loop {
+        let from = stored + held.len() as u64;
+        let broken = match client.file(input, job_token, from).await {
+            Err(Refusal::Unreachable(why)) => why,
+            Err(refusal) => return Err(refusal),
+            Ok((mut answer, size)) => {
+                if total.is_some() && size.is_some() && total != size {
+                    return Err(Refusal::Unreachable("a file changed while it was fetched".to_owned()));
+                }
+                total = size.or(total);
+                if total.is_some_and(|total| total > SOURCE_BYTES_MAX) {
+                    return Err(Refusal::Refused(format!("its file is larger than {SOURCE_BYTES_MAX} bytes")));
+                }
+                let came_to_its_end = loop {
+                    match answer.chunk().await {
+                        Ok(Some(chunk)) => {
+                            breaks = 0;
+                            let missing = HEAD_BYTES - head.len();
+                            head.extend_from_slice(chunk.get(..missing.min(chunk.len())).unwrap_or_default());
+                            held.extend_from_slice(&chunk);
+                            while held.len() >= PIECE_BYTES {
+                                let piece = held.split_to(PIECE_BYTES).freeze();
+                                stored += piece.len() as u64;
+                                pieces.push(store(state, key, pieces.len(), piece).await?);
+                            }
+                        }
+                        Ok(None) => break true,
+                        Err(_) => break false,
+                    }
+                };
+                if came_to_its_end {
+                    total = total.or(Some(stored + held.len() as u64));
+                }
+                "the instance broke off in a file".to_owned()
+            }
+        };
+        let so_far = stored + held.len() as u64;
+        if total.is_some_and(|total| so_far >= total) {
+            break;
+        }
+        breaks += 1;
+        if breaks > BREAKS_MAX {
+            return Err(Refusal::Unreachable(broken));
+        }
+        tokio::time::sleep(BREAK_PAUSE).await;
+    }
+    let bytes = stored + held.len() as u64;
+    if pieces.is_empty() {
+        state.put(key, held.freeze(), Kind::VideoMp4).await?;
+    } else {
+        if !held.is_empty() {
+            pieces.push(store(state, key, pieces.len(), held.freeze()).await?);
+        }
+        state.join(key, &pieces, Kind::VideoMp4).await?;
+        let keys: Vec<String> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Part::Object { key, .. } => Some(key.clone()),
+                Part::Bytes(_) => None,
+            })
+            .collect();
+        state.delete(&keys).await?;
+    }
+    Ok(Look { bytes, head: digest(&head) })
+}
+
+async fn store(state: &Storage, key: &str, number: usize, piece: Bytes) -> Result<Part, Refusal> {
+    let key = format!("{key}.{number}");
+    let bytes = piece.len() as u64;
+    state.put(&key, piece, Kind::VideoMp4).await?;
+    Ok(Part::Object { key, range: Some(0..bytes) })
+}

@@ -1,0 +1,105 @@
+//! Which rungs are made of a video: what is asked for, and what the instance is going to ask for next.
+
+use farm::Rate;
+use farm::job::{Copying, JobSpec, LadderSpec, Layout, Mp4, RUNGS_MAX, RungSpec, VideoCodec, VideoSpec};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::order::Size;
+use super::settings::Policy;
+
+/// Short edge in pixels below which PeerTube asks for fewer frames per second.
+const SMALL_BELOW: u32 = 720;
+/// Frame rates that it asks for there, and above which a source has too many.
+const SMALL_FPS: [u32; 3] = [24, 25, 30];
+const SMALL_FPS_MAX: u32 = 30;
+
+/// A rung that is made, as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Asked {
+    /// Short edge in pixels.
+    pub(super) short: u32,
+    /// Frames per second; 0 when nobody said.
+    pub(super) fps: u32,
+}
+
+/// The frame rate that PeerTube asks for on a smaller rung of a source that has `fps` at its own size.
+fn fps_of(short: u32, fps: u32) -> u32 {
+    if short >= SMALL_BELOW || fps <= SMALL_FPS_MAX {
+        return fps;
+    }
+    let dividing = SMALL_FPS.into_iter().rev().find(|small| fps.is_multiple_of(*small));
+    dividing.or_else(|| SMALL_FPS.into_iter().min_by_key(|small| fps % small)).unwrap_or(fps)
+}
+
+/// The rungs to make for a first order: the one asked for (none for sound alone), and with `ahead` every smaller one among
+/// those that the instance makes of its videos, from the largest on.
+pub(super) fn rungs(asked: Option<Size>, ahead: &[u32]) -> Vec<Asked> {
+    let mut rungs: Vec<Asked> = match asked {
+        Some(Size { short, fps }) => {
+            let smaller = ahead.iter().filter(|other| (1..short).contains(*other));
+            let smaller = smaller.map(|other| Asked { short: *other, fps: fps_of(*other, fps) });
+            [Asked { short, fps }].into_iter().chain(smaller).collect()
+        }
+        None => ahead.iter().filter(|other| **other > 0).map(|other| Asked { short: *other, fps: 0 }).collect(),
+    };
+    if rungs.is_empty() {
+        // Sound alone, of a video of which nothing else is known to be wanted: a picture has to be made with it.
+        rungs.push(Asked { short: SMALLEST, fps: 0 });
+    }
+    rungs.sort_by_key(|rung| std::cmp::Reverse(rung.short));
+    rungs.dedup_by_key(|rung| rung.short);
+    rungs.truncate(RUNGS_MAX);
+    rungs
+}
+
+/// Short edge of a rung that nobody asked for, in pixels.
+const SMALLEST: u32 = 144;
+
+/// The job that makes these rungs in every form an instance asks for.
+pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) -> JobSpec {
+    let mut spec = JobSpec::new(source, output);
+    spec.tenant.clone_from(&policy.tenant);
+    spec.priority = policy.priority;
+    let video = policy.quality.map(|quality| VideoSpec {
+        codec: VideoCodec::H264,
+        quality: Some(quality),
+        bitrate: None,
+        max_bitrate: None,
+    });
+    let rung = |asked: &Asked| RungSpec {
+        // The server asks for what a picture has, be it odd or tiny.
+        height: asked.short.clamp(16, 4320),
+        fps: Rate::new(asked.fps, 1),
+        video: video.clone(),
+    };
+    spec.ladder = LadderSpec::Rungs(rungs.iter().map(rung).collect());
+    spec.output.layout = Layout::SingleFile;
+    spec.output.mp4 = Mp4::EachRungAndSound;
+    spec.copy = if policy.copy { Copying::WhenFits } else { Copying::Never };
+    spec.audio.loudness = policy.loudness;
+    spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(rungs: &[(u32, u32)]) -> Vec<Asked> {
+        rungs.iter().map(|&(short, fps)| Asked { short, fps }).collect()
+    }
+
+    #[test]
+    fn smaller_rungs_are_made_at_the_rates_that_will_be_asked_for() {
+        let enabled = [0, 144, 240, 360, 480, 720, 1080];
+        let of = |short, fps| rungs(Some(Size { short, fps }), &enabled);
+        assert_eq!(of(720, 25), asked(&[(720, 25), (480, 25), (360, 25), (240, 25), (144, 25)]));
+        assert_eq!(of(1080, 60)[..3], asked(&[(1080, 60), (720, 60), (480, 30)]));
+        assert_eq!(of(718, 50)[..2], asked(&[(718, 50), (480, 25)]), "the source's own, be it small, keeps its rate");
+        assert_eq!(of(720, 48)[1..2], asked(&[(480, 24)]));
+        assert_eq!(of(720, 40)[1..2], asked(&[(480, 30)]), "none divides it: the smallest rest");
+        assert_eq!(rungs(Some(Size { short: 720, fps: 25 }), &[]), asked(&[(720, 25)]), "nothing ahead");
+        assert_eq!(rungs(None, &enabled)[..2], asked(&[(1080, 0), (720, 0)]));
+        assert_eq!(rungs(None, &[]), asked(&[(144, 0)]));
+    }
+}
