@@ -45,6 +45,8 @@ pub struct Farm {
     pub broker: Vhost,
     /// Its storage.
     pub s3: S3Server,
+    /// The file of instances of PeerTube that schedulers serve.
+    pub instances: Option<PathBuf>,
     /// First part of all its keys, so that farms may share a bucket.
     name: String,
     server: String,
@@ -136,7 +138,7 @@ impl Farm {
         let s3 = S3Server::named_or_start()?;
         let objects = s3.quiet_storage(&format!("{name}/"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        Ok(Self { folder, broker, s3, name, server: String::new(), services: 0, objects, runtime })
+        Ok(Self { folder, broker, s3, instances: None, name, server: String::new(), services: 0, objects, runtime })
     }
 
     /// A command with everything that is secret in variables.
@@ -188,7 +190,12 @@ impl Farm {
         self.server = format!("http://{api}");
         let tokens = self.folder.path().join("tokens.toml");
         let tokens = tokens.to_str().context("a path")?;
-        self.start(ways, &["scheduler", "--listen", &api, "--tokens", tokens, "--allow-file-urls"])?.ready()
+        let mut arguments = vec!["scheduler", "--listen", &api, "--tokens", tokens, "--allow-file-urls"];
+        let instances = self.instances.clone();
+        if let Some(instances) = &instances {
+            arguments.extend(["--peertube", instances.to_str().context("a path")?]);
+        }
+        self.start(ways, &arguments)?.ready()
     }
 
     /// Starts a worker with one slot.

@@ -10,6 +10,7 @@ pub mod cost;
 pub mod farm;
 pub mod hls;
 pub mod mp4;
+pub mod peertube;
 pub mod player;
 pub mod process;
 pub mod proxy;

@@ -7,7 +7,7 @@ use farm::job::{JobId, JobSpec};
 use farm::task::Token as RandomToken;
 use farm::{Code, Failure, keys, metrics};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::{self, Answer};
 use super::film::{self, Film, Look, Made};
@@ -18,8 +18,9 @@ use super::runner::{Runner, Taken};
 use crate::scheduler::{Phase, fetch, fetch_if_there};
 use crate::step::JobResult;
 
-/// How often the instance hears of a job. It takes it away after two minutes of silence.
+/// How often the instance hears of a job, at least and at most. It takes it away after two minutes of silence.
 const BEAT: Duration = Duration::from_secs(15);
+const BEAT_SOONEST: Duration = Duration::from_secs(3);
 /// Wait after something did not work that may work later: first and longest.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_LONGEST: Duration = Duration::from_secs(30);
@@ -29,7 +30,7 @@ const TROUBLES_MAX: u32 = 120;
 const WORKED: Duration = Duration::from_secs(300);
 /// How long the farm goes on with what nobody waits for any more: the instance may have lost sight of this runner, and give it
 /// the same again.
-const LINGER: Duration = Duration::from_secs(30);
+const LINGER: Duration = Duration::from_secs(10);
 /// How far a job is when the farm has made everything, in percent; the rest is handing in.
 const MADE_PERCENT: u64 = 95;
 /// How long what the instance makes of its videos stands.
@@ -150,15 +151,16 @@ impl Runner {
     }
 
     /// Has the instance hear of a job again and again; comes back when it is nobody's business here any more.
-    async fn beat(&self, taken: &Taken, percent: watch::Receiver<u8>) -> End {
+    async fn beat(&self, taken: &Taken, mut percent: watch::Receiver<u8>) -> End {
         loop {
-            let so_far = *percent.borrow();
+            let so_far = *percent.borrow_and_update();
             match self.client.update(&taken.uuid, &taken.token, so_far).await {
                 Err(Refusal::Gone | Refusal::UnknownRunner) => return End::Gone,
                 Err(refusal) => tracing::warn!(instance = self.slug(), job = taken.uuid, "not heard: {refusal}"),
                 Ok(()) => {}
             }
-            sleep(BEAT).await;
+            sleep(BEAT_SOONEST).await;
+            let _ = timeout(BEAT - BEAT_SOONEST, percent.changed()).await;
         }
     }
 

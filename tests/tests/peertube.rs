@@ -1,0 +1,259 @@
+//! A farm as a remote runner of instances of PeerTube: stand-ins that hold it to the protocol, with real processes over a real
+//! RabbitMQ and a real S3 server.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::clip::Clip;
+use tests::farm::Farm;
+use tests::peertube::{Instance, REGISTRATION, State, Trouble, V6_2, V7_3};
+use tests::player::play;
+use tests::reader;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A source of 360p that cannot be copied, of so many seconds.
+fn clip(seconds: u32) -> Clip {
+    Clip::new("25", seconds)
+}
+
+/// A farm that serves this instance.
+fn farm(instance: &Instance, more: &str) -> Result<Farm> {
+    let mut farm = Farm::new()?;
+    farm.instances = Some(instance.file("one", more)?);
+    Ok(farm)
+}
+
+/// Jobs of the farm that were given to it.
+fn jobs_of(farm: &Farm) -> Result<usize> {
+    let keys = farm.keys("state/jobs/")?;
+    Ok(keys.iter().filter(|key| key.ends_with("/spec.json")).count())
+}
+
+/// The runner's tokens, which nobody may see.
+fn nothing_secret(farm: &Farm) -> Result<()> {
+    let logs = farm.logs();
+    ensure!(!["ptrt-", "ptrjt-", "ptrrt-"].iter().any(|token| logs.contains(token)), "a token in the logs:\n{logs}");
+    Ok(())
+}
+
+/// Every frame of the clip is in each picture that was handed in, at its time.
+fn whole(instance: &Instance, video: &str, clip: &Clip) -> Result<()> {
+    for file in instance.files(video).into_iter().filter(|file| file.resolution > 0) {
+        let frames = reader::frames(&file.path, "0:v:0")?;
+        let faults = reader::frame_faults(&frames, &clip.numbers(), |number| clip.start_ns(number));
+        ensure!(faults.is_empty(), "{}: {faults:?}", file.path.display());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_video_is_fetched_and_encoded_once_and_handed_in_in_every_form() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let clip = clip(10);
+    let source = clip.file()?;
+    let video = instance.upload(&source, 360, 25)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    let forms: BTreeMap<(u32, bool), usize> = instance.files(&video).iter().fold(BTreeMap::new(), |mut forms, file| {
+        *forms.entry((file.resolution, file.playlist.is_some())).or_default() += 1;
+        forms
+    });
+    let wanted = [0, 144, 240, 360].into_iter().flat_map(|resolution| [((resolution, false), 1), ((resolution, true), 1)]);
+    ensure!(forms == wanted.collect(), "{forms:?}");
+    whole(&instance, &video, &clip)?;
+    ensure!(jobs_of(&farm)? == 1, "{} jobs of the farm", jobs_of(&farm)?);
+    // Every job looks at how the best file begins; only the first one fetches.
+    let source_bytes = fs::metadata(&source)?.len();
+    ensure!(instance.jobs().iter().all(|job| job.accepted == 1), "{:?}", instance.jobs());
+    ensure!(scheduler.series("shoal_peertube_sources_total", "from=\"fetched\"") == Some(1.0), "fetched more than once");
+    ensure!(scheduler.series("shoal_peertube_sources_total", "from=\"kept\"") == Some(7.0), "not kept");
+    ensure!(source_bytes > 100_000, "a source as small as its head tells nothing");
+    nothing_secret(&farm)
+}
+
+#[test]
+fn sound_stands_with_the_picture_where_a_server_wants_it_so_and_a_browser_plays_it() -> Result<()> {
+    let instance = Instance::start(V6_2)?;
+    let mut farm = farm(&instance, "ahead = true\ncopy = false\n")?;
+    let (_scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let clip = clip(12);
+    let video = instance.upload(&clip.file()?, 360, 25)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    let untouched = instance.jobs().iter().filter(|job| job.kind == "video-transcription").all(|job| job.accepted == 0);
+    ensure!(untouched, "a job that nobody here can do");
+    whole(&instance, &video, &clip)?;
+    // As the server publishes it.
+    let folder = tempfile::tempdir()?;
+    let mut master = "#EXTM3U\n#EXT-X-VERSION:3\n".to_owned();
+    for file in instance.files(&video) {
+        let Some(playlist) = &file.playlist else { continue };
+        let text = fs::read_to_string(playlist)?;
+        let name = text.lines().find(|line| line.ends_with(".mp4")).context("a name")?;
+        fs::copy(&file.path, folder.path().join(name))?;
+        fs::write(folder.path().join(format!("{}.m3u8", file.resolution)), &text)?;
+        let width = file.resolution * 16 / 9;
+        master += &format!(
+            "#EXT-X-STREAM-INF:BANDWIDTH={},RESOLUTION={width}x{},CODECS=\"avc1.64001e,mp4a.40.2\"\n{}.m3u8\n",
+            file.resolution * 1000,
+            file.resolution,
+            file.resolution
+        );
+    }
+    fs::write(folder.path().join("master.m3u8"), master)?;
+    let played = play(folder.path(), "master.m3u8", 4, Duration::from_secs(90))?;
+    ensure!(played.said.errors.is_empty() && played.said.ended, "{:?}", played.said.errors);
+    ensure!(played.said.level_count == 2, "{} levels", played.said.level_count);
+    let faults = played.frame_faults(&clip);
+    ensure!(faults.is_empty(), "{faults:?}");
+    let offsets = played.offsets_ns(&clip)?;
+    ensure!(offsets.iter().all(|offset| offset.abs() < clip.start_ns(1) / 2), "{offsets:?}");
+    Ok(())
+}
+
+#[test]
+fn what_goes_wrong_on_the_way_is_tried_again_and_what_cannot_be_is_said() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    for (trouble, times) in [
+        (Trouble::Request(429), 1),
+        (Trouble::Request(503), 1),
+        (Trouble::LostRace, 1),
+        (Trouble::BreakOff(70_000), 3),
+        (Trouble::HangUp, 1),
+        (Trouble::Success(502), 1),
+        (Trouble::TooSlow, 1),
+    ] {
+        instance.trouble(trouble, times);
+    }
+    let mut farm = farm(&instance, "")?;
+    let (_scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let clip = clip(10);
+    let video = instance.upload(&clip.file()?, 360, 25)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.troubles_left() == 0, "{} troubles did not come to pass", instance.troubles_left());
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    let failed: Vec<_> = instance.jobs().into_iter().filter(|job| job.failures > 0).collect();
+    let [slow] = &failed[..] else { panic!("{failed:?}") };
+    ensure!(slow.error.contains("http_timeouts.request") && slow.failures == 1, "{}", slow.error);
+    whole(&instance, &video, &clip)?;
+    ensure!(jobs_of(&farm)? == 1, "what was made is made once");
+    // What is no video.
+    let fake = farm.folder.path().join("fake.mp4");
+    fs::write(&fake, b"nothing that could be played")?;
+    instance.upload(&fake, 360, 25)?;
+    let last = || instance.jobs().into_iter().rev().find(|job| job.payload["output"]["resolution"] == 360 && job.failures > 0);
+    farm.until("it is given up", || Ok(last().is_some_and(|job| job.state == State::Errored)))?;
+    let said = last().context("a job")?;
+    ensure!(said.failures == 5 && !said.error.is_empty(), "{said:?}");
+    nothing_secret(&farm)
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_stopped_and_what_was_lost_is_found_again() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (_scheduler, worker) = (farm.scheduler()?, farm.worker()?);
+    let clip = clip(60).size(1280, 720);
+    instance.upload(&clip.file()?, 720, 25)?;
+    let is_begun = || instance.jobs().iter().any(|job| job.progress > 0);
+    farm.until("it is being made", || Ok(is_begun()))?;
+    // So that it does not come to its end meanwhile.
+    worker.freeze();
+    // The server lost sight of the runner, and offers the job again: it goes on where it was.
+    instance.lose();
+    farm.until("it is taken again", || Ok(instance.jobs().iter().any(|job| job.accepted == 2)))?;
+    ensure!(jobs_of(&farm)? == 1, "made twice");
+    instance.cancel();
+    let results =
+        || -> Result<Vec<String>> { Ok(farm.keys("state/jobs/")?.into_iter().filter(|key| key.contains("/result-")).collect()) };
+    farm.until("the farm stops", || Ok(!results()?.is_empty()))?;
+    worker.thaw();
+    farm.until("nothing is encoded", || Ok(worker.children().is_empty()))?;
+    let result = farm.object(results()?.first().context("a result")?)?.context("a result")?;
+    ensure!(String::from_utf8_lossy(&result).contains("cancelled"), "{result:?}");
+    ensure!(farm.keys("state/peertube/")?.iter().all(|key| !key.contains("/jobs/")), "a runner job is still held");
+    Ok(())
+}
+
+#[test]
+fn a_scheduler_that_is_killed_leaves_its_jobs_to_the_next_and_nothing_is_done_twice() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (mut first, _worker) = (farm.scheduler()?, farm.worker()?);
+    let clip = clip(40);
+    let video = instance.upload(&clip.file()?, 360, 25)?;
+    farm.until("it is being made", || Ok(instance.jobs().iter().any(|job| job.progress > 0)))?;
+    first.kill()?;
+    let (_second, _third) = (farm.scheduler()?, farm.scheduler()?);
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    ensure!(instance.jobs().iter().all(|job| job.accepted == 1 && job.failures == 0), "{:?}", instance.jobs());
+    ensure!(jobs_of(&farm)? == 1, "{} jobs of the farm", jobs_of(&farm)?);
+    whole(&instance, &video, &clip)
+}
+
+#[test]
+fn a_dead_instance_and_one_that_knows_the_runner_no_more_hold_up_nobody() -> Result<()> {
+    let (instance, other) = (Instance::start(V7_3)?, Instance::start(V6_2)?);
+    let dead = "[[instances]]\nurl = 'http://127.0.0.1:9/'\nname = 'dead'\nrunner_token = 'ptrt-dead'\n";
+    let mut farm = farm(&instance, dead)?;
+    let both = format!(
+        "{}{}",
+        fs::read_to_string(farm.instances.clone().context("a file")?)?,
+        fs::read_to_string(other.file("two", "")?)?
+    );
+    let file = farm.folder.path().join("instances.toml");
+    fs::write(&file, both)?;
+    farm.instances = Some(file);
+    other.revoke();
+    let (scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    instance.upload(&clip(10).file()?, 360, 25)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty() && other.faults().is_empty(), "{:?} {:?}", instance.faults(), other.faults());
+    ensure!(other.requests() < 20, "{} requests to one that knows nobody here", other.requests());
+    ensure!(scheduler.series("shoal_peertube_up", "instance=\"127.0.0.1-9\"") == Some(0.0), "it is not up");
+    ensure!(farm.logs().contains("register it again"), "{}", farm.logs());
+    Ok(())
+}
+
+#[test]
+fn a_farm_is_registered_and_forgotten_by_command() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let farm = Farm::new()?;
+    let file = farm.folder.path().join("peertube.toml");
+    let (url, path) = (instance.url(), file.to_str().context("a path")?);
+    let token = farm.folder.path().join("registration");
+    fs::write(&token, format!("{REGISTRATION}\n"))?;
+    let token = token.to_str().context("a path")?;
+    let register =
+        |token: &str| farm.run(&["peertube", "register", "--url", &url, "--token-file", token, "--file", path, "--json"]);
+    let wrong = farm.folder.path().join("wrong");
+    fs::write(&wrong, "ptrrt-none")?;
+    let (code, told) = register(wrong.to_str().context("a path")?)?;
+    ensure!(
+        code == Some(2) && told["error"]["message"].as_str().is_some_and(|said| said.contains("registration token")),
+        "{told}"
+    );
+    ensure!(!file.exists(), "nothing was registered");
+    fs::write(&file, "# what an admin wrote\n")?;
+    let (code, told) = register(token)?;
+    ensure!(code == Some(0) && !told.to_string().contains("ptr"), "{told}");
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&file)?) & 0o777;
+    ensure!(mode == 0o600, "{mode:o}");
+    ensure!(fs::read_to_string(&file)?.contains("# what an admin wrote\n"), "a comment is gone");
+    let (code, told) = register(token)?;
+    ensure!(code == Some(2) && told["error"]["message"].as_str().is_some_and(|said| said.contains("already")), "{told}");
+    let (_, listed) = farm.run(&["peertube", "list", "--file", path, "--json"])?;
+    ensure!(listed["instances"][0]["url"] == url && !listed.to_string().contains("ptrt"), "{listed}");
+    let (code, told) = farm.run(&["peertube", "unregister", "--url", &url, "--file", path, "--json"])?;
+    ensure!(code == Some(0), "{told}");
+    let (_, listed) = farm.run(&["peertube", "list", "--file", path, "--json"])?;
+    ensure!(listed["instances"] == serde_json::json!([]), "{listed}");
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    Ok(())
+}
