@@ -78,9 +78,8 @@ fn start_logging(format: LogFormat, is_service: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SHOAL_LOG");
     let usual = if is_service { "info" } else { "error" };
     let mut filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
-    // The one would write whole messages into the log, and a job message may hold secrets; the other says of every source what
-    // its error says.
-    for silent in ["lapin::returned_messages=off", "rustls_platform_verifier=off"] {
+    // Of one an error says all there is to say; the others would write whole messages into the log, which may hold secrets.
+    for silent in ["lapin::returned_messages=off", "rustls_platform_verifier=off", "tungstenite=off", "tokio_tungstenite=off"] {
         if let Ok(silent) = silent.parse() {
             filter = filter.add_directive(silent);
         }

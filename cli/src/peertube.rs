@@ -55,15 +55,21 @@ async fn add(asked: &Register) -> Result<(), Failure> {
     };
     let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let missing = || Failure::new(Code::InvalidRequest, format!("no token: set {TOKEN_VARIABLE}, or give --token-file FILE"));
-    let runner_token = register(&url, &Token::from(token.ok_or_else(missing)?), &asked.name).await?;
     let mut document = document(file)?;
     let mut line = Table::new();
     line.insert("url", value(url.as_str()));
     line.insert("name", value(&asked.name));
-    line.insert("runner_token", value(runner_token.reveal()));
+    line.insert("runner_token", value("ptrt-"));
     let lines = document.entry("instances").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
     let odd = || Failure::new(Code::InvalidRequest, format!("{}: 'instances' is no list of tables", file.display()));
     lines.as_array_of_tables_mut().ok_or_else(odd)?.push(line);
+    // What could not be read again is not registered.
+    settings::read(&document.to_string())?;
+    let runner_token = register(&url, &Token::from(token.ok_or_else(missing)?), &asked.name).await?;
+    let lines = document.get_mut("instances").and_then(Item::as_array_of_tables_mut);
+    if let Some(line) = lines.and_then(|lines| lines.iter_mut().last()) {
+        line.insert("runner_token", value(runner_token.reveal()));
+    }
     if let Err(failure) = write(file, &document) {
         // Nobody would know its token.
         let _ = unregister(&url, &runner_token).await;

@@ -52,9 +52,10 @@ pub async fn run(config: Config, scheduler: Arc<Handle>, state: Storage, watch: 
         let films = Films { state: state.clone(), url: config.url.clone(), slug: instance.slug() };
         let client = Client::new(&instance)?;
         let (scheduler, state) = (Arc::clone(&scheduler), state.clone());
-        let (preparing, waiting, ahead) = Default::default();
-        let runner = Runner { scheduler, state, instance, client, films, preparing, waiting, ahead };
-        runners.push(Arc::new(runner).run(watch.clone()));
+        let (preparing, waiting, held, ahead) = Default::default();
+        let watch = watch.clone();
+        let runner = Runner { scheduler, state, instance, client, films, preparing, waiting, held, watch, ahead };
+        runners.push(Arc::new(runner).run());
     }
     futures::future::join_all(runners).await;
     // Without instances there is nothing to do, which is no end.

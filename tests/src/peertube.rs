@@ -107,6 +107,8 @@ pub enum Trouble {
     HangUp,
     /// A result is refused as one that came too slowly.
     TooSlow,
+    /// A result is taken, and the answer takes so many seconds.
+    LongAnswer(u64),
 }
 
 struct World {

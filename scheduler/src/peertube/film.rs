@@ -11,12 +11,13 @@ use farm::job::JobId;
 use farm::storage::{Kind, Part, Storage};
 use farm::{Failure, keys};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use url::Url;
 
 use super::answer::{HEAD_BYTES, digest};
 use super::ladder::Asked;
 use super::order::{Order, Size};
-use super::protocol::{Client, Refusal};
+use super::protocol::{Client, Refusal, chunk};
 use super::settings::Token;
 use crate::scheduler::fetch_if_there;
 
@@ -28,13 +29,23 @@ const SOURCE_BYTES_MAX: u64 = 10_000 * PIECE_BYTES as u64;
 const BREAKS_MAX: u32 = 8;
 const BREAK_PAUSE: Duration = Duration::from_secs(2);
 
+/// Longest that fetching a source may take.
+const FETCH_MAX: Duration = Duration::from_secs(12 * 3600);
+
 /// By what a file is told from another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Look {
-    /// Its size.
-    pub(super) bytes: u64,
+    /// Its size; none where the server does not say.
+    pub(super) bytes: Option<u64>,
     /// The digest of its beginning.
     pub(super) head: String,
+}
+
+impl Look {
+    /// Whether both are of the same file, as far as can be told.
+    pub(super) fn fits(&self, other: &Self) -> bool {
+        self.head == other.head && (self.bytes.is_none() || other.bytes.is_none() || self.bytes == other.bytes)
+    }
 }
 
 /// A job that was given to the farm.
@@ -119,44 +130,64 @@ impl Films {
 
 /// What the instance has now.
 pub(super) async fn look(client: &Client, job_token: &Token, order: &Order) -> Result<Look, Refusal> {
-    let (mut answer, total) = client.file(&order.input, job_token, 0).await?;
+    let (mut answer, bytes) = client.file(&order.input, job_token, 0, Some(HEAD_BYTES as u64 - 1)).await?;
     let mut head = BytesMut::new();
-    while head.len() < HEAD_BYTES {
-        match answer.chunk().await {
-            Ok(Some(chunk)) => head.extend_from_slice(&chunk),
-            Ok(None) => break,
-            Err(_) => return Err(Refusal::Unreachable("the instance broke off in a file".to_owned())),
-        }
+    while head.len() < HEAD_BYTES
+        && let Some(chunk) = chunk(&mut answer).await?
+    {
+        head.extend_from_slice(&chunk);
     }
     head.truncate(HEAD_BYTES);
-    let bytes = total.unwrap_or(head.len() as u64);
     Ok(Look { bytes, head: digest(&head) })
 }
 
-/// Fetches a source to `key`; how it looks. Where the connection breaks it goes on.
+/// Fetches a source to `key`; how it looks. Where the connection breaks it goes on. Nothing is left of what is not whole.
 ///
 /// # Errors
 /// What the instance says, or storage.
-pub(super) async fn fetch(client: &Client, state: &Storage, job_token: &Token, input: &Url, key: &str) -> Result<Look, Refusal> {
+pub(super) async fn fetch(
+    client: &Client,
+    state: &Storage,
+    job_token: &Token,
+    input: &Url,
+    key: &str,
+    wanted: &Look,
+) -> Result<Look, Refusal> {
+    let late = |_| Err(Refusal::Unreachable("a file takes too long to come".to_owned()));
+    let fetched = timeout(FETCH_MAX, pieces(client, state, job_token, input, key)).await.unwrap_or_else(late);
+    let fetched = fetched.and_then(|look| match look.fits(wanted) {
+        true => Ok(look),
+        false => Err(Refusal::BrokenOff("a file changed while it was fetched".to_owned())),
+    });
+    if fetched.is_err() {
+        let folder = key.rsplit_once('/').map_or(key, |(folder, _)| folder);
+        let left = state.list(&format!("{folder}/")).await?;
+        state.delete(&left.into_iter().map(|entry| entry.key).collect::<Vec<_>>()).await?;
+    }
+    fetched
+}
+
+async fn pieces(client: &Client, state: &Storage, job_token: &Token, input: &Url, key: &str) -> Result<Look, Refusal> {
     let mut pieces: Vec<Part> = Vec::new();
     let (mut held, mut head) = (BytesMut::new(), BytesMut::new());
     let (mut stored, mut total, mut breaks) = (0_u64, None, 0);
     loop {
         let from = stored + held.len() as u64;
-        let broken = match client.file(input, job_token, from).await {
-            Err(Refusal::Unreachable(why)) => why,
+        let broken = match client.file(input, job_token, from, None).await {
+            Err(Refusal::Unreachable(why) | Refusal::BrokenOff(why)) => why,
             Err(refusal) => return Err(refusal),
             Ok((mut answer, size)) => {
                 if total.is_some() && size.is_some() && total != size {
-                    return Err(Refusal::Unreachable("a file changed while it was fetched".to_owned()));
+                    return Err(Refusal::BrokenOff("a file changed while it was fetched".to_owned()));
                 }
                 total = size.or(total);
-                if total.is_some_and(|total| total > SOURCE_BYTES_MAX) {
-                    return Err(Refusal::Refused(format!("its file is larger than {SOURCE_BYTES_MAX} bytes")));
-                }
                 let came_to_its_end = loop {
-                    match answer.chunk().await {
+                    match chunk(&mut answer).await {
                         Ok(Some(chunk)) => {
+                            if stored + (held.len() + chunk.len()) as u64 > total.unwrap_or(u64::MAX).min(SOURCE_BYTES_MAX) {
+                                let why = format!("its file is larger than it says, or than {SOURCE_BYTES_MAX} bytes");
+                                return Err(Refusal::Refused(why));
+                            }
                             breaks = 0;
                             let missing = HEAD_BYTES - head.len();
                             head.extend_from_slice(chunk.get(..missing.min(chunk.len())).unwrap_or_default());
@@ -183,11 +214,11 @@ pub(super) async fn fetch(client: &Client, state: &Storage, job_token: &Token, i
         }
         breaks += 1;
         if breaks > BREAKS_MAX {
-            return Err(Refusal::Unreachable(broken));
+            return Err(Refusal::BrokenOff(broken));
         }
         tokio::time::sleep(BREAK_PAUSE).await;
     }
-    let bytes = stored + held.len() as u64;
+    let bytes = Some(stored + held.len() as u64);
     if pieces.is_empty() {
         state.put(key, held.freeze(), Kind::VideoMp4).await?;
     } else {

@@ -13,6 +13,9 @@ const SMALL_BELOW: u32 = 720;
 /// Frame rates that it asks for there, and above which a source has too many.
 const SMALL_FPS: [u32; 3] = [24, 25, 30];
 const SMALL_FPS_MAX: u32 = 30;
+/// The same of larger ones, where the instance has not set its `transcoding.fps.max` otherwise.
+const LARGE_FPS: [u32; 2] = [50, 60];
+const FPS_MAX: u32 = 60;
 
 /// A rung that is made, as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,13 +26,16 @@ pub(super) struct Asked {
     pub(super) fps: u32,
 }
 
-/// The frame rate that PeerTube asks for on a smaller rung of a source that has `fps` at its own size.
+/// The frame rate that PeerTube asks for on a smaller rung of a source that has `fps` at its own size: the largest of a few
+/// that divides it, or else the one that leaves the smallest rest.
 fn fps_of(short: u32, fps: u32) -> u32 {
-    if short >= SMALL_BELOW || fps <= SMALL_FPS_MAX {
-        return fps;
-    }
-    let dividing = SMALL_FPS.into_iter().rev().find(|small| fps.is_multiple_of(*small));
-    dividing.or_else(|| SMALL_FPS.into_iter().min_by_key(|small| fps % small)).unwrap_or(fps)
+    let usual: &[u32] = match short {
+        _ if short < SMALL_BELOW && fps > SMALL_FPS_MAX => &SMALL_FPS,
+        _ if fps > FPS_MAX => &LARGE_FPS,
+        _ => return fps,
+    };
+    let dividing = usual.iter().rev().find(|usual| fps.is_multiple_of(**usual));
+    dividing.or_else(|| usual.iter().min_by_key(|usual| fps % **usual)).copied().unwrap_or(fps)
 }
 
 /// The rungs to make for a first order: the one asked for (none for sound alone), and with `ahead` every smaller one among
@@ -95,6 +101,7 @@ mod tests {
         let of = |short, fps| rungs(Some(Size { short, fps }), &enabled);
         assert_eq!(of(720, 25), asked(&[(720, 25), (480, 25), (360, 25), (240, 25), (144, 25)]));
         assert_eq!(of(1080, 60)[..3], asked(&[(1080, 60), (720, 60), (480, 30)]));
+        assert_eq!(of(1080, 120)[..3], asked(&[(1080, 120), (720, 60), (480, 30)]));
         assert_eq!(of(718, 50)[..2], asked(&[(718, 50), (480, 25)]), "the source's own, be it small, keeps its rate");
         assert_eq!(of(720, 48)[1..2], asked(&[(480, 24)]));
         assert_eq!(of(720, 40)[1..2], asked(&[(480, 30)]), "none divides it: the smallest rest");

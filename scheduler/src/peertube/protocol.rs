@@ -10,6 +10,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use url::Url;
 
 use super::order::JOB_TYPES;
@@ -23,8 +24,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const RESULT_MAX: Duration = Duration::from_secs(30 * 60);
 /// Most characters of a reason.
 const REASON_CHARS_MAX: usize = 2000;
-/// Largest answer that is read as JSON, in bytes.
+/// Largest answer that is read as JSON, and largest of an error, in bytes.
 const JSON_BYTES_MAX: usize = 8 << 20;
+const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,9 @@ pub(super) enum Refusal {
     /// Nobody answers, or nobody who could; later it may be otherwise.
     #[error("{0}")]
     Unreachable(String),
+    /// The connection broke in the middle of something.
+    #[error("{0}")]
+    BrokenOff(String),
     /// The farm's own storage.
     #[error("{0}")]
     Own(#[from] farm::storage::StorageError),
@@ -132,7 +137,7 @@ struct Transcoding {
 
 fn http() -> Result<reqwest::Client, Failure> {
     // A redirect would carry the tokens to whom it names.
-    let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).read_timeout(SILENCE_MAX).redirect(Redirects::none());
+    let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).redirect(Redirects::none());
     let builder = builder.user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")));
     builder.build().map_err(|error| Failure::new(Code::Internal, format!("no requests can be made: {error}")))
 }
@@ -163,7 +168,7 @@ pub async fn unregister(instance: &Url, token: &Token) -> Result<(), Failure> {
 
 fn told(instance: &Url, refusal: &Refusal) -> Failure {
     let code = match refusal {
-        Refusal::Unreachable(_) => Code::SourceUnreadable,
+        Refusal::Unreachable(_) | Refusal::BrokenOff(_) => Code::SourceUnreadable,
         _ => Code::InvalidRequest,
     };
     let why = match refusal {
@@ -190,7 +195,31 @@ fn unreachable(error: &reqwest::Error) -> Refusal {
         deepest = source;
     }
     // Not the error itself, which names the URL.
-    Refusal::Unreachable(format!("the instance does not answer: {deepest}"))
+    match error.is_connect() {
+        true => Refusal::Unreachable(format!("the instance does not answer: {deepest}")),
+        false => Refusal::BrokenOff(format!("the instance broke off: {deepest}")),
+    }
+}
+
+/// What is left of an answer, if it is no more than so many bytes.
+async fn rest(mut answer: Response, bytes_max: usize) -> Result<Vec<u8>, Refusal> {
+    let mut body = Vec::new();
+    while let Some(chunk) = chunk(&mut answer).await? {
+        if body.len() + chunk.len() > bytes_max {
+            return Err(Refusal::Unreachable("no answer of a PeerTube: it is too long".to_owned()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The next bytes of an answer, none at its end.
+///
+/// # Errors
+/// [`Refusal::BrokenOff`], also when nothing comes for too long.
+pub(super) async fn chunk(answer: &mut Response) -> Result<Option<bytes::Bytes>, Refusal> {
+    let silent = || Refusal::BrokenOff("the instance says no more".to_owned());
+    timeout(SILENCE_MAX, answer.chunk()).await.map_err(|_| silent())?.map_err(|error| unreachable(&error))
 }
 
 /// Sends a request; the answer, if it is a good one.
@@ -203,19 +232,23 @@ async fn sent(request: RequestBuilder) -> Result<Response, Refusal> {
     if let Some(to) = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).filter(|_| status.is_redirection()) {
         return Err(Refusal::Refused(format!("it is at {to} now: name it by that address")));
     }
-    let body = answer.bytes().await.map_err(|error| unreachable(&error))?;
+    let body = rest(answer, ERROR_BYTES_MAX).await.unwrap_or_default();
     Err(refusal(status, &body))
 }
 
 /// What an answer that is no good one means.
 fn refusal(status: StatusCode, body: &[u8]) -> Refusal {
-    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let problem: Option<Problem> = serde_json::from_slice(body).ok();
+    // A proxy whose server is away may say that there is nothing, too.
+    let is_peertube = problem.is_some();
+    let problem = problem.unwrap_or_default();
     let said = [problem.detail, problem.error].into_iter().find(|text| !text.is_empty());
     let said: String = said.unwrap_or_default().chars().take(300).collect();
     match (status, problem.code.as_str()) {
         (_, "unknown_runner_token") => Refusal::UnknownRunner,
         (_, "runner_job_not_in_processing_state" | "runner_job_not_in_pending_state") => Refusal::Gone,
-        (StatusCode::NOT_FOUND | StatusCode::CONFLICT, _) => Refusal::Gone,
+        (StatusCode::NOT_FOUND | StatusCode::CONFLICT, _) if is_peertube => Refusal::Gone,
+        (StatusCode::NOT_FOUND, _) => Refusal::Unreachable("no PeerTube answers there".to_owned()),
         (StatusCode::REQUEST_TIMEOUT, _) => Refusal::TooSlow,
         (StatusCode::PAYLOAD_TOO_LARGE, _) => {
             Refusal::Refused("a file is too large for it or its proxy (client_max_body_size)".to_owned())
@@ -229,10 +262,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Refusal {
 async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Refusal> {
     let answer = sent(request).await?;
     let odd = |why: String| Refusal::Unreachable(format!("no answer of a PeerTube: {why}"));
-    if answer.content_length().is_some_and(|bytes| bytes > JSON_BYTES_MAX as u64) {
-        return Err(odd("too long".to_owned()));
-    }
-    let body = answer.bytes().await.map_err(|error| unreachable(&error))?;
+    let body = rest(answer, JSON_BYTES_MAX).await?;
     serde_json::from_slice(&body).map_err(|error| odd(error.to_string()))
 }
 
@@ -304,14 +334,27 @@ impl Client {
         Form::new().text("runnerToken", self.token.reveal().to_owned()).text("jobToken", token.reveal().to_owned())
     }
 
-    /// A file of a job, from a byte on; and how large it is in all, where the server says so.
-    pub(super) async fn file(&self, url: &Url, token: &Token, from: u64) -> Result<(Response, Option<u64>), Refusal> {
+    /// A file of a job, from a byte on, up to `last` if that is given; and how large it is in all, where the server says so.
+    pub(super) async fn file(
+        &self,
+        url: &Url,
+        token: &Token,
+        from: u64,
+        last: Option<u64>,
+    ) -> Result<(Response, Option<u64>), Refusal> {
         // At the address that the runner was registered at: the tokens go nowhere else.
         let mut at = self.base.clone();
         at.set_path(url.path());
         let body = json!({ "runnerToken": self.token.reveal(), "jobToken": token.reveal() });
-        let request = json_body(self.http.post(at), &body).header(header::RANGE, format!("bytes={from}-"));
-        let answer = sent(request).await?;
+        let request = json_body(self.http.post(at), &body).header(
+            header::RANGE,
+            match last {
+                Some(last) => format!("bytes={from}-{last}"),
+                None => format!("bytes={from}-"),
+            },
+        );
+        let silent = |_| Refusal::Unreachable("the instance sends no file".to_owned());
+        let answer = timeout(SILENCE_MAX, sent(request)).await.map_err(silent)??;
         let total = if answer.status() == StatusCode::PARTIAL_CONTENT {
             let range = answer.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
             let begins = range.is_some_and(|range| range.starts_with(&format!("bytes {from}-")));
@@ -346,6 +389,7 @@ mod tests {
         assert!(matches!(of(400, r#"{"code":"runner_job_not_in_processing_state"}"#), Refusal::Gone));
         assert!(matches!(of(409, r#"{"code":"runner_job_not_in_pending_state"}"#), Refusal::Gone));
         assert!(matches!(of(404, "{}"), Refusal::Gone));
+        assert!(matches!(of(404, "404 page not found"), Refusal::Unreachable(_)), "a proxy");
         assert!(matches!(of(408, ""), Refusal::TooSlow));
         assert!(matches!(of(429, "Too many requests"), Refusal::Unreachable(_)));
         assert!(matches!(of(502, "<html>"), Refusal::Unreachable(_)));

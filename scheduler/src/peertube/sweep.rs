@@ -6,9 +6,8 @@ use std::time::Duration;
 use farm::storage::Entry;
 use farm::{Failure, keys, metrics};
 
-use super::film::Film;
 use super::runner::Runner;
-use crate::scheduler::{delete_all, fetch_if_there};
+use crate::scheduler::delete_all;
 
 /// What is kept of a video.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,11 +63,12 @@ pub(super) async fn sweep(runner: &Runner, now_ms: u64) -> Result<(), Failure> {
     let listed = runner.state.list(&prefix).await?;
     let policy = &runner.instance.policy;
     for video in unwanted(&kept(&prefix, &listed), now_ms, policy.keep, policy.keep_bytes) {
-        let own = runner.films.prefix(&video);
-        let film = fetch_if_there::<Film>(&runner.state, &format!("{own}film.json")).await?;
-        if film.iter().flat_map(|film| &film.made).any(|made| runner.waiting_for(&made.job) > 0) {
+        let _alone = runner.alone(&video).await;
+        if runner.is_held(&video) {
             continue;
         }
+        let own = runner.films.prefix(&video);
+        let film = runner.films.get(&video).await?;
         for made in film.iter().flat_map(|film| &film.made) {
             let unasked = made.rungs.iter().filter(|rung| !made.asked.contains(&rung.short)).count();
             let counted = metrics::scheduler().peertube_speculative.with_label_values(&[runner.slug(), "unasked"]);

@@ -23,7 +23,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// Pauses before it is connected again.
 const AGAIN_FIRST: Duration = Duration::from_secs(2);
-const AGAIN_LONGEST: Duration = Duration::from_secs(300);
+const AGAIN_LONGEST: Duration = Duration::from_secs(30);
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

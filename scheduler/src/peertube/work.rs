@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use farm::job::{JobId, JobSpec};
+use farm::storage::StorageError;
 use farm::task::Token as RandomToken;
 use farm::{Code, Failure, keys, metrics};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::film::{self, Film, Look, Made};
 use super::ladder;
 use super::order::{Form, Order};
 use super::protocol::{File, Refusal};
-use super::runner::{Runner, Taken};
+use super::runner::{Held, Runner, Taken};
 use crate::scheduler::{Phase, fetch, fetch_if_there};
 use crate::step::JobResult;
 
@@ -24,15 +25,16 @@ const BEAT_SOONEST: Duration = Duration::from_secs(3);
 /// Wait after something did not work that may work later: first and longest.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);
 const AGAIN_LONGEST: Duration = Duration::from_secs(30);
-/// After so many failures in a row, about an hour, a job is given back for others to try.
+/// After so many failures, about an hour of them, a job is given back for others to try.
 const TROUBLES_MAX: u32 = 120;
-/// What went on for so long before it failed did work.
-const WORKED: Duration = Duration::from_secs(300);
-/// How long the farm goes on with what nobody waits for any more: the instance may have lost sight of this runner, and give it
-/// the same again.
-const LINGER: Duration = Duration::from_secs(10);
+/// As so many counts one that broke off a file on its way: much was sent for nothing.
+const BROKEN_OFF: u32 = 20;
+/// Longest that a job of the farm may be halted before the runner job is given back.
+const HALTED_MAX: Duration = Duration::from_secs(600);
 /// How far a job is when the farm has made everything, in percent; the rest is handing in.
 const MADE_PERCENT: u64 = 95;
+/// Files that are remembered of a video.
+const KNOWN_MAX: usize = 256;
 /// How long what the instance makes of its videos stands.
 const AHEAD_AGE_MAX: Duration = Duration::from_secs(300);
 /// An upload that takes longer is near the five minutes that instances usually give.
@@ -46,6 +48,8 @@ enum Trouble {
     Cannot(Failure),
     /// Something here does not work now.
     Now(Failure),
+    /// The farm cannot do anything until somebody mends it.
+    Halted(Failure),
 }
 
 impl From<Refusal> for Trouble {
@@ -92,62 +96,26 @@ impl End {
     }
 }
 
-/// The job of the farm that somebody waits for, as long as this is there.
-struct Waiting<'a> {
-    runner: &'a Runner,
-    job: JobId,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(runner: &'a Runner, job: JobId) -> Self {
-        runner.note_waiting(&job, true);
-        Self { runner, job }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.runner.note_waiting(&self.job, false);
-    }
-}
-
 impl Runner {
-    /// Sees a job through.
-    pub(super) async fn see_through(&self, taken: &Taken) {
+    /// Sees a job through; what was asked for, if the farm may now be doing it for nobody.
+    pub(super) async fn see_through(&self, taken: &Taken) -> Option<Order> {
         let began = Instant::now();
-        let (order, form) = match Order::read(&taken.kind, &taken.payload) {
-            Ok(order) => (Ok(order.clone()), order.form.word()),
-            Err(why) => (Err(why), "unknown"),
-        };
-        let made = std::sync::Mutex::new(None);
-        let end = match order {
+        let order = Order::read(&taken.kind, &taken.payload);
+        let form = order.as_ref().map_or("unknown", |order| order.form.word());
+        let end = match &order {
             Ok(order) => {
                 let (percent, seen) = watch::channel(0);
                 tokio::select! {
                     end = self.beat(taken, seen) => end,
-                    end = self.work(taken, &order, &percent, &made) => end,
+                    end = self.work(taken, order, &percent) => end,
                 }
             }
-            Err(why) => self.refuse(taken, &why).await,
+            Err(why) => self.refuse(taken, why).await,
         };
         let labels = [self.slug(), form, end.word()];
         metrics::scheduler().peertube_jobs.with_label_values(&labels).inc();
         tracing::info!(instance = self.slug(), job = taken.uuid, end = end.word(), seconds = began.elapsed().as_secs(), "ended");
-        let made = made.into_inner().unwrap_or_default();
-        if let (End::Gone, Some(job)) = (end, made) {
-            self.let_go(&job).await;
-        }
-    }
-
-    /// Stops what the farm does for nobody.
-    async fn let_go(&self, job: &JobId) {
-        sleep(LINGER).await;
-        if self.waiting_for(job) == 0 {
-            // A job that has ended stays as it is.
-            if let Err(failure) = self.scheduler.cancel(job).await {
-                tracing::warn!(%job, %failure, "nobody waits for it, and it cannot be stopped now");
-            }
-        }
+        order.ok().filter(|_| end != End::Done)
     }
 
     /// Has the instance hear of a job again and again; comes back when it is nobody's business here any more.
@@ -164,34 +132,30 @@ impl Runner {
         }
     }
 
-    async fn work(
-        &self,
-        taken: &Taken,
-        order: &Order,
-        percent: &watch::Sender<u8>,
-        made: &std::sync::Mutex<Option<JobId>>,
-    ) -> End {
+    async fn work(&self, taken: &Taken, order: &Order, percent: &watch::Sender<u8>) -> End {
         let mut troubles = 0;
         loop {
-            let began = Instant::now();
-            let why = match self.attempt(taken, order, percent, made).await {
+            let (why, weight) = match self.attempt(taken, order, percent).await {
                 Ok(()) => return End::Done,
                 Err(Trouble::Instance(Refusal::Gone | Refusal::UnknownRunner)) => return End::Gone,
                 Err(Trouble::Cannot(failure)) => return self.refuse(taken, &failure.to_string()).await,
                 Err(Trouble::Instance(refusal @ (Refusal::Refused(_) | Refusal::TooSlow))) => {
                     return self.refuse(taken, &refusal.to_string()).await;
                 }
-                Err(Trouble::Instance(refusal)) => refusal.to_string(),
-                Err(Trouble::Now(failure)) => failure.message,
+                Err(Trouble::Instance(refusal @ Refusal::BrokenOff(_))) => (refusal.to_string(), BROKEN_OFF),
+                Err(Trouble::Instance(refusal)) => (refusal.to_string(), 1),
+                Err(Trouble::Now(failure)) => (failure.message, 1),
+                Err(Trouble::Halted(failure)) => (failure.message, TROUBLES_MAX),
             };
             tracing::warn!(instance = self.slug(), job = taken.uuid, "not now: {why}");
-            troubles = if began.elapsed() > WORKED { 1 } else { troubles + 1 };
-            if troubles > TROUBLES_MAX {
+            let pause = AGAIN_FIRST.saturating_mul(1 << (troubles / 4).min(16)).min(AGAIN_LONGEST);
+            troubles += weight;
+            if troubles >= TROUBLES_MAX {
                 // An instance that does not even hear this takes it away by itself.
                 let _ = self.client.abort(&taken.uuid, &taken.token, &why).await;
                 return End::GivenBack;
             }
-            sleep(AGAIN_FIRST.saturating_mul(1 << (troubles - 1).min(16)).min(AGAIN_LONGEST)).await;
+            sleep(pause).await;
         }
     }
 
@@ -200,44 +164,42 @@ impl Runner {
         tracing::warn!(instance = self.slug(), job = taken.uuid, "it cannot be done: {why}");
         for _ in 0..5 {
             match self.client.error(&taken.uuid, &taken.token, why).await {
-                Err(Refusal::Unreachable(_)) => sleep(BEAT).await,
+                Err(Refusal::Unreachable(_) | Refusal::BrokenOff(_)) => sleep(BEAT).await,
                 Ok(()) | Err(_) => break,
             }
         }
         End::Failed
     }
 
-    async fn attempt(
-        &self,
-        taken: &Taken,
-        order: &Order,
-        percent: &watch::Sender<u8>,
-        made: &std::sync::Mutex<Option<JobId>>,
-    ) -> Result<(), Trouble> {
-        let waiting = self.prepare(taken, order).await?;
-        if let Ok(mut made) = made.lock() {
-            *made = Some(waiting.job.clone());
-        }
-        match self.made(&waiting.job, percent).await? {
+    async fn attempt(&self, taken: &Taken, order: &Order, percent: &watch::Sender<u8>) -> Result<(), Trouble> {
+        let waiting = match self.prepare(taken, order).await {
+            // Of the job, or of the file alone?
+            Err(Trouble::Instance(Refusal::Gone)) => {
+                self.client.update(&taken.uuid, &taken.token, 0).await?;
+                let why = "the instance has no such file";
+                return Err(Trouble::Cannot(Failure::new(Code::SourceUnreadable, why)));
+            }
+            prepared => prepared?,
+        };
+        match self.made(&waiting.what, percent).await? {
             JobResult::Done(_) => {}
             JobResult::Failed { failure, .. } => return Err(Trouble::Cannot(failure)),
-            JobResult::Cancelled => {
-                return Err(Trouble::Cannot(Failure::new(Code::Cancelled, "somebody cancelled it at the farm")));
-            }
+            // It was stopped when nobody waited for it: the next attempt makes another.
+            JobResult::Cancelled => return Err(Trouble::Now(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
         }
-        self.hand_in(taken, order, &waiting.job).await
+        self.hand_in(taken, order, &waiting.what).await
     }
 
     /// The job of the farm that makes what is asked for: one that is there, or a new one.
-    async fn prepare(&self, taken: &Taken, order: &Order) -> Result<Waiting<'_>, Trouble> {
-        let lock = {
-            let mut preparing = self.preparing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            preparing.retain(|_, lock| std::sync::Arc::strong_count(lock) > 1);
-            std::sync::Arc::clone(preparing.entry(order.video.clone()).or_default())
-        };
-        let _alone = lock.lock().await;
+    async fn prepare(&self, taken: &Taken, order: &Order) -> Result<Held<JobId>, Trouble> {
+        let _alone = self.alone(&order.video).await;
         let seen = film::look(&self.client, &taken.token, order).await?;
-        let known = self.films.get(&order.video).await?.filter(|film| film.known.contains(&seen));
+        let known = self.films.get(&order.video).await?.filter(|film| film.known.iter().any(|known| known.fits(&seen)));
+        let known = match known {
+            // Somebody may have deleted it.
+            Some(film) if self.is_there(&film.source).await? => Some(film),
+            _ => None,
+        };
         let word = if known.is_some() { "kept" } else { "fetched" };
         let mut film = match known {
             Some(film) => film,
@@ -266,7 +228,7 @@ impl Runner {
         let made = made.clone();
         // First what there will be, then the job: after a crash between the two it is given to the farm again.
         self.films.put(&order.video, &film).await?;
-        let waiting = Waiting::new(self, made.job.clone());
+        let waiting = self.wait_for(made.job.clone());
         let spec = match fetch_if_there::<JobSpec>(&self.state, &keys::spec(&made.job)).await? {
             Some(spec) => spec,
             None => {
@@ -288,11 +250,16 @@ impl Runner {
             return Err(Trouble::Cannot(Failure::new(Code::InvalidRequest, why)));
         }
         let key = format!("{}{}/source", self.films.prefix(&order.video), RandomToken::random());
-        let fetched = film::fetch(&self.client, &self.state, &taken.token, &order.input, &key).await?;
-        if fetched != *seen {
-            return Err(Trouble::Instance(Refusal::Unreachable("a file changed while it was fetched".to_owned())));
-        }
+        let fetched = film::fetch(&self.client, &self.state, &taken.token, &order.input, &key, seen).await?;
         Ok(Film { source: key, known: vec![fetched], made: Vec::new() })
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, Trouble> {
+        match self.state.get_range(key, 0..1).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the instance makes of its videos; nothing when it does not say.
@@ -327,14 +294,21 @@ impl Runner {
     /// Waits for a job of the farm.
     async fn made(&self, job: &JobId, percent: &watch::Sender<u8>) -> Result<JobResult, Trouble> {
         let mut views = self.scheduler.follow(job).await?;
+        let mut halted_at = None;
         loop {
             let view = views.borrow_and_update().clone();
-            if let Phase::Ended(result) = view.phase {
-                return Ok(result);
+            match view.phase {
+                Phase::Ended(result) => return Ok(result),
+                Phase::Halted(failure) => {
+                    if halted_at.get_or_insert_with(Instant::now).elapsed() > HALTED_MAX {
+                        return Err(Trouble::Halted(failure));
+                    }
+                }
+                Phase::Waiting | Phase::Probing | Phase::Encoding | Phase::Packing => halted_at = None,
             }
             let so_far = (view.media_done_ns.saturating_mul(MADE_PERCENT)).checked_div(view.media_total_ns).unwrap_or(0);
             percent.send_replace(u8::try_from(so_far).unwrap_or(0));
-            if views.changed().await.is_err() {
+            if let Ok(Err(_)) = timeout(HALTED_MAX, views.changed()).await {
                 return Err(Trouble::Now(Failure::new(Code::Interrupted, "the scheduler stops")));
             }
         }
@@ -346,7 +320,7 @@ impl Runner {
         let spec: JobSpec = fetch(&self.state, &keys::spec(job)).await?;
         let output = self.state.open_beside(&spec.output.url)?;
         let Answer { file, name, playlist } = answer::of(&output, &seal, order.form, order.rung).await?;
-        let look = Look { bytes: file.bytes, head: answer::digest(&file.head(&output).await?) };
+        let look = Look { bytes: Some(file.bytes), head: answer::digest(&file.head(&output).await?) };
         self.know(&order.video, look).await?;
         let bytes = file.bytes;
         let file = File {
@@ -367,9 +341,19 @@ impl Runner {
                 content: futures::future::Either::Right(futures::stream::iter([Ok(text)])),
             });
         }
+        if !self.watch.is_acting() {
+            return Err(Trouble::Now(Failure::new(Code::Interrupted, "another scheduler acts")));
+        }
         let began = Instant::now();
-        self.client.success(&taken.uuid, &taken.token, files).await?;
+        let said = self.client.success(&taken.uuid, &taken.token, files).await;
         let took = began.elapsed();
+        match said {
+            // The answer of a server that waits no longer often gets lost with the connection.
+            Err(Refusal::BrokenOff(_) | Refusal::Unreachable(_)) if took > UPLOAD_USUAL_MAX => {
+                return Err(Refusal::TooSlow.into());
+            }
+            said => said?,
+        }
         metrics::scheduler().peertube_upload.observe(took.as_secs_f64());
         if took > UPLOAD_USUAL_MAX {
             tracing::warn!(
@@ -385,13 +369,10 @@ impl Runner {
 
     /// Remembers a file that is about to be handed in.
     async fn know(&self, video: &str, look: Look) -> Result<(), Trouble> {
-        let lock = {
-            let mut preparing = self.preparing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::sync::Arc::clone(preparing.entry(video.to_owned()).or_default())
-        };
-        let _alone = lock.lock().await;
+        let _alone = self.alone(video).await;
         if let Some(mut film) = self.films.get(video).await?
             && !film.known.contains(&look)
+            && film.known.len() < KNOWN_MAX
         {
             film.known.push(look);
             self.films.put(video, &film).await?;

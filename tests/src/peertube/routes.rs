@@ -280,7 +280,14 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
         move || check::faults(&media, playlist.as_deref(), wanted, tracks)
     });
     let faults = faults.await.unwrap_or_else(|error| vec![error.to_string()]);
+    let long = lock(&world).take(|trouble| matches!(trouble, Trouble::LongAnswer(_)));
+    if let Some(Trouble::LongAnswer(seconds)) = long {
+        tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+    }
     let mut world = lock(&world);
+    if world.jobs[place].state != State::Processing || world.jobs[place].token != own.token {
+        world.fault(format!("{} {wanted}: handed in twice at once, or after it was taken away", own.kind));
+    }
     world.faults.extend(faults.into_iter().map(|fault| format!("{} {wanted}: {fault}", own.kind)));
     world.jobs[place].state = State::Completed;
     let video =
@@ -303,11 +310,16 @@ async fn file(With(world): With<Shared>, In((job, video)): In<(String, String)>,
     let best = world.videos.get(&video).and_then(|files| files.iter().max_by_key(|file| file.resolution));
     let best = best.map(|best| best.path.clone()).ok_or_else(|| problem(404, "", "no such video"))?;
     let whole = read(&best)?;
-    let from =
-        headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let mut part = whole.get(from.unwrap_or(0)..).unwrap_or_default().to_vec();
-    let (range, left) = (format!("bytes {}-{}/{}", from.unwrap_or(0), whole.len() - 1, whole.len()), part.len());
-    let broken_off = world.take(|trouble| matches!(trouble, Trouble::BreakOff(_)));
+    let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
+    let from: Option<usize> = asked.and_then(|(from, _)| from.parse().ok());
+    let last: Option<usize> = asked.and_then(|(_, last)| last.parse().ok());
+    let from_byte = from.unwrap_or(0);
+    let mut part = whole.get(from_byte..).unwrap_or_default().to_vec();
+    part.truncate(last.map_or(usize::MAX, |last| last + 1 - from_byte));
+    let left = part.len();
+    let range = format!("bytes {from_byte}-{}/{}", (from_byte + left).saturating_sub(1), whole.len());
+    // A look at how a file begins is over before.
+    let broken_off = world.take(|trouble| matches!(trouble, Trouble::BreakOff(bytes) if *bytes < left as u64));
     if let Some(Trouble::BreakOff(bytes)) = broken_off {
         part.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
