@@ -45,6 +45,8 @@ const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
 /// Threads of the largest rung's encoder in a video that is one piece of work: alone it costs about as much as all the others
 /// together, which would wait for it. Elsewhere other pieces keep all cores busy, and threads only cost (README has figures).
 const THREADS_ALONE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+/// Pixels of a picture from which on a second thread, which keeps more pictures, would take too much memory.
+const THREADS_ALONE_PX: u64 = 3840 * 2160;
 
 /// Samples of an AAC packet, and of the encoder's priming.
 const AAC_PACKET_SAMPLES: u64 = 1024;
@@ -266,7 +268,9 @@ fn video_plan(
     let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
     let chunks = chunks(frames, segment_frames, &pieces, |start| decode_from(track, rate, origin_ns, start));
     let largest = rungs.iter_mut().find(|rung| !rung.is_copied());
-    if let (1, Some(largest)) = (chunks.len(), largest) {
+    if let (1, Some(largest)) = (chunks.len(), largest)
+        && u64::from(largest.width) * u64::from(largest.height) < THREADS_ALONE_PX
+    {
         largest.threads = THREADS_ALONE;
     }
     Ok(VideoPlan {

@@ -72,19 +72,29 @@ fn one() -> u32 {
     1
 }
 
+/// Reads TOML that holds secrets.
+///
+/// # Errors
+/// Where it is wrong and how, and never what stands there: the error of the TOML reader quotes the line, which may hold a token.
+pub(crate) fn read_secret_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+        let said = error.message();
+        // What follows the kind of such an error is the value.
+        let said = if said.starts_with("invalid") { said.split(':').next().unwrap_or_default() } else { said };
+        format!("line {line}: {said}")
+    })
+}
+
 impl Tenants {
     /// Reads the file's text.
     ///
     /// # Errors
     /// [`Code::InvalidRequest`], naming the tenant and never a token.
     pub fn read(text: &str) -> Result<Self, Failure> {
-        // The error of the TOML reader quotes the line, which may hold a token: only its place and kind are told.
-        let file: File = toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
-            let said = error.message();
-            // What follows the kind of such an error is the value.
-            let said = if said.starts_with("invalid") { said.split(':').next().unwrap_or_default() } else { said };
-            Failure::new(Code::InvalidRequest, format!("the tokens file cannot be understood, line {line}: {said}"))
+        let file: File = read_secret_toml(text).map_err(|why| {
+            let message = format!("the tokens file cannot be understood, {why}");
+            Failure::new(Code::InvalidRequest, message)
         })?;
         if file.tenants.len() > TENANTS_MAX {
             return Err(Failure::new(Code::InvalidRequest, format!("more than {TENANTS_MAX} tenants")));

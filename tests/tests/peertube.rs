@@ -229,6 +229,31 @@ fn a_dead_instance_and_one_that_knows_the_runner_no_more_hold_up_nobody() -> Res
 }
 
 #[test]
+fn a_flood_from_one_instance_does_not_hold_up_the_video_of_another() -> Result<()> {
+    let (flooding, tiny) = (Instance::start(V7_3)?, Instance::start(V7_3)?);
+    let mut farm = farm(&flooding, "")?;
+    let both = [farm.instances.clone().context("a file")?, tiny.file("two", "")?].map(fs::read_to_string);
+    let file = farm.folder.path().join("instances.toml");
+    fs::write(&file, both.into_iter().collect::<Result<String, _>>()?)?;
+    farm.instances = Some(file);
+    let source = clip(10).file()?;
+    for _ in 0..8 {
+        flooding.upload(&source, 360, 25)?;
+    }
+    let (_scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let made = |instance: &Instance| instance.jobs().iter().filter(|job| job.state == State::Completed).count();
+    farm.until("the flood is being worked at", || Ok(made(&flooding) > 0))?;
+    tiny.upload(&source, 360, 25)?;
+    tiny.until_done(LIMIT).with_context(|| farm.logs())?;
+    let left =
+        flooding.jobs().iter().filter(|job| job.payload["output"]["resolution"] == 360 && job.state != State::Completed).count();
+    ensure!(left >= 6, "only {left} of 16 jobs of the flood are left when the other's video is done:\n{}", farm.logs());
+    flooding.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(flooding.faults().is_empty() && tiny.faults().is_empty(), "{:?} {:?}", flooding.faults(), tiny.faults());
+    Ok(())
+}
+
+#[test]
 fn a_farm_is_registered_and_forgotten_by_command() -> Result<()> {
     let instance = Instance::start(V7_3)?;
     let farm = Farm::new()?;

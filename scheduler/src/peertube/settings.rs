@@ -27,6 +27,8 @@ use farm::{Code, Failure};
 use serde::Deserialize;
 use url::Url;
 
+use crate::tenants::read_secret_toml;
+
 /// Most bytes of a token, and of a name.
 const TOKEN_BYTES_MAX: usize = 1000;
 const NAME_BYTES_MAX: usize = 100;
@@ -171,15 +173,7 @@ pub fn address(url: &Url) -> Result<Url, Failure> {
 /// # Errors
 /// [`Code::InvalidRequest`]: what is wrong by its name, never a token.
 pub fn read(text: &str) -> Result<Vec<Instance>, Failure> {
-    let refused = |error: toml::de::Error| {
-        let line = error.span().map(|span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
-        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        // Not the value that stands there: it may be a token.
-        let what =
-            error.message().split(", expected").next().unwrap_or_default().split('"').next().unwrap_or_default().to_owned();
-        Failure::new(Code::InvalidRequest, format!("{place}{what}"))
-    };
-    let file: File = toml::from_str(text).map_err(refused)?;
+    let file: File = read_secret_toml(text).map_err(|why| Failure::new(Code::InvalidRequest, why))?;
     let mut slugs = BTreeSet::new();
     let mut instances = Vec::new();
     for line in file.instances {
