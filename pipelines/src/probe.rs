@@ -158,7 +158,7 @@ fn describe(source: &Source, track: TrackId, record: Record, header_ns: Option<u
     if record.form().is_some() && record.stream.is_some() && !record.times.is_empty() {
         return Ok(Track::Text(record.text()));
     }
-    if !is_sound_or_picture(&kind) {
+    if !is_sound_or_picture(&kind) && !record.is_motion_jpeg() {
         let why = match () {
             () if kind.starts_with("image/") => "a still picture is not a video track",
             () if kind.starts_with("subpicture/") => "subtitles that are pictures cannot be made text",
@@ -180,7 +180,7 @@ fn describe(source: &Source, track: TrackId, record: Record, header_ns: Option<u
         .and_then(|first| first.ok_or_else(|| Failure::new(Code::Undecodable, format!("{name}: not one buffer of it decodes"))));
     let first = first.map_err(|failure| failure.on_stream(name))?;
     let caps = first.sample.caps_owned().ok_or_else(|| source::internal("decoded data without caps"))?;
-    if kind.starts_with("video/") {
+    if !kind.starts_with("audio/") {
         drop(decoded);
         video(source, track, record, &caps, first.start_ns).map(Track::Video)
     } else {
@@ -292,6 +292,12 @@ impl Record {
 
     fn media_type(&self) -> String {
         self.caps.as_ref().and_then(|caps| Some(caps.structure(0)?.name().to_string())).unwrap_or_default()
+    }
+
+    /// Whether it is a film of JPEG pictures: more than one a second. Pictures of chapters are fewer, and a cover is one.
+    fn is_motion_jpeg(&self) -> bool {
+        let span_ns = self.times.iter().max().zip(self.times.iter().min()).map_or(0, |(last, first)| last - first);
+        self.media_type() == "image/jpeg" && self.times.len() as u64 > 1 + span_ns / farm::rate::SECOND_NS
     }
 
     /// How its texts are written, if it is text.
@@ -435,7 +441,7 @@ impl Watch for Record {
 /// Leaves out packets whose times cannot be true; says so.
 fn cut_leaps(records: &mut [Record]) -> Option<String> {
     records.iter_mut().for_each(|record| record.times.sort_unstable());
-    let timed = records.iter().filter(|record| is_sound_or_picture(&record.media_type()));
+    let timed = records.iter().filter(|record| is_sound_or_picture(&record.media_type()) || record.is_motion_jpeg());
     let believable = leaps::believable(&timed.map(|record| record.times.as_slice()).collect::<Vec<_>>());
     let cut: usize = records.iter_mut().map(|record| record.keep(&believable)).sum();
     (cut > 0).then(|| format!("{cut} packets are left out: by their times they are far away from all others"))

@@ -16,6 +16,7 @@ mod order;
 mod protocol;
 mod runner;
 pub mod settings;
+mod slide;
 mod sweep;
 mod wake;
 mod work;

@@ -218,6 +218,25 @@ impl Instance {
         Ok(video)
     }
 
+    /// Takes a sound in, and the picture that is to be seen with it.
+    ///
+    /// # Errors
+    /// When they cannot be copied.
+    pub fn upload_sound(&self, sound: &Path, picture: &Path) -> Result<String> {
+        let mut world = lock(&self.world);
+        let video = uuid();
+        let path = world.folder.join(format!("{video}.flac"));
+        std::fs::copy(sound, &path)?;
+        std::fs::copy(picture, world.folder.join(format!("{video}.jpg")))?;
+        world.videos.insert(video.clone(), vec![Stored { path, resolution: 0, playlist: None }]);
+        let base = format!("http://{}", self.address);
+        let first = world.add(&base, &video, "vod-audio-merge-transcoding", 480, 25, None);
+        world.add(&base, &video, "vod-hls-transcoding", 480, 25, Some(&first));
+        world.add(&base, &video, "vod-web-video-transcoding", 240, 25, Some(&first));
+        let _ = world.calls.send(());
+        Ok(video)
+    }
+
     /// Has something go wrong so many times.
     pub fn trouble(&self, trouble: Trouble, times: usize) {
         lock(&self.world).troubles.extend(std::iter::repeat_n(trouble, times));
@@ -307,6 +326,10 @@ impl World {
         let uuid = uuid();
         let input = format!("{base}/api/v1/runners/jobs/{uuid}/files/videos/{video}/max-quality");
         let mut payload = json!({ "input": { "videoFileUrl": input }, "output": { "resolution": resolution, "fps": fps } });
+        if kind == "vod-audio-merge-transcoding" {
+            let picture = input.replace("/max-quality", "/previews/max-quality");
+            payload["input"] = json!({ "audioFileUrl": input, "previewFileUrl": picture });
+        }
         if let Some(apart) = self.like.apart {
             payload["input"]["separatedAudioFileUrl"] = json!([]);
             if kind == "vod-hls-transcoding" {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +11,7 @@ use tests::clip::Clip;
 use tests::farm::Farm;
 use tests::peertube::{Instance, REGISTRATION, State, Trouble, V6_2, V7_3};
 use tests::player::play;
-use tests::reader;
+use tests::{process, reader};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -225,6 +226,46 @@ fn a_dead_instance_and_one_that_knows_the_runner_no_more_hold_up_nobody() -> Res
     ensure!(other.requests() < 20, "{} requests to one that knows nobody here", other.requests());
     ensure!(scheduler.series("shoal_peertube_up", "instance=\"127.0.0.1-9\"") == Some(0.0), "it is not up");
     ensure!(farm.logs().contains("register it again"), "{}", farm.logs());
+    Ok(())
+}
+
+#[test]
+fn a_sound_gets_the_picture_that_stands_for_it_for_as_long_as_it_lasts() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (_scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let (sound, picture) = (farm.folder.path().join("sound.flac"), farm.folder.path().join("picture.jpg"));
+    let clip = clip(10);
+    let ffmpeg = |arguments: &[&std::ffi::OsStr]| {
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.args(["-v", "error", "-nostdin", "-y"]).args(arguments);
+        process::run(&mut ffmpeg, LIMIT)?.success()
+    };
+    ffmpeg(&["-i".as_ref(), clip.file()?.as_ref(), "-vn".as_ref(), sound.as_ref()])?;
+    let drawn = ["-f", "lavfi", "-i", "testsrc=size=850x480", "-frames:v", "1", "-q:v", "2"].map(std::ffi::OsStr::new);
+    ffmpeg(&[&drawn[..], &[picture.as_ref()]].concat())?;
+    let video = instance.upload_sound(&sound, &picture)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    let files = instance.files(&video);
+    let sizes: Vec<(u32, bool)> = files.iter().map(|file| (file.resolution, file.playlist.is_some())).collect();
+    ensure!([(480, false), (480, true), (240, false)].iter().all(|size| sizes.contains(size)), "{sizes:?}");
+    for file in files.iter().filter(|file| file.resolution == 480) {
+        // Every frame beside the picture, in colours that no matrix changes. Colours at half the size cost so much at edges.
+        let mut measure = Command::new("ffmpeg");
+        measure.args(["-nostdin", "-i"]).arg(&file.path).args(["-loop", "1", "-i"]).arg(&picture);
+        measure.args(["-lavfi", "[0:v]scale,format=gbrp[a];[1:v]scale,format=gbrp[b];[a][b]psnr=shortest=1"]);
+        let said = process::run(measure.args(["-f", "null", "-"]), LIMIT)?.success()?.stderr;
+        let least = said.rsplit_once(" min:").and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<f64>().ok());
+        ensure!(least.is_some_and(|least| least > 24.0), "{}: {least:?}\n{said}", file.path.display());
+        let frames = reader::frames(&file.path, "0:v:0")?.len();
+        ensure!((250..=252).contains(&frames), "{frames} frames for ten seconds");
+    }
+    let web = files.iter().find(|file| file.resolution == 480 && file.playlist.is_none()).context("a web video")?;
+    let beeps = reader::sound(&web.path, "0:a:0")?.beeps_ns();
+    let wanted: Vec<i64> = clip.flashes().iter().map(|&flash| clip.start_ns(flash)).collect();
+    ensure!(beeps.len() == wanted.len(), "{beeps:?}");
+    ensure!(beeps.iter().zip(&wanted).all(|(beep, wanted)| (beep - wanted).abs() < 20_000_000), "{beeps:?} for {wanted:?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use farm::plan::RenditionId;
-use farm::storage::{Storage, StorageError};
+use farm::storage::{Part, Storage, StorageError};
 use farm::task::{Object, Token};
 use farm::{Code, Failure};
 use futures::{Stream, StreamExt as _};
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::muxed;
 use super::order::{Form, Size};
+use super::slide::{self, Picture};
 use crate::playlist;
 use crate::seal::{Media, Medium, Rendition, Seal};
 
@@ -217,6 +218,51 @@ async fn together(output: &Storage, picture: &Rendition, sound: &Rendition) -> R
     let whole = Object { bytes: file.bytes, ..object.clone() };
     let media = Media::File { object: whole, init_bytes: init_bytes_both, segments: both };
     Ok((file, Rendition { media, ..picture.clone() }))
+}
+
+/// The plain MP4 of a job's sound alone.
+///
+/// # Errors
+/// [`Code::NoDecodableStream`] when it has none.
+pub(super) fn plain_sound(seal: &Seal) -> Result<&Object, Failure> {
+    let sound = main_sound(seal).and_then(|sound| seal.mp4.iter().find(|made| made.id == sound.id));
+    let absent = || Failure::new(Code::NoDecodableStream, "there is no sound in it");
+    sound.map(|made| &made.object).ok_or_else(absent)
+}
+
+/// What a film of one picture and a plain MP4 of sound is joined from.
+///
+/// # Errors
+/// Storage's; [`Code::Internal`] when the MP4 is not as they are made here.
+pub(super) async fn slide(
+    state: &Storage,
+    picture: Picture,
+    fps: u32,
+    picture_key: &str,
+    sound: &Object,
+) -> Result<Vec<Part>, Failure> {
+    let odd = || Failure::new(Code::Internal, format!("{}: no plain MP4", sound.key));
+    // Boxes up to the media, which come last and have a 64-bit size.
+    let mut at = 0;
+    let media_start = loop {
+        let header = state.get_range(&sound.key, at..at + slide::MEDIA_HEADER_BYTES).await?;
+        let (size, kind) =
+            header.split_first_chunk::<4>().and_then(|(size, rest)| Some((size, rest.get(..4)?))).ok_or_else(odd)?;
+        match (kind, u32::from_be_bytes(*size)) {
+            (b"mdat", 1) => break at + slide::MEDIA_HEADER_BYTES,
+            (_, size) if size >= 8 => at += u64::from(size),
+            _ => return Err(odd()),
+        }
+    };
+    let head = state.get_range(&sound.key, 0..at).await?;
+    let media_bytes = sound.bytes.checked_sub(media_start).ok_or_else(odd)?;
+    let film = slide::head(picture, fps, &slide::Sound { head: &head, media_start, media_bytes });
+    let film = film.map_err(|error| Failure::new(Code::Internal, format!("{}: {error}", sound.key)))?;
+    Ok(vec![
+        Part::Bytes(film),
+        Part::Object { key: picture_key.to_owned(), range: Some(0..picture.bytes.into()) },
+        Part::Object { key: sound.key.clone(), range: Some(media_start..sound.bytes) },
+    ])
 }
 
 /// The name of a file's beginning.

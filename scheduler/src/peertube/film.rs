@@ -16,7 +16,7 @@ use url::Url;
 
 use super::answer::{HEAD_BYTES, digest};
 use super::ladder::Asked;
-use super::order::{Order, Size};
+use super::order::Size;
 use super::protocol::{Client, Refusal, chunk};
 use super::settings::Token;
 use crate::scheduler::fetch_if_there;
@@ -129,8 +129,8 @@ impl Films {
 }
 
 /// What the instance has now.
-pub(super) async fn look(client: &Client, job_token: &Token, order: &Order) -> Result<Look, Refusal> {
-    let (mut answer, bytes) = client.file(&order.input, job_token, 0, Some(HEAD_BYTES as u64 - 1)).await?;
+pub(super) async fn look(client: &Client, job_token: &Token, input: &Url) -> Result<Look, Refusal> {
+    let (mut answer, bytes) = client.file(input, job_token, 0, Some(HEAD_BYTES as u64 - 1)).await?;
     let mut head = BytesMut::new();
     while head.len() < HEAD_BYTES
         && let Some(chunk) = chunk(&mut answer).await?

@@ -5,7 +5,10 @@ use serde_json::Value;
 use url::Url;
 
 /// The types of runner jobs that are done here, by their names in the protocol.
-pub(super) const JOB_TYPES: [&str; 2] = ["vod-web-video-transcoding", "vod-hls-transcoding"];
+pub(super) const JOB_TYPES: [&str; 3] = ["vod-web-video-transcoding", "vod-hls-transcoding", MERGE];
+
+/// The type that gives a sound a picture.
+const MERGE: &str = "vod-audio-merge-transcoding";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub(super) struct Order {
     pub(super) input: Url,
     /// Where the sound is, when it stands apart.
     pub(super) sound: Option<Url>,
+    /// Where the picture is that is to be seen with the sound that the input is.
+    pub(super) picture: Option<Url>,
     /// Short edge of the picture in pixels; none for sound alone.
     pub(super) rung: Option<Size>,
     /// In what form.
@@ -62,7 +67,9 @@ struct Payload {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Input {
+    #[serde(alias = "audioFileUrl")]
     video_file_url: Url,
+    preview_file_url: Option<Url>,
     // Absent before PeerTube 6.3.
     #[serde(default)]
     separated_audio_file_url: Vec<Url>,
@@ -86,7 +93,7 @@ impl Order {
     pub(super) fn read(kind: &str, payload: &Value) -> Result<Self, String> {
         let Payload { input, output } = Payload::deserialize(payload).map_err(|error| format!("payload: {error}"))?;
         let form = match (kind, output.separated_audio) {
-            ("vod-web-video-transcoding", _) => Form::WebVideo,
+            ("vod-web-video-transcoding" | MERGE, _) => Form::WebVideo,
             ("vod-hls-transcoding", true) => Form::Apart,
             ("vod-hls-transcoding", false) => Form::Together,
             (other, _) => return Err(format!("type: '{other}' is not done here")),
@@ -97,8 +104,12 @@ impl Order {
             |name: &&&str| !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let video = video.filter(is_name).ok_or("payload: the input's URL names no video")?.to_string();
         let rung = (output.resolution > 0).then_some(Size { short: output.resolution, fps: output.fps });
+        let picture = input.preview_file_url.filter(|_| kind == MERGE);
+        if kind == MERGE && picture.is_none() {
+            return Err("payload: there is no previewFileUrl".to_owned());
+        }
         let sound = input.separated_audio_file_url.into_iter().next();
-        Ok(Self { video, input: input.video_file_url, sound, rung, form })
+        Ok(Self { video, input: input.video_file_url, sound, picture, rung, form })
     }
 }
 
@@ -117,11 +128,15 @@ mod tests {
         let input: Url = INPUT.parse().expect("a URL");
         let rung = Some(Size { short: 720, fps: 25 });
         let old = json!({"input": {"videoFileUrl": INPUT}, "output": {"resolution": 720, "fps": 25}});
-        let order = Order { video, input, sound: None, rung, form: Form::WebVideo };
+        let order = Order { video, input, sound: None, picture: None, rung, form: Form::WebVideo };
         assert_eq!(Order::read("vod-web-video-transcoding", &old), Ok(order.clone()));
         assert_eq!(Order::read("vod-hls-transcoding", &old), Ok(Order { form: Form::Together, ..order.clone() }));
         let new = json!({"input": {"videoFileUrl": INPUT, "separatedAudioFileUrl": [format!("{INPUT}/audio")]},
                          "output": {"resolution": 0, "fps": 0, "separatedAudio": true, "later": 1}});
+        let preview = "https://tube.example/api/v1/runners/jobs/j/files/videos/9c9de5e8/previews/max-quality";
+        let merge =
+            json!({"input": {"audioFileUrl": INPUT, "previewFileUrl": preview}, "output": {"resolution": 720, "fps": 25}});
+        assert_eq!(Order::read(MERGE, &merge), Ok(Order { picture: preview.parse().ok(), ..order.clone() }));
         let sound = format!("{INPUT}/audio").parse().ok();
         assert_eq!(Order::read("vod-hls-transcoding", &new), Ok(Order { form: Form::Apart, rung: None, sound, ..order }));
     }
@@ -132,6 +147,7 @@ mod tests {
         for (kind, payload, said) in [
             ("vod-hls-transcoding", json!({"input": {}}), "videoFileUrl"),
             ("vod-hls-transcoding", named("no URL"), "relative URL"),
+            (MERGE, named(INPUT), "previewFileUrl"),
             ("vod-hls-transcoding", named("https://tube.example/files/videos/"), "names no video"),
             ("vod-hls-transcoding", named("https://tube.example/files/videos/..%2f/x"), "names no video"),
             ("video-transcription", named(INPUT), "'video-transcription' is not done here"),

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use farm::job::{JobId, JobSpec};
-use farm::storage::StorageError;
-use farm::task::Token as RandomToken;
+use farm::storage::{Kind, StorageError};
+use farm::task::{Object, Token as RandomToken};
 use farm::{Code, Failure, keys, metrics};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use url::Url;
 
 use super::answer::{self, Answer};
 use super::film::{self, Film, Look, Made};
@@ -16,6 +17,7 @@ use super::ladder;
 use super::order::{Form, Order};
 use super::protocol::{File, Refusal};
 use super::runner::{Held, Runner, Taken};
+use super::slide::Picture;
 use crate::scheduler::{Phase, fetch, fetch_if_there};
 use crate::step::JobResult;
 
@@ -33,6 +35,8 @@ const BROKEN_OFF: u32 = 20;
 const HALTED_MAX: Duration = Duration::from_secs(600);
 /// How far a job is when the farm has made everything, in percent; the rest is handing in.
 const MADE_PERCENT: u64 = 95;
+/// Largest picture that is merged with a sound, in bytes.
+const PICTURE_BYTES_MAX: u64 = 32 << 20;
 /// Files that are remembered of a video.
 const KNOWN_MAX: usize = 256;
 /// How long what the instance makes of its videos stands.
@@ -193,7 +197,7 @@ impl Runner {
     /// The job of the farm that makes what is asked for: one that is there, or a new one.
     async fn prepare(&self, taken: &Taken, order: &Order) -> Result<Held<JobId>, Trouble> {
         let _alone = self.alone(&order.video).await;
-        let seen = film::look(&self.client, &taken.token, order).await?;
+        let seen = film::look(&self.client, &taken.token, &order.input).await?;
         let known = self.films.get(&order.video).await?.filter(|film| film.known.iter().any(|known| known.fits(&seen)));
         let known = match known {
             // Somebody may have deleted it.
@@ -249,9 +253,44 @@ impl Runner {
             let why = "its sound stands apart, and the farm has not made that: transcoding it anew from an upload works";
             return Err(Trouble::Cannot(Failure::new(Code::InvalidRequest, why)));
         }
-        let key = format!("{}{}/source", self.films.prefix(&order.video), RandomToken::random());
-        let fetched = film::fetch(&self.client, &self.state, &taken.token, &order.input, &key, seen).await?;
-        Ok(Film { source: key, known: vec![fetched], made: Vec::new() })
+        let folder = format!("{}{}", self.films.prefix(&order.video), RandomToken::random());
+        let source = format!("{folder}/source");
+        let fetched = film::fetch(&self.client, &self.state, &taken.token, &order.input, &source, seen).await?;
+        let source = match &order.picture {
+            None => source,
+            Some(picture) => self.merged(taken, order, picture, &folder, &source).await?,
+        };
+        Ok(Film { source, known: vec![fetched], made: Vec::new() })
+    }
+
+    /// Makes a film of a sound and a picture: the farm makes AAC of the one, and the other is seen all the time.
+    async fn merged(&self, taken: &Taken, order: &Order, picture: &Url, folder: &str, sound: &str) -> Result<String, Trouble> {
+        let cannot = |why: String| Trouble::Cannot(Failure::new(Code::InvalidRequest, why));
+        let key = format!("{folder}/picture/jpeg");
+        let seen = film::look(&self.client, &taken.token, picture).await?;
+        if seen.bytes.is_some_and(|bytes| bytes > PICTURE_BYTES_MAX) {
+            return Err(cannot(format!("its picture has more than {PICTURE_BYTES_MAX} bytes")));
+        }
+        film::fetch(&self.client, &self.state, &taken.token, picture, &key, &seen).await?;
+        let shown = Picture::of(&self.state.get(&key).await?).ok_or_else(|| cannot("its picture is no JPEG".to_owned()))?;
+        let (source, output) = (self.films.url_of(sound)?, self.films.url_of(&format!("{folder}/sound/"))?);
+        let smallest = ladder::rungs(None, &[]);
+        let job = self.scheduler.submit(ladder::job(source, output, &smallest, &self.instance.policy)).await?;
+        let waiting = self.wait_for(job);
+        match self.made(&waiting.what, &watch::channel(0).0).await? {
+            JobResult::Done(_) => {}
+            JobResult::Failed { failure, .. } => return Err(Trouble::Cannot(failure)),
+            JobResult::Cancelled => return Err(Trouble::Now(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
+        }
+        let seal = fetch(&self.state, &keys::seal(&waiting.what)).await?;
+        let made = answer::plain_sound(&seal)?;
+        let film = format!("{folder}/film");
+        // The farm's output is below its state here.
+        let made = Object { key: format!("{folder}/sound/{}", made.key), ..made.clone() };
+        let fps = order.rung.map_or(0, |size| size.fps).clamp(1, 60);
+        let parts = answer::slide(&self.state, shown, fps, &key, &made).await?;
+        self.state.join(&film, &parts, Kind::VideoMp4).await?;
+        Ok(film)
     }
 
     async fn is_there(&self, key: &str) -> Result<bool, Trouble> {

@@ -51,6 +51,7 @@ pub(super) fn router(world: Shared) -> Router {
         .route("/api/v1/runners/jobs/{job}/success", post(success))
         .route("/api/v1/runners/jobs/{job}/files/videos/{video}/max-quality", post(file))
         .route("/api/v1/runners/jobs/{job}/files/videos/{video}/max-quality/audio", post(file))
+        .route("/api/v1/runners/jobs/{job}/files/videos/{video}/previews/max-quality", post(preview))
         .route("/socket.io/", get(socket))
         .layer(DefaultBodyLimit::disable())
         .with_state(world)
@@ -290,8 +291,8 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
     }
     world.faults.extend(faults.into_iter().map(|fault| format!("{} {wanted}: {fault}", own.kind)));
     world.jobs[place].state = State::Completed;
-    let video =
-        own.payload["input"]["videoFileUrl"].as_str().and_then(|url| url.rsplit('/').nth(1)).unwrap_or_default().to_owned();
+    let input = ["videoFileUrl", "audioFileUrl"].iter().find_map(|name| own.payload["input"][name].as_str());
+    let video = input.and_then(|url| url.rsplit('/').nth(1)).unwrap_or_default().to_owned();
     let files = world.videos.entry(video).or_default();
     // The source is replaced by what was made of it at its own size.
     files.retain(|file| file.resolution != wanted || file.playlist.is_some() != playlist.is_some());
@@ -336,6 +337,14 @@ async fn file(With(world): With<Shared>, In((job, video)): In<(String, String)>,
         None => answer,
     };
     answer.body(Body::from_stream(pieces)).map_err(|error| problem(500, "", &error.to_string()))
+}
+
+async fn preview(With(world): With<Shared>, In((job, video)): In<(String, String)>, raw: Bytes) -> Answer {
+    let body = body(&world, &raw)?;
+    held_by(&world, &job, &body)?;
+    let path = lock(&world).folder.join(format!("{video}.jpg"));
+    // As a server does that knows no ranges.
+    Ok(read(&path)?.into_response())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Refused> {
