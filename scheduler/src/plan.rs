@@ -347,10 +347,12 @@ fn chunks(frames: u64, segment_frames: u64, pieces: &[u64], decode_from_ns: impl
 
 /// The key frame that decoding starts at for a chunk that starts at frame `start` of the grid, in ns of stream time; 0 when it
 /// is the first of all. With a variable frame rate the frames before the first place decide what is shown there, so it is
-/// one before that place.
+/// one before that place. With a constant one it is the frame of that place at the latest: of several that stand there, because
+/// the grid has fewer, the one at the place's own time is shown.
 fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u64 {
     let place = |time_ns: u64| rate.nearest_frame(time_ns.saturating_sub(origin_ns));
-    let will_do = |time_ns: u64| if track.timing.constant { place(time_ns) <= start } else { place(time_ns) < start };
+    let latest_ns = origin_ns + rate.start_ns(start) + track.timing.rate.start_ns(1) / 2;
+    let will_do = |time_ns: u64| if track.timing.constant { time_ns < latest_ns } else { place(time_ns) < start };
     let before = track.key_frames_ns.partition_point(|&time_ns| will_do(time_ns));
     before.checked_sub(1).filter(|&index| index > 0).and_then(|index| track.key_frames_ns.get(index).copied()).unwrap_or(0)
 }

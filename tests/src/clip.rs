@@ -41,6 +41,8 @@ pub enum Container {
     Ts,
     /// WebM with VP8 and Vorbis.
     Webm,
+    /// QuickTime with JPEG pictures in 4:2:2 and full range, and PCM, as cameras write it.
+    Mov,
 }
 
 impl Container {
@@ -51,6 +53,7 @@ impl Container {
             Self::Mkv => "mkv",
             Self::Ts => "ts",
             Self::Webm => "webm",
+            Self::Mov => "mov",
         }
     }
 }
@@ -197,6 +200,9 @@ impl Clip {
                 let speed =
                     ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-threads", "1", "-b:v", "2M", "-g", &gop];
                 ffmpeg.args(speed).args(["-c:a", "libvorbis", "-b:a", "128k"]);
+            }
+            Container::Mov => {
+                ffmpeg.args(["-c:v", "mjpeg", "-q:v", "3", "-pix_fmt", "yuvj422p", "-color_range", "pc", "-c:a", "pcm_s16le"]);
             }
             Container::Mp4 | Container::Mkv | Container::Ts => {
                 let x264 = format!("keyint={gop}:min-keyint={gop}:scenecut=0:bframes=3:threads=1");

@@ -28,7 +28,7 @@ fn faults(clip: &Clip, flags: &[&str]) -> Result<Vec<String>> {
 
 fn in_every_container(rate: &str) -> Result<()> {
     let mut found = Vec::new();
-    for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm] {
+    for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm, Container::Mov] {
         found.extend(faults(&Clip::new(rate, 30).container(container), CHUNKED)?);
     }
     assert_eq!(found, Vec::<String>::new());

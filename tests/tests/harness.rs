@@ -24,7 +24,7 @@ fn faults_of(made: &Clip, wanted: &Clip) -> Result<Vec<String>> {
 #[test]
 fn a_right_clip_is_read_without_fault_in_every_container_and_at_every_rate() -> Result<()> {
     for rate in ["25", "30000/1001", "24000/1001", "60"] {
-        for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm] {
+        for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm, Container::Mov] {
             let clip = Clip::new(rate, 6).container(container);
             assert_eq!(faults_of(&clip, &clip)?, Vec::<String>::new(), "{rate} {container:?}");
             let offsets = sync_of(&clip)?;

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use farm::job::JobId;
-use farm::storage::{Kind, Part, Storage};
+use farm::storage::{Kind, Part, Storage, StorageError};
 use farm::{Failure, keys};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -168,79 +168,100 @@ pub(super) async fn fetch(
 }
 
 async fn pieces(client: &Client, state: &Storage, job_token: &Token, input: &Url, key: &str) -> Result<Look, Refusal> {
-    let mut pieces: Vec<Part> = Vec::new();
-    let (mut held, mut head) = (BytesMut::new(), BytesMut::new());
-    let (mut stored, mut total, mut breaks) = (0_u64, None, 0);
+    let mut incoming = Incoming { state, key, pieces: Vec::new(), held: BytesMut::new(), head: BytesMut::new(), stored: 0 };
+    let (mut total, mut breaks) = (None, 0);
     loop {
-        let from = stored + held.len() as u64;
-        let broken = match client.file(input, job_token, from, None).await {
+        let before = incoming.bytes();
+        let why = match connection(client, job_token, input, &mut incoming, &mut total).await {
+            Ok(()) => "the instance broke off in a file".to_owned(),
             Err(Refusal::Unreachable(why) | Refusal::BrokenOff(why)) => why,
             Err(refusal) => return Err(refusal),
-            Ok((mut answer, size)) => {
-                if total.is_some() && size.is_some() && total != size {
-                    return Err(Refusal::BrokenOff("a file changed while it was fetched".to_owned()));
-                }
-                total = size.or(total);
-                let came_to_its_end = loop {
-                    match chunk(&mut answer).await {
-                        Ok(Some(chunk)) => {
-                            if stored + (held.len() + chunk.len()) as u64 > total.unwrap_or(u64::MAX).min(SOURCE_BYTES_MAX) {
-                                let why = format!("its file is larger than it says, or than {SOURCE_BYTES_MAX} bytes");
-                                return Err(Refusal::Refused(why));
-                            }
-                            breaks = 0;
-                            let missing = HEAD_BYTES - head.len();
-                            head.extend_from_slice(chunk.get(..missing.min(chunk.len())).unwrap_or_default());
-                            held.extend_from_slice(&chunk);
-                            while held.len() >= PIECE_BYTES {
-                                let piece = held.split_to(PIECE_BYTES).freeze();
-                                stored += piece.len() as u64;
-                                pieces.push(store(state, key, pieces.len(), piece).await?);
-                            }
-                        }
-                        Ok(None) => break true,
-                        Err(_) => break false,
-                    }
-                };
-                if came_to_its_end {
-                    total = total.or(Some(stored + held.len() as u64));
-                }
-                "the instance broke off in a file".to_owned()
-            }
         };
-        let so_far = stored + held.len() as u64;
-        if total.is_some_and(|total| so_far >= total) {
-            break;
+        if total.is_some_and(|total| incoming.bytes() >= total) {
+            return incoming.finish().await;
         }
-        breaks += 1;
+        breaks = if incoming.bytes() > before { 1 } else { breaks + 1 };
         if breaks > BREAKS_MAX {
-            return Err(Refusal::BrokenOff(broken));
+            return Err(Refusal::BrokenOff(why));
         }
         tokio::time::sleep(BREAK_PAUSE).await;
     }
-    let bytes = Some(stored + held.len() as u64);
-    if pieces.is_empty() {
-        state.put(key, held.freeze(), Kind::VideoMp4).await?;
-    } else {
-        if !held.is_empty() {
-            pieces.push(store(state, key, pieces.len(), held.freeze()).await?);
-        }
-        state.join(key, &pieces, Kind::VideoMp4).await?;
-        let keys: Vec<String> = pieces
-            .iter()
-            .filter_map(|piece| match piece {
-                Part::Object { key, .. } => Some(key.clone()),
-                Part::Bytes(_) => None,
-            })
-            .collect();
-        state.delete(&keys).await?;
-    }
-    Ok(Look { bytes, head: digest(&head) })
 }
 
-async fn store(state: &Storage, key: &str, number: usize, piece: Bytes) -> Result<Part, Refusal> {
-    let key = format!("{key}.{number}");
-    let bytes = piece.len() as u64;
-    state.put(&key, piece, Kind::VideoMp4).await?;
-    Ok(Part::Object { key, range: Some(0..bytes) })
+/// Takes in what one connection brings, from where the last one broke.
+async fn connection(
+    client: &Client,
+    job_token: &Token,
+    input: &Url,
+    incoming: &mut Incoming<'_>,
+    total: &mut Option<u64>,
+) -> Result<(), Refusal> {
+    let (mut answer, size) = client.file(input, job_token, incoming.bytes(), None).await?;
+    if total.is_some() && size.is_some() && *total != size {
+        return Err(Refusal::BrokenOff("a file changed while it was fetched".to_owned()));
+    }
+    *total = size.or(*total);
+    while let Some(chunk) = chunk(&mut answer).await? {
+        if incoming.bytes() + chunk.len() as u64 > total.unwrap_or(u64::MAX).min(SOURCE_BYTES_MAX) {
+            return Err(Refusal::Refused(format!("its file is larger than it says, or than {SOURCE_BYTES_MAX} bytes")));
+        }
+        incoming.push(&chunk).await?;
+    }
+    // Without a size, the end is the end.
+    total.get_or_insert(incoming.bytes());
+    Ok(())
+}
+
+/// A file on its way into storage.
+struct Incoming<'a> {
+    state: &'a Storage,
+    key: &'a str,
+    /// Keys of what is stored.
+    pieces: Vec<String>,
+    /// What is not stored yet.
+    held: BytesMut,
+    /// How the file begins.
+    head: BytesMut,
+    /// Bytes that are stored.
+    stored: u64,
+}
+
+impl Incoming<'_> {
+    fn bytes(&self) -> u64 {
+        self.stored + self.held.len() as u64
+    }
+
+    async fn push(&mut self, chunk: &[u8]) -> Result<(), StorageError> {
+        let missing = HEAD_BYTES - self.head.len();
+        self.head.extend_from_slice(chunk.get(..missing.min(chunk.len())).unwrap_or_default());
+        self.held.extend_from_slice(chunk);
+        while self.held.len() >= PIECE_BYTES {
+            self.store(PIECE_BYTES).await?;
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, bytes: usize) -> Result<(), StorageError> {
+        let key = format!("{}.{}", self.key, self.pieces.len());
+        self.state.put(&key, self.held.split_to(bytes).freeze(), Kind::VideoMp4).await?;
+        self.stored += bytes as u64;
+        self.pieces.push(key);
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    async fn finish(mut self) -> Result<Look, Refusal> {
+        let look = Look { bytes: Some(self.bytes()), head: digest(&self.head) };
+        if self.pieces.is_empty() {
+            self.state.put(self.key, self.held.freeze(), Kind::VideoMp4).await?;
+            return Ok(look);
+        }
+        if !self.held.is_empty() {
+            self.store(self.held.len()).await?;
+        }
+        let parts: Vec<Part> = self.pieces.iter().map(|key| Part::whole(key.as_str())).collect();
+        self.state.join(self.key, &parts, Kind::VideoMp4).await?;
+        self.state.delete(&self.pieces).await?;
+        Ok(look)
+    }
 }

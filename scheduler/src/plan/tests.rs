@@ -37,6 +37,23 @@ fn gops_last_two_seconds_and_segments_are_whole_gops() {
 }
 
 #[test]
+fn where_the_grid_has_fewer_frames_decoding_starts_no_later_than_with_the_one_that_is_shown() {
+    let source_rate = rate("60");
+    for gop in [1, 3, 7, 121] {
+        let key_frames_ns = (0..6000).step_by(gop).map(|frame| source_rate.start_ns(frame)).collect();
+        let track = VideoTrack { key_frames_ns, ..picture(640, 360, "60", 100) };
+        let spec = JobSpec { chunk_seconds: Some(4), ..spec() };
+        let video = video_of(&source(vec![track], vec![]), &spec);
+        assert_eq!((video.rate, video.chunks.len()), (rate("30"), 25));
+        for chunk in &video.chunks {
+            let shown = 2 * chunk.start;
+            let key = shown - shown % gop as u64;
+            assert_eq!(chunk.decode_from_ns, source_rate.start_ns(key), "every {gop}, frame {shown}");
+        }
+    }
+}
+
+#[test]
 fn a_picture_that_is_copied_sets_everyones_grid_and_lead() {
     let key_frames_ns = (0..2500).step_by(75).map(|frame| rate("25").start_ns(frame)).collect();
     let h264 = farm::media::H264Packets { keys_are_idr: true, reorder_frames: 3, peak_bps: 2_000_000 };
