@@ -317,8 +317,7 @@ impl Drop for Instance {
 
 /// A name as PeerTube makes them.
 fn uuid() -> String {
-    let [a, b]: [u64; 2] = [rand::random(), rand::random()];
-    format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, a & 0xffff, a >> 16 & 0xfff, b & 0xfff, b >> 16)
+    uuid::Uuid::new_v4().to_string()
 }
 
 impl World {

@@ -5,10 +5,11 @@ use std::ops::Range;
 use bytes::Bytes;
 use farm::plan::RenditionId;
 use farm::storage::{Part, Storage, StorageError};
-use farm::task::{Object, Token};
+use farm::task::Object;
 use farm::{Code, Failure};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use super::muxed;
 use super::order::{Form, Size};
@@ -163,17 +164,7 @@ fn main_sound(seal: &Seal) -> Option<&Rendition> {
 
 /// The file under a name that the server knows how to replace: a UUID, the resolution and `-fragmented.mp4`.
 fn named(file: Body, rendition: &Rendition, short: u32) -> Answer {
-    // Two tokens are as random as a UUID; its version and variant are those of a random one.
-    let [one, two] = [Token::random().to_string(), Token::random().to_string()];
-    let part = |text: &str, range: Range<usize>| text.get(range).unwrap_or_default().to_owned();
-    let uuid = [
-        part(&one, 0..8),
-        part(&one, 8..12),
-        format!("4{}", part(&one, 13..16)),
-        format!("8{}", part(&two, 1..4)),
-        part(&two, 4..16),
-    ];
-    let stem = format!("{}-{short}", uuid.join("-"));
+    let stem = format!("{}-{short}", Uuid::new_v4());
     let name = format!("{stem}-fragmented.mp4");
     let mut renamed = rendition.clone();
     if let Media::File { object, .. } = &mut renamed.media {

@@ -85,6 +85,11 @@ struct Output {
     separated_audio: bool,
 }
 
+/// Whether a name from outside can stand in keys and paths.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
 impl Order {
     /// Reads a payload.
     ///
@@ -100,9 +105,7 @@ impl Order {
         };
         let path: Vec<&str> = input.video_file_url.path_segments().map(Iterator::collect).unwrap_or_default();
         let video = path.iter().skip_while(|part| **part != "videos").nth(1);
-        let is_name =
-            |name: &&&str| !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        let video = video.filter(is_name).ok_or("payload: the input's URL names no video")?.to_string();
+        let video = video.filter(|name| is_name(name)).ok_or("payload: the input's URL names no video")?.to_string();
         let rung = (output.resolution > 0).then_some(Size { short: output.resolution, fps: output.fps });
         let picture = input.preview_file_url.filter(|_| kind == MERGE);
         if kind == MERGE && picture.is_none() {

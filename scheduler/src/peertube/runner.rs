@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::film::Films;
-use super::order::Order;
+use super::order::{Order, is_name};
 use super::protocol::{Available, Client, Refusal};
 use super::settings::{Instance, Token};
 use super::{sweep, wake};
@@ -357,9 +357,4 @@ impl Going {
             _ => ASK_BUSY,
         }
     }
-}
-
-/// Whether a name from outside can stand in keys and paths.
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 64 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
