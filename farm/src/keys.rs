@@ -5,7 +5,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::Life;
-use crate::job::JobId;
+use crate::job::{JobId, VideoCodec};
 use crate::plan::RenditionId;
 use crate::task::{TaskId, Token};
 
@@ -279,8 +279,9 @@ pub fn sheet(token: &Token, number: usize) -> String {
 
 /// Whether a name is one of those that renditions have: of picture, sound or text.
 pub fn is_rendition(name: &str) -> bool {
-    let number = name.strip_prefix(['v', 'a', 't']).filter(|number| !number.is_empty());
-    number.is_some_and(|number| number.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let is_picture = |rest: &str| VideoCodec::ALL.iter().any(|codec| rest.strip_suffix(codec.suffix()).is_some_and(is_number));
+    name.strip_prefix('v').is_some_and(is_picture) || name.strip_prefix(['a', 't']).is_some_and(is_number)
 }
 
 /// The token in an output key that an execution wrote, if it is one: `v720/0123456789abcdef/00001.m4s`.

@@ -263,7 +263,7 @@ fn read_run(trun: &[u8], defaults: &Defaults) -> Result<Vec<Sample>, BoxError> {
 }
 
 /// The init segment with its edit list set to start at `lead` ticks of media time, and without times of day: so it is the
-/// same whenever and by whomever it is made.
+/// same whenever and by whomever it is made. The level of AV1, which `cmafmux` is not told, is that of its stream.
 ///
 /// # Errors
 /// When it is not an init segment of one track.
@@ -278,7 +278,7 @@ fn copy_tree(boxes: &[u8], lead: u32, out: &mut BytesMut) -> Result<(), BoxError
     for child in children(boxes)? {
         match &child.kind {
             b"edts" => {}
-            b"moov" | b"trak" | b"mdia" => {
+            b"moov" | b"trak" | b"mdia" | b"minf" | b"stbl" => {
                 let mut inner = BytesMut::with_capacity(child.body.len() + 36);
                 copy_tree(child.body, lead, &mut inner)?;
                 put_box(out, &child.kind, |b| b.put_slice(&inner));
@@ -288,6 +288,12 @@ fn copy_tree(boxes: &[u8], lead: u32, out: &mut BytesMut) -> Result<(), BoxError
                 let stamps = if body.first() == Some(&1) { 4..20 } else { 4..12 };
                 body.get_mut(stamps).ok_or(BoxError::Short)?.fill(0);
                 put_box(out, &child.kind, |b| b.put_slice(&body));
+            }
+            b"stsd" => {
+                let (head, entries) = child.body.split_at_checked(8).ok_or(BoxError::Short)?;
+                let mut inner = BytesMut::from(head);
+                copy_entries(entries, &mut inner)?;
+                put_box(out, b"stsd", |b| b.put_slice(&inner));
             }
             kind => put_box(out, kind, |b| b.put_slice(child.body)),
         }
@@ -301,7 +307,44 @@ fn copy_tree(boxes: &[u8], lead: u32, out: &mut BytesMut) -> Result<(), BoxError
     Ok(())
 }
 
-/// The codec of an init segment's track as RFC 6381 writes it: `avc1.64001F`, `mp4a.40.2`.
+fn copy_entries(entries: &[u8], out: &mut BytesMut) -> Result<(), BoxError> {
+    for entry in children(entries)? {
+        let mut body = entry.body.to_vec();
+        if &entry.kind == b"av01" {
+            let (head, boxes) = body.split_at_checked(78).ok_or(BoxError::Short)?;
+            let mut inner = BytesMut::from(head);
+            for child in children(boxes)? {
+                let mut own = child.body.to_vec();
+                if &child.kind == b"av1C" {
+                    let level = av1_level(own.get(4..).ok_or(BoxError::Short)?)?;
+                    let profile_level = own.get_mut(1).ok_or(BoxError::Short)?;
+                    *profile_level = *profile_level & 0xE0 | level;
+                }
+                put_box(&mut inner, &child.kind, |b| b.put_slice(&own));
+            }
+            body = inner.to_vec();
+        }
+        put_box(out, &entry.kind, |b| b.put_slice(&body));
+    }
+    Ok(())
+}
+
+/// `seq_level_idx` of the first operating point in a sequence header OBU (AV1 specification, 5.5.1), as libaom writes it.
+fn av1_level(obu: &[u8]) -> Result<u8, BoxError> {
+    // Type 1, with its size; that is less than 128 bytes.
+    let (&[0x0A, size], header) = obu.split_first_chunk::<2>().ok_or(BoxError::Short)? else {
+        return Err(BoxError::Unexpected("AV1 configuration"));
+    };
+    let header = header.get(..usize::from(size)).ok_or(BoxError::Short)?;
+    let bits = header.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes)).ok_or(BoxError::Short)?;
+    // Profile (3), no still picture (2), no timing (1); whatever is said of delays (1), of one operating point (5 and 12).
+    match bits >> 26 & 0b111 == 0 && bits >> 20 & 0b1_1111 == 0 {
+        true => Ok(u8::try_from(bits >> 3 & 0b1_1111).unwrap_or(31)),
+        false => Err(BoxError::Unexpected("AV1 sequence header")),
+    }
+}
+
+/// The codec of an init segment's track as RFC 6381 writes it: `avc1.64001F`, `hvc1.1.6.L93.90`, `av01.0.04M.08`, `mp4a.40.2`.
 ///
 /// # Errors
 /// When it is not an init segment of one track in a codec that is made here.
@@ -320,6 +363,14 @@ pub fn codecs(init: &[u8]) -> Result<String, BoxError> {
             let kind = if &entry.kind == b"avc1" { "avc1" } else { "avc3" };
             Ok(format!("{kind}.{profile:02X}{constraints:02X}{level:02X}"))
         }
+        b"hvc1" => {
+            let boxes = children(entry.body.get(78..).ok_or(BoxError::Short)?)?;
+            hevc_codec(find(&boxes, b"hvcC", "hvcC")?)
+        }
+        b"av01" => {
+            let boxes = children(entry.body.get(78..).ok_or(BoxError::Short)?)?;
+            av1_codec(find(&boxes, b"av1C", "av1C")?)
+        }
         b"mp4a" => {
             let boxes = children(entry.body.get(28..).ok_or(BoxError::Short)?)?;
             let esds = find(&boxes, b"esds", "esds")?;
@@ -327,6 +378,32 @@ pub fn codecs(init: &[u8]) -> Result<String, BoxError> {
         }
         _ => Err(BoxError::Unexpected("codec")),
     }
+}
+
+/// As ISO/IEC 14496-15, E.3 writes it: profile, its compatible ones (the bits from behind), tier and level, and further bounds
+/// without the zeros at their end.
+fn hevc_codec(hvcc: &[u8]) -> Result<String, BoxError> {
+    let [profile, flags @ .., level] = hvcc.get(1..13).and_then(|b| <[u8; 12]>::try_from(b).ok()).ok_or(BoxError::Short)?;
+    let (compatible, bounds) = flags.split_first_chunk::<4>().ok_or(BoxError::Short)?;
+    let space = ["", "A", "B", "C"].get(usize::from(profile >> 6)).copied().unwrap_or_default();
+    let tier = if profile & 0x20 == 0 { 'L' } else { 'H' };
+    let mut text = format!("hvc1.{space}{}", profile & 0x1F);
+    text += &format!(".{:X}.{tier}{level}", u32::from_be_bytes(*compatible).reverse_bits());
+    let used = bounds.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    text.extend(bounds.iter().take(used).map(|byte| format!(".{byte:X}")));
+    Ok(text)
+}
+
+/// As "AV1 Codec ISO Media File Format Binding" writes it in short, for 4:2:0 in the colours of BT.709.
+fn av1_codec(av1c: &[u8]) -> Result<String, BoxError> {
+    let [profile_level, depth] = av1c.get(1..3).and_then(|b| b.try_into().ok()).ok_or(BoxError::Short)?;
+    let tier = if depth & 0x80 == 0 { 'M' } else { 'H' };
+    let bits = match (depth & 0x40 != 0, depth & 0x20 != 0) {
+        (false, _) => 8,
+        (true, false) => 10,
+        (true, true) => 12,
+    };
+    Ok(format!("av01.{}.{:02}{tier}.{bits:02}", profile_level >> 5, profile_level & 0x1F))
 }
 
 /// Ticks per second of an init segment's track.
@@ -434,6 +511,20 @@ mod tests {
         assert_eq!(joined.split_off(2), Some(second));
         assert_eq!(joined, first);
         assert_eq!(joined.split_off(2).map(|rest| rest.samples.len()), Some(0));
+    }
+
+    #[test]
+    fn codecs_are_named_as_players_read_them() {
+        let hvcc = [1, 0x01, 0x60, 0, 0, 0, 0x90, 0, 0, 0, 0, 0, 93, 0xF0];
+        assert_eq!(hevc_codec(&hvcc).as_deref(), Ok("hvc1.1.6.L93.90"));
+        let high_tier = [1, 0x22, 0x20, 0, 0, 0, 0xB0, 0, 0x23, 0, 0, 0, 150, 0xF0];
+        assert_eq!(hevc_codec(&high_tier).as_deref(), Ok("hvc1.2.4.H150.B0.0.23"));
+        assert_eq!(av1_codec(&[0x81, 0x04, 0x0C, 0]).as_deref(), Ok("av01.0.04M.08"));
+        assert_eq!(av1_codec(&[0x81, 0x0D, 0xCC, 0]).as_deref(), Ok("av01.0.13H.10"));
+        assert_eq!(av1_level(&[10, 12, 0, 0, 0, 4, 62, 167, 191, 129, 181, 242, 0, 128]), Ok(0));
+        assert_eq!(av1_level(&[10, 5, 0, 0, 0, 0x2C, 0]), Ok(5));
+        assert!(av1_level(&[10, 12, 0, 0, 0, 4]).is_err() && av1_level(&[10, 5, 0x04, 0, 0, 0x2C, 0]).is_err());
+        assert!(hevc_codec(&hvcc[..12]).is_err() && av1_codec(&[0x81, 4]).is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Encoders {
 /// An encoder looked for.
 #[derive(Debug, Serialize)]
 pub struct Encoder {
-    /// The codec: `h264`, `aac`.
+    /// The codec: `h264`, `hevc`, `av1`, `aac`.
     pub codec: &'static str,
     /// The GStreamer element.
     pub element: &'static str,
@@ -41,8 +41,9 @@ pub fn encoders() -> Result<Encoders, Failure> {
     };
     let picture = "video/x-raw,format=I420,width=320,height=180,framerate=25/1";
     let sound = "audio/x-raw,format=F32LE,rate=48000,channels=2,layout=interleaved";
-    let encoders = vec![prove("h264", "x264enc", "videotestsrc", picture), prove("aac", "avenc_aac", "audiotestsrc", sound)];
-    Ok(Encoders { encoders })
+    let pictures = [("h264", "x264enc"), ("hevc", "x265enc"), ("av1", "av1enc")];
+    let pictures = pictures.map(|(codec, element)| prove(codec, element, "videotestsrc", picture));
+    Ok(Encoders { encoders: pictures.into_iter().chain([prove("aac", "avenc_aac", "audiotestsrc", sound)]).collect() })
 }
 
 /// Elements that pipelines are made of, beside encoders and what parses and decodes a particular format.

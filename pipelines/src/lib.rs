@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! probe   reader → source → parsebin → every packet counted; then one frame of each track decoded
-//! video   reader → source → parsebin → decoder → cadence ─┬→ scale → x264 → cmafmux → fragment → output
-//!                                                         └→ scale → x264 → cmafmux → fragment → output   (a rung each)
+//! video   reader → source → parsebin → decoder → cadence ─┬→ scale → encoder → cmafmux → fragment → output
+//!                                                         └→ scale → encoder → cmafmux → fragment → output   (a rung each)
 //! audio   reader → source → parsebin → decoder → convert → samples counted → level → AAC → cmafmux → fragment → output
 //! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
 //! text    reader → source → parsebin → every packet of text → cues → output
@@ -36,6 +36,7 @@ mod mend;
 pub mod movie;
 mod mp3;
 mod packets;
+mod picture_encoder;
 mod probe;
 mod scale;
 mod scan;

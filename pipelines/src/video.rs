@@ -1,7 +1,7 @@
 //! One chunk of the picture into every rung: decoded once, scaled and encoded per rung.
 //!
 //! ```text
-//! decoded frames → cadence ─┬→ appsrc (every frame)     → scale → tee → queue → x264enc → cmafmux → segments
+//! decoded frames → cadence ─┬→ appsrc (every frame)     → scale → tee → queue → encoder → cmafmux → segments
 //!                           │                                      └→ queue → scale → tee → …   (rungs in cascade)
 //!                           └→ appsrc (every 2nd frame) → scale → …
 //! ```
@@ -12,8 +12,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use farm::job::VideoCodec;
-use farm::plan::{Chunk, RateControl, Rung, VideoPlan};
+use farm::plan::{Chunk, Rung, VideoPlan};
 use farm::task::Account;
 use farm::{Code, Failure, Rate};
 use gst::prelude::*;
@@ -23,6 +22,7 @@ use crate::copy::PictureCopy;
 use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::mend::Source;
+use crate::picture_encoder::picture_encoder;
 use crate::scale;
 use crate::source::{buffers_waiting, element, frames_waiting, internal, push};
 use crate::{Output, VideoOrder};
@@ -194,7 +194,7 @@ impl Ladder {
             let (end, ended) = mpsc::channel();
             self.ends.push(ended);
             let mut encode = vec![queue(waiting)?];
-            encode.extend(encoder(rung, self.plan.gop_frames / divisor)?);
+            encode.extend(picture_encoder(rung, self.plan.gop_frames / divisor)?);
             encode.extend(muxer((&self.plan, &self.chunk), index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
             self.pipeline.add_many(chain.iter().chain(&encode)).map_err(internal)?;
             gst::Element::link_many([&above].into_iter().chain(&chain)).map_err(internal)?;
@@ -307,41 +307,4 @@ fn queue(frames: u32) -> Result<gst::Element, Failure> {
     queue.set_property("max-size-bytes", 0_u32);
     queue.set_property("max-size-time", 0_u64);
     Ok(queue)
-}
-
-/// Makes the first key frame of a chunk as good as the others. By constant quality x264 (core 164) gives it no more bits than a
-/// frame that refers to others: three steps of its scale too few, seen at every joint (-4 VMAF, for half a second). The
-/// factor is x264's own between the two kinds (`ipratio`).
-const FIRST_AS_OTHERS: &str = ":zones=0,0,b=1.4";
-
-/// The encoder of a rung and what its stream is to look like.
-fn encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
-    let VideoCodec::H264 = rung.codec;
-    let x264 = element("x264enc")?;
-    let mut options = "scenecut=0".to_owned();
-    x264.set_property_from_str("speed-preset", "veryfast");
-    x264.set_property("threads", rung.threads.get());
-    x264.set_property("key-int-max", gop_frames);
-    let kbit = |bits: u32| bits.div_ceil(1000).max(1);
-    match rung.rate_control {
-        RateControl::CappedQuality { quality, max_bitrate } => {
-            x264.set_property_from_str("pass", "qual");
-            x264.set_property("quantizer", quality);
-            x264.set_property("bitrate", kbit(max_bitrate));
-            x264.set_property("vbv-buf-capacity", 2000_u32);
-            options.push_str(FIRST_AS_OTHERS);
-        }
-        RateControl::Average { bitrate, max_bitrate } => {
-            x264.set_property_from_str("pass", "cbr");
-            x264.set_property("bitrate", kbit(bitrate));
-            // The element fills the buffer at the average rate: the cap over one second is the size of the buffer.
-            let capacity_ms = u64::from(max_bitrate) * 1000 / u64::from(bitrate.max(1));
-            x264.set_property("vbv-buf-capacity", u32::try_from(capacity_ms.clamp(1, 10_000)).unwrap_or(10_000));
-        }
-        RateControl::Copied { .. } => return Err(internal("a rung that is copied is not encoded")),
-    }
-    x264.set_property("option-string", options);
-    let profile = element("capsfilter")?;
-    profile.set_property("caps", gst::Caps::builder("video/x-h264").field("profile", "high").build());
-    Ok(vec![x264, profile])
 }

@@ -1,7 +1,7 @@
 //! Which packets of the source can be renditions as they are, and why others cannot.
 
 use farm::Rate;
-use farm::job::{Copying, JobSpec, Loudness};
+use farm::job::{Copying, JobSpec, Loudness, VideoCodec};
 use farm::media::{AacPackets, AudioTrack, Colour, H264Packets, Interlace, Orientation, VideoTrack};
 use farm::plan::{AacCopy, AudioPlan};
 use farm::rate::SECOND_NS;
@@ -42,7 +42,8 @@ pub fn picture(spec: &JobSpec, track: &VideoTrack, ladder: &Ladder, origin_ns: u
     let (Some(h264), Some(rung), Some(bps_max)) = (track.h264, ladder.rungs.first(), ladder.copied_bps_max) else {
         return Err(None);
     };
-    if spec.copy == Copying::Never || (rung.width, rung.height) != (track.width, track.height) {
+    let is_asked_for = spec.copy != Copying::Never && rung.codec == VideoCodec::H264;
+    if !is_asked_for || (rung.width, rung.height) != (track.width, track.height) {
         return Err(None);
     }
     let is_as_shown = track.pixels_are_square()

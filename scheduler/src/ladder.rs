@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use farm::job::{AutoLadder, LadderSpec, RungSpec, VideoSpec};
+use farm::job::{AutoLadder, LadderSpec, RungSpec, VideoCodec, VideoSpec};
 use farm::media::VideoTrack;
 use farm::plan::{RateControl, RenditionId, Rung};
 use farm::{Code, Failure, Rate};
@@ -179,16 +179,26 @@ pub fn ladder(
         let (width, height) = shape.scaled_to(wanted.height);
         let cap = Cap { shape, short: wanted.height, fps, source_bps };
         Ok(Rung {
-            id: RenditionId(format!("v{}", wanted.height)),
+            id: id(wanted.height, codec(wanted)),
             width,
             height,
             divisor,
-            codec: wanted.video.as_ref().map(|video| video.codec).unwrap_or_default(),
+            codec: codec(wanted),
             rate_control: rate_control(wanted.video.as_ref(), &cap),
             threads: NonZeroU32::MIN,
         })
     });
     Ok(Ladder { rate, rungs: rungs.collect::<Result<_, Failure>>()?, copied_bps_max })
+}
+
+/// The codec that is asked for.
+fn codec(rung: &RungSpec) -> VideoCodec {
+    rung.video.as_ref().map(|video| video.codec).unwrap_or_default()
+}
+
+/// The name of a rung: `v720`, `v720-av1`.
+fn id(height: u32, codec: VideoCodec) -> RenditionId {
+    RenditionId(format!("v{height}{}", codec.suffix()))
 }
 
 fn unusable(rate: Rate) -> Failure {
@@ -224,10 +234,11 @@ fn automatic(limits: &AutoLadder, shape: Shape) -> Vec<RungSpec> {
 fn asked_for(rungs: &[RungSpec], shape: Shape, notes: &mut Vec<String>) -> Vec<RungSpec> {
     let highest = shape.codable_short();
     let mut wanted: Vec<RungSpec> = rungs.iter().map(|rung| RungSpec { height: even(rung.height), ..rung.clone() }).collect();
-    wanted.sort_by_key(|rung| std::cmp::Reverse(rung.height));
-    if let Some(nearest) = wanted.last().filter(|smallest| smallest.height > highest).cloned() {
+    wanted.sort_by_key(|rung| (std::cmp::Reverse(rung.height), codec(rung).effort()));
+    if let Some(smallest) = wanted.last().map(|smallest| smallest.height).filter(|height| *height > highest) {
         notes.push(format!("every rung asked for is above the source: one at its own size ({highest}) is made"));
-        return vec![RungSpec { height: highest, ..nearest }];
+        wanted.retain(|rung| rung.height == smallest);
+        wanted.iter_mut().for_each(|rung| rung.height = highest);
     }
     wanted.retain(|rung| {
         let fits = rung.height <= highest;
@@ -237,7 +248,7 @@ fn asked_for(rungs: &[RungSpec], shape: Shape, notes: &mut Vec<String>) -> Vec<R
         fits
     });
     wanted.dedup_by(|later, first| {
-        let same = later.height == first.height;
+        let same = id(later.height, codec(later)) == id(first.height, codec(first));
         if same {
             notes.push(format!("rung {} is asked for more than once: the first counts", first.height));
         }

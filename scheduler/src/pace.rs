@@ -97,7 +97,8 @@ fn parts(total: u64, count: u64) -> Vec<u64> {
 pub fn frame_pixels(rungs: &[Rung], track: &VideoTrack) -> u64 {
     let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let encoded = rungs.iter().filter(|rung| !rung.is_copied());
-    let encoded: u64 = encoded.map(|rung| pixels(rung.width, rung.height) / u64::from(rung.divisor.get())).sum();
+    let effort = |rung: &Rung| pixels(rung.width, rung.height) * u64::from(rung.codec.effort());
+    let encoded: u64 = encoded.map(|rung| effort(rung) / u64::from(rung.divisor.get())).sum();
     encoded + pixels(track.width, track.height) / DECODE_DIVISOR
 }
 

@@ -27,20 +27,31 @@ pub struct Track {
 /// Picture or sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// H.264 pictures.
+    /// Pictures.
     Video {
         /// Width in pixels.
         width: u16,
         /// Height in pixels.
         height: u16,
-        /// Bytes of a NAL unit's length.
-        nal_length_bytes: u8,
+        /// What a sample is made of.
+        units: Units,
     },
     /// Sound.
     Audio {
         /// Samples per second.
         rate: u16,
     },
+}
+
+/// What a sample of pictures is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// NAL units of H.264, each after its length of so many bytes.
+    H264(u8),
+    /// NAL units of HEVC, each after its length of so many bytes.
+    Hevc(u8),
+    /// OBUs of AV1.
+    Av1,
 }
 
 /// A sample: a frame of picture or a packet of sound. Times are in ticks of the track, without the edit list.
@@ -93,7 +104,26 @@ fn describe(codec: &Codec) -> Result<(Kind, String)> {
             let profile = [avcc.avc_profile_indication, avcc.profile_compatibility, avcc.avc_level_indication];
             let codecs = format!("avc1.{}", profile.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
             let (width, height) = (avc1.visual.width, avc1.visual.height);
-            Ok((Kind::Video { width, height, nal_length_bytes: avcc.length_size }, codecs))
+            Ok((Kind::Video { width, height, units: Units::H264(avcc.length_size) }, codecs))
+        }
+        Codec::Hvc1(hvc1) => {
+            let hvcc = &hvc1.hvcc;
+            let compatible = u32::from_be_bytes(hvcc.general_profile_compatibility_flags).reverse_bits();
+            let tier = if hvcc.general_tier_flag { 'h' } else { 'l' };
+            let mut codecs = format!("hvc1.{}.{compatible:x}.{tier}{}", hvcc.general_profile_idc, hvcc.general_level_idc);
+            let bounds = hvcc.general_constraint_indicator_flags;
+            let used = bounds.iter().rposition(|byte| *byte > 0).map_or(0, |last| last + 1);
+            codecs.extend(bounds[..used].iter().map(|byte| format!(".{byte:x}")));
+            let (width, height) = (hvc1.visual.width, hvc1.visual.height);
+            Ok((Kind::Video { width, height, units: Units::Hevc(hvcc.length_size_minus_one + 1) }, codecs))
+        }
+        Codec::Av01(av01) => {
+            let av1c = &av01.av1c;
+            let tier = if av1c.seq_tier_0 { 'h' } else { 'm' };
+            ensure!(!av1c.high_bitdepth && av1c.chroma_subsampling_x && av1c.chroma_subsampling_y, "{av1c:?}");
+            let codecs = format!("av01.{}.{:02}{tier}.08", av1c.seq_profile, av1c.seq_level_idx_0);
+            let (width, height) = (av01.visual.width, av01.visual.height);
+            Ok((Kind::Video { width, height, units: Units::Av1 }, codecs))
         }
         Codec::Mp4a(mp4a) => {
             let config = &mp4a.esds.es_desc.dec_config;
@@ -147,13 +177,19 @@ impl Track {
     }
 
     fn is_idr(&self, mut sample: &[u8]) -> Result<bool> {
-        let Kind::Video { nal_length_bytes, .. } = self.kind else { return Ok(true) };
+        let Kind::Video { units, .. } = self.kind else { return Ok(true) };
+        let (nal_length_bytes, is_hevc) = match units {
+            Units::H264(bytes) => (bytes, false),
+            Units::Hevc(bytes) => (bytes, true),
+            Units::Av1 => return is_key_frame(sample),
+        };
         let mut idr = false;
         while !sample.is_empty() {
             let (length, rest) = sample.split_at_checked(nal_length_bytes.into()).context("a NAL unit's length is cut off")?;
             let length = length.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte));
             let (nal, rest) = rest.split_at_checked(length).context("a NAL unit is cut off")?;
-            idr |= nal.first().context("an empty NAL unit")? & 31 == 5;
+            let header = *nal.first().context("an empty NAL unit")?;
+            idr |= if is_hevc { [19, 20].contains(&(header >> 1 & 63)) } else { header & 31 == 5 };
             sample = rest;
         }
         Ok(idr)
@@ -168,6 +204,32 @@ impl Track {
     pub fn ns(&self, ticks: i64) -> i64 {
         let ns = (i128::from(ticks) * 1_000_000_000).div_euclid(i128::from(self.timescale));
         i64::try_from(ns).unwrap_or(i64::MAX)
+    }
+}
+
+/// Whether the first frame of a temporal unit of AV1 is a key frame (AV1 specification, 5.3 and 5.9).
+fn is_key_frame(mut sample: &[u8]) -> Result<bool> {
+    loop {
+        let (&header, rest) = sample.split_first().context("no frame in it")?;
+        ensure!(header & 0b10 != 0, "an OBU without its size");
+        let mut rest = rest.get(usize::from(header >> 2 & 1)..).context("an OBU is cut off")?;
+        let (mut size, mut shift) = (0, 0);
+        loop {
+            let (&byte, after) = rest.split_first().context("a size is cut off")?;
+            rest = after;
+            size |= usize::from(byte & 127) << shift;
+            shift += 7;
+            if byte & 128 == 0 {
+                break;
+            }
+            ensure!(shift < 56, "a size is too long");
+        }
+        let (body, after) = rest.split_at_checked(size).context("an OBU is cut off")?;
+        match header >> 3 & 15 {
+            // A frame header, alone or with its frame: not shown before, and of the first type.
+            3 | 6 => return Ok(body.first().context("an empty frame")? >> 5 == 0),
+            _ => sample = after,
+        }
     }
 }
 

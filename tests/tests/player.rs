@@ -54,6 +54,14 @@ fn plays_to_its_end(clip: &Clip, flags: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Of each codec a level: what the browser has no decoder for it leaves alone.
+#[test]
+fn av1_beside_others() -> Result<()> {
+    let ladder = r#"[{"height": 360}, {"height": 360, "video": {"codec": "hevc"}}, {"height": 360, "video": {"codec": "av1"}},
+        {"height": 240, "video": {"codec": "av1"}}]"#;
+    plays_to_its_end(&Clip::new("25", 16), &["--chunk-seconds", "4", "--ladder", ladder])
+}
+
 #[test]
 fn segments_cut_up() -> Result<()> {
     plays_to_its_end(&Clip::new("25", 20).size(1280, 720), &["--chunk-seconds", "4"])

@@ -127,7 +127,7 @@ fn caps_are_those_of_peertube() {
 #[test]
 fn rate_control_is_what_was_asked_for() {
     let cap = Cap { shape: Shape { width: 1280, height: 720 }, short: 720, fps: rate("30"), source_bps: 0 };
-    let video = |quality, bitrate, max_bitrate| VideoSpec { codec: farm::job::VideoCodec::H264, quality, bitrate, max_bitrate };
+    let video = |quality, bitrate, max_bitrate| VideoSpec { codec: VideoCodec::H264, quality, bitrate, max_bitrate };
     let quality = |quality, max_bitrate| RateControl::CappedQuality { quality, max_bitrate };
     for (asked, expected) in [
         (None, quality(23, 3_041_318)),
@@ -139,4 +139,22 @@ fn rate_control_is_what_was_asked_for() {
     ] {
         assert_eq!(rate_control(asked.as_ref(), &cap), expected, "{asked:?}");
     }
+}
+
+#[test]
+fn codecs_of_one_size_are_rungs_of_their_own() {
+    let in_codec = |height, codec| RungSpec {
+        height,
+        fps: None,
+        video: Some(VideoSpec { codec, quality: None, bitrate: None, max_bitrate: None }),
+    };
+    let (h264, hevc, av1) = (VideoCodec::H264, VideoCodec::Hevc, VideoCodec::Av1);
+    let asked = [in_codec(360, av1), in_codec(720, av1), in_codec(720, h264), in_codec(720, hevc), in_codec(720, av1)];
+    let ids = |ladder: &Ladder| ladder.rungs.iter().map(|rung| rung.id.to_string()).collect::<Vec<_>>();
+    let (ladder, notes) = made(&LadderSpec::Rungs(asked.to_vec()), &picture(1280, 720, "25", 10));
+    assert_eq!(ids(&ladder), ["v720", "v720-hevc", "v720-av1", "v360-av1"]);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let (ladder, _) = made(&LadderSpec::Rungs(asked[1..].to_vec()), &picture(320, 180, "25", 10));
+    assert_eq!(ids(&ladder), ["v180", "v180-hevc", "v180-av1"], "all of them at the source's own size");
+    assert!(ladder.rungs.iter().all(|rung| farm::keys::is_rendition(&rung.id.0)));
 }
