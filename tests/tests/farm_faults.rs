@@ -52,6 +52,25 @@ fn a_broker_that_is_killed_and_started_again_in_mid_job() -> Result<()> {
     farm.ends_well(&job, 2)
 }
 
+/// Who stops everything stops the broker first, or it has gone for good.
+#[test]
+fn services_end_when_they_are_told_to_though_the_broker_is_away() -> Result<()> {
+    let mut server = Server::start()?;
+    let mut farm = Farm::on(server.vhost()?)?;
+    let mut services = [farm.scheduler()?, farm.scheduler()?, farm.worker()?];
+    let job = film();
+    farm.send(&job)?;
+    farm.ends_well(&job, 0)?;
+    server.kill()?;
+    // Until they have noticed, and wait for answers that do not come.
+    std::thread::sleep(Duration::from_secs(40));
+    for service in &mut services {
+        let ended = service.stop(Duration::from_secs(5)).with_context(|| farm.logs())?;
+        ensure!(ended.success(), "{ended}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_broker_that_is_wiped_in_mid_job() -> Result<()> {
     let mut farm = Farm::new()?;

@@ -106,8 +106,18 @@ impl Engine {
         }
     }
 
-    /// Runs until `stopped` is told or dropped.
-    pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+    /// Runs until `stopped` is told or dropped: at once, wherever it is, as a scheduler may be killed anywhere. With the broker
+    /// away any of its steps may wait for half a minute.
+    pub(super) async fn run(mut self, stopped: oneshot::Receiver<()>) {
+        tokio::select! {
+            _ = stopped => {}
+            () = self.act() => {}
+        }
+        self.work.shutdown().await;
+        self.board.close();
+    }
+
+    async fn act(&mut self) {
         let mut progress = self.broker.listen();
         // The first tick comes at once: starting is reconciling.
         let mut reconcile = interval(self.settings.reconcile);
@@ -119,7 +129,6 @@ impl Engine {
             self.issue().await;
             let wake_at = self.wake_at();
             tokio::select! {
-                _ = &mut stopped => break,
                 _ = reconcile.tick() => self.reconcile().await,
                 _ = measure.tick() => self.measure(),
                 delivery = next_delivery(&mut self.consumer) => self.hear(delivery).await,
@@ -128,8 +137,6 @@ impl Engine {
                 () = sleep_until(wake_at) => self.expire().await,
             }
         }
-        self.work.shutdown().await;
-        self.board.close();
     }
 
     /// Starts what is to be done beside the loop.
