@@ -80,6 +80,9 @@ pub struct Child {
     /// Do nothing but have GStreamer look for its plugins, and write down what there is: children that are kept in cannot.
     #[arg(long)]
     pub prepare: bool,
+    /// Do nothing but try this encoder.
+    #[arg(long, conflicts_with = "prepare")]
+    pub prove: Option<String>,
 }
 
 /// How children are kept in.

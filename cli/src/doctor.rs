@@ -25,7 +25,7 @@ struct Finding {
 /// # Errors
 /// When something is wrong: the environment is at fault, and what was printed says how to mend it.
 pub async fn run(doctor: &Doctor) -> Result<(), Failure> {
-    let mut findings = vec![elements(), encoders(), sandbox()];
+    let mut findings = vec![elements(), encoders().await, sandbox()];
     if doctor.connection.storage.is_some() {
         findings.push(check_storage(doctor).await);
         findings.extend(disk(doctor));
@@ -71,20 +71,17 @@ fn sandbox() -> Finding {
     Finding { what: "sandbox", ok: walls.are_enough(), says: format!("{walls}{mend}") }
 }
 
-fn encoders() -> Finding {
-    let found = match pipelines::encoders::encoders() {
-        Ok(found) => found.encoders,
-        Err(failure) => return Finding { what: "encoders", ok: false, says: failure.message },
-    };
+async fn encoders() -> Finding {
+    let found = crate::encoders::look().await;
     let mut ok = true;
     let mut says = Vec::new();
-    for codec in ["h264", "aac"] {
-        match found.iter().find(|encoder| encoder.codec == codec && encoder.chosen) {
-            Some(encoder) => says.push(format!("{codec} by {}", encoder.element)),
-            None => {
+    for used in found.iter().filter(|found| found.candidate.is_used()) {
+        let codec = used.candidate.codec;
+        match &used.failure {
+            None => says.push(format!("{codec} by {}", used.candidate.element)),
+            Some(failure) => {
                 ok = false;
-                let why = found.iter().filter(|encoder| encoder.codec == codec).filter_map(|encoder| encoder.failure.as_ref());
-                says.push(format!("no {codec}: {}", why.map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+                says.push(format!("no {codec}: {failure}"));
             }
         }
     }

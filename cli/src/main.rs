@@ -37,9 +37,10 @@ fn main() -> ExitCode {
     };
     if let Command::Child(child) = &arguments.command {
         // An attempt's child: no runtime, no logs, no settings.
-        return match child.prepare {
-            true => end(pipelines::init(), false),
-            false => worker::child::main(child.sandbox.sandbox.into()),
+        return match (&child.prove, child.prepare) {
+            (Some(encoder), _) => end(encoders::prove_here(encoder), false),
+            (None, true) => end(pipelines::init(), false),
+            (None, false) => worker::child::main(child.sandbox.sandbox.into()),
         };
     }
     worker::memory::keep_little();
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
     let (ended, json) = match arguments.command {
         Command::Transcode(transcode) => (runtime.block_on(transcode::run(&transcode)), transcode.json),
         Command::Probe(probe) => (runtime.block_on(probe::run(&probe)), probe.json),
-        Command::Encoders(encoders) => (encoders::run(&encoders), encoders.json),
+        Command::Encoders(encoders) => (runtime.block_on(encoders::run(&encoders)), encoders.json),
         Command::Scheduler(scheduler) => (runtime.block_on(services::scheduler(&scheduler)), scheduler.json),
         Command::Worker(worker) => (runtime.block_on(services::worker(&worker)), worker.json),
         Command::Submit(submit) => (runtime.block_on(jobs::submit(&submit)), submit.json),
