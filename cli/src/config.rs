@@ -85,7 +85,10 @@ fn has(command: &clap::Command, name: &str, id: &str) -> bool {
 
 fn with_default(command: clap::Command, name: &str, id: String, text: String) -> clap::Command {
     command.mut_subcommand(name, |sub| {
-        sub.mut_arg(Str::from(id), |argument| argument.required(false).default_value(clap::builder::OsStr::from(text)))
+        sub.mut_arg(Str::from(id), |argument| {
+            // It may be a secret, and is not for the help text.
+            argument.required(false).hide_default_value(true).default_value(clap::builder::OsStr::from(text))
+        })
     })
 }
 

@@ -244,6 +244,16 @@ const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_PARENT_SETTID
     | libc::CLONE_CHILD_CLEARTID) as u64;
 
+/// The bits of a socket's type that are not flags.
+const SOCKET_TYPE: i32 = 0xF;
+
+/// The flags of open(2) by which a file could be changed.
+const WRITING: i32 = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
+
+/// What a child may do with its descriptors.
+const FCNTL_COMMANDS: [i32; 6] =
+    [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL];
+
 /// Two filters, one after another. What is not on the list fails with EPERM, which libraries bear. `clone3` has its flags where
 /// no filter can look; as if it did not exist, the C library uses `clone`.
 fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
@@ -252,12 +262,27 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 = SeccompFilter::new(no_clone3, SeccompAction::Allow, errno(libc::ENOSYS), target()?)?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let only = |argument: u8, value: u64| {
-        SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)?])
+    let equal = |argument: u8, value: u64| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value);
+    let among = |argument: u8, mask: i32, value: i32| {
+        let (mask, value) = (mask.cast_unsigned().into(), value.cast_unsigned().into());
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), value)
     };
+    let only = |argument: u8, value: u64| SeccompRule::new(vec![equal(argument, value)?]);
     rules.insert(libc::SYS_clone, vec![only(0, THREAD_FLAGS)?]);
-    rules.insert(libc::SYS_socketpair, vec![only(0, libc::AF_UNIX as u64)?]);
+    // Of datagrams any socket of the machine could be sent one, with no wall in between.
+    let stream = among(1, SOCKET_TYPE, libc::SOCK_STREAM)?;
+    rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![equal(0, libc::AF_UNIX as u64)?, stream])?]);
+    rules.insert(libc::SYS_sendto, vec![only(4, 0)?]);
     rules.insert(libc::SYS_prctl, vec![only(0, libc::PR_SET_NAME as u64)?]);
+    // Its own threads', not another's.
+    rules.insert(libc::SYS_sched_setattr, vec![only(0, 0)?]);
+    // Not whom the kernel is to send signals for it.
+    let commands = FCNTL_COMMANDS.iter().map(|command| SeccompRule::new(vec![among(1, -1, *command)?]));
+    rules.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);
+    // For reading, also where Landlock does not know of cutting files off.
+    rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![among(2, WRITING, 0)?])?]);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, vec![SeccompRule::new(vec![among(1, WRITING, 0)?])?]);
     // The other filter has answered it; of two answers the later one would count.
     rules.insert(libc::SYS_clone3, Vec::new());
     // To be told a limit, not to set one.
@@ -278,11 +303,9 @@ const ALLOWED: &[i64] = &[
     libc::SYS_writev,
     libc::SYS_pread64,
     libc::SYS_recvfrom,
-    libc::SYS_sendto,
     libc::SYS_close,
     libc::SYS_ppoll,
     libc::SYS_lseek,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
@@ -292,7 +315,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_pipe2,
     libc::SYS_dup,
     // Libraries.
-    libc::SYS_openat,
     libc::SYS_newfstatat,
     libc::SYS_statx,
     libc::SYS_readlinkat,
@@ -324,7 +346,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_getattr,
-    libc::SYS_sched_setattr,
     libc::SYS_sched_getparam,
     libc::SYS_sched_getscheduler,
     libc::SYS_sched_get_priority_max,
@@ -350,8 +371,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getegid,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
     #[cfg(target_arch = "x86_64")]

@@ -6,6 +6,7 @@ use std::process::Command;
 use pipelines::Done;
 
 use super::*;
+use crate::process::SOCKET_FD;
 
 /// What is tried: without walls nothing that would harm the tests.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,11 @@ enum Daring {
     Harmless,
     All,
 }
+
+/// The address of a Unix socket.
+const ADDRESS: &[u8] = b"\x01\0/dev/log\0";
+const NULL_DEVICE: &std::ffi::CStr = c"/dev/null";
+const TRUNCATED: i64 = (libc::O_RDONLY | libc::O_TRUNC) as i64;
 
 /// Everything that a decoder which was taken over would try; what was not refused.
 fn hostile_deeds(daring: Daring) -> Vec<String> {
@@ -22,7 +28,7 @@ fn hostile_deeds(daring: Daring) -> Vec<String> {
         let [a, b, c, d] = arguments;
         #[expect(unsafe_code, reason = "calls that no library makes so")]
         // SAFETY: each is refused, or fails for its arguments, or changes this process alone, which ends then.
-        let answer = unsafe { libc::syscall(number, a, b, c, d) };
+        let answer = unsafe { libc::syscall(number, a, b, c, d, ADDRESS.as_ptr(), ADDRESS.len()) };
         if answer == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     };
     let read = |path: String| std::fs::read(path).map(|_| ());
@@ -48,6 +54,11 @@ fn hostile_deeds(daring: Daring) -> Vec<String> {
             ("file in memory", call(libc::SYS_memfd_create, [0, 0, 0, 0])),
             ("mount", call(libc::SYS_mount, [0, 0, 0, 0])),
             ("limits lifted", call(libc::SYS_prlimit64, [0, 9, 1, 0])),
+            ("datagrams", call(libc::SYS_socketpair, [libc::AF_UNIX.into(), libc::SOCK_DGRAM.into(), 0, 0])),
+            ("message to any socket", call(libc::SYS_sendto, [SOCKET_FD.into(), 0, 0, 0])),
+            ("the parent's place among others", call(libc::SYS_sched_setattr, [parent.into(), 0, 0, 0])),
+            ("signals by the kernel", call(libc::SYS_fcntl, [SOCKET_FD.into(), libc::F_SETOWN.into(), parent.into(), 0])),
+            ("library cut off", call(libc::SYS_openat, [libc::AT_FDCWD.into(), NULL_DEVICE.as_ptr() as i64, TRUNCATED, 0])),
             ("BPF", call(libc::SYS_bpf, [0, 0, 0, 0])),
             ("keys", call(libc::SYS_add_key, [0, 0, 0, 0])),
             ("32 GiB", Vec::<u8>::new().try_reserve_exact(32 << 30).map_err(|_| std::io::ErrorKind::PermissionDenied.into())),

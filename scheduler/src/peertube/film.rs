@@ -24,7 +24,7 @@ use crate::scheduler::fetch_if_there;
 /// Size of the pieces in which a source is stored while it comes in, in bytes: object stores take 10 000 of them at most.
 const PIECE_BYTES: usize = 16 << 20;
 /// Largest source, in bytes.
-const SOURCE_BYTES_MAX: u64 = 10_000 * PIECE_BYTES as u64;
+pub(super) const SOURCE_BYTES_MAX: u64 = 10_000 * PIECE_BYTES as u64;
 /// How often the rest of a source is asked for when the connection breaks without having brought anything, and the wait before.
 const BREAKS_MAX: u32 = 8;
 const BREAK_PAUSE: Duration = Duration::from_secs(2);
@@ -141,7 +141,7 @@ pub(super) async fn look(client: &Client, job_token: &Token, input: &Url) -> Res
     Ok(Look { bytes, head: digest(&head) })
 }
 
-/// Fetches a source to `key`; how it looks. Where the connection breaks it goes on. Nothing is left of what is not whole.
+/// Fetches a source of up to `bytes_max` to `key`; how it looks. Where the connection breaks it goes on. Nothing is left of what is not whole.
 ///
 /// # Errors
 /// What the instance says, or storage.
@@ -151,10 +151,10 @@ pub(super) async fn fetch(
     job_token: &Token,
     input: &Url,
     key: &str,
-    wanted: &Look,
+    (wanted, bytes_max): (&Look, u64),
 ) -> Result<Look, Refusal> {
     let late = |_| Err(Refusal::Unreachable("a file takes too long to come".to_owned()));
-    let fetched = timeout(FETCH_MAX, pieces(client, state, job_token, input, key)).await.unwrap_or_else(late);
+    let fetched = timeout(FETCH_MAX, pieces(client, state, job_token, input, (key, bytes_max))).await.unwrap_or_else(late);
     let fetched = fetched.and_then(|look| match look.fits(wanted) {
         true => Ok(look),
         false => Err(Refusal::BrokenOff("a file changed while it was fetched".to_owned())),
@@ -167,8 +167,15 @@ pub(super) async fn fetch(
     fetched
 }
 
-async fn pieces(client: &Client, state: &Storage, job_token: &Token, input: &Url, key: &str) -> Result<Look, Refusal> {
-    let mut incoming = Incoming { state, key, pieces: Vec::new(), held: BytesMut::new(), head: BytesMut::new(), stored: 0 };
+async fn pieces(
+    client: &Client,
+    state: &Storage,
+    job_token: &Token,
+    input: &Url,
+    (key, bytes_max): (&str, u64),
+) -> Result<Look, Refusal> {
+    let mut incoming =
+        Incoming { state, key, bytes_max, pieces: Vec::new(), held: BytesMut::new(), head: BytesMut::new(), stored: 0 };
     let (mut total, mut breaks) = (None, 0);
     loop {
         let before = incoming.bytes();
@@ -202,8 +209,9 @@ async fn connection(
     }
     *total = size.or(*total);
     while let Some(chunk) = chunk(&mut answer).await? {
-        if incoming.bytes() + chunk.len() as u64 > total.unwrap_or(u64::MAX).min(SOURCE_BYTES_MAX) {
-            return Err(Refusal::Refused(format!("its file is larger than it says, or than {SOURCE_BYTES_MAX} bytes")));
+        if incoming.bytes() + chunk.len() as u64 > total.unwrap_or(u64::MAX).min(incoming.bytes_max) {
+            let bytes_max = incoming.bytes_max;
+            return Err(Refusal::Refused(format!("its file is larger than it says, or than {bytes_max} bytes")));
         }
         incoming.push(&chunk).await?;
     }
@@ -216,6 +224,8 @@ async fn connection(
 struct Incoming<'a> {
     state: &'a Storage,
     key: &'a str,
+    /// How large it may get.
+    bytes_max: u64,
     /// Keys of what is stored.
     pieces: Vec<String>,
     /// What is not stored yet.

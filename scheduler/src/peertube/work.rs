@@ -255,7 +255,8 @@ impl Runner {
         }
         let folder = format!("{}{}", self.films.prefix(&order.video), RandomToken::random());
         let source = format!("{folder}/source");
-        let fetched = film::fetch(&self.client, &self.state, &taken.token, &order.input, &source, seen).await?;
+        let fetched =
+            film::fetch(&self.client, &self.state, &taken.token, &order.input, &source, (seen, film::SOURCE_BYTES_MAX)).await?;
         let source = match &order.picture {
             None => source,
             Some(picture) => self.merged(taken, order, picture, &folder, &source).await?,
@@ -268,10 +269,7 @@ impl Runner {
         let cannot = |why: String| Trouble::Cannot(Failure::new(Code::InvalidRequest, why));
         let key = format!("{folder}/picture/jpeg");
         let seen = film::look(&self.client, &taken.token, picture).await?;
-        if seen.bytes.is_some_and(|bytes| bytes > PICTURE_BYTES_MAX) {
-            return Err(cannot(format!("its picture has more than {PICTURE_BYTES_MAX} bytes")));
-        }
-        film::fetch(&self.client, &self.state, &taken.token, picture, &key, &seen).await?;
+        film::fetch(&self.client, &self.state, &taken.token, picture, &key, (&seen, PICTURE_BYTES_MAX)).await?;
         let shown = Picture::of(&self.state.get(&key).await?).ok_or_else(|| cannot("its picture is no JPEG".to_owned()))?;
         let (source, output) = (self.films.url_of(sound)?, self.films.url_of(&format!("{folder}/sound/"))?);
         let smallest = ladder::rungs(None, &[]);
