@@ -1,6 +1,7 @@
 //! `shoal scheduler` and `shoal worker`: the farm's services, from their settings to their end.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use farm::admin::{self, Readiness};
@@ -39,7 +40,11 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     let day = Duration::from_secs(24 * 3600);
     let config = service::Config {
         settings: scheduler::Settings::for_farm(),
-        policy: Policy { allow_file_urls: arguments.allow_file_urls },
+        policy: Policy {
+            allow_file_urls: arguments.allow_file_urls,
+            state: arguments.connection.storage.clone(),
+            places: Arc::new(api.as_ref().map(|(_, tenants)| tenants.places()).unwrap_or_default()),
+        },
         notify: notify::Settings::default(),
         janitor: janitor::Settings {
             grace: Duration::from_secs(3600) * arguments.grace_hours,

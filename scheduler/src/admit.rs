@@ -1,14 +1,22 @@
 //! What a farm takes in from outside: beyond a message that can be understood, places that outsiders may name.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use farm::job::{JobSpec, shown_url};
 use farm::{Code, Failure};
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// What outsiders may ask for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Whether sources and outputs may be `file:` URLs, which are those of this machine and of every worker.
     pub allow_file_urls: bool,
+    /// Where the farm keeps its own: nobody's source, and nobody's output.
+    pub state: Option<Url>,
+    /// Below which places outputs of a tenant are, and its sources in storage; anywhere, for those not named.
+    pub places: Arc<BTreeMap<String, Vec<Url>>>,
 }
 
 /// Longest URL in bytes.
@@ -23,10 +31,10 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 ///
 /// # Errors
 /// [`Code::InvalidRequest`].
-pub fn admit(spec: &JobSpec, policy: Policy) -> Result<(), Failure> {
+pub fn admit(spec: &JobSpec, policy: &Policy) -> Result<(), Failure> {
     spec.check()?;
-    place("source.url", &spec.source.url, &["https", "http", "s3"], policy)?;
-    place("output.url", &spec.output.url, &["s3"], policy)?;
+    place("source.url", &spec.source.url, &["https", "http", "s3"], (&spec.tenant, policy))?;
+    place("output.url", &spec.output.url, &["s3"], (&spec.tenant, policy))?;
     let headers = &spec.source.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
@@ -42,7 +50,7 @@ pub fn admit(spec: &JobSpec, policy: Policy) -> Result<(), Failure> {
     Ok(())
 }
 
-fn place(field: &str, url: &Url, schemes: &[&str], policy: Policy) -> Result<(), Failure> {
+fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Policy)) -> Result<(), Failure> {
     let scheme = url.scheme();
     if scheme == "file" && !policy.allow_file_urls {
         return refuse(format!("{field}: file: URLs are not allowed here; whoever runs the farm can allow them"));
@@ -53,7 +61,31 @@ fn place(field: &str, url: &Url, schemes: &[&str], policy: Policy) -> Result<(),
     if url.as_str().len() > URL_BYTES_MAX {
         return refuse(format!("{field}: longer than {URL_BYTES_MAX} bytes"));
     }
-    Ok(())
+    if !["file", "s3"].contains(&scheme) {
+        return Ok(());
+    }
+    if policy.state.as_ref().is_some_and(|state| is_below(url, state)) {
+        return refuse(format!("{field}: the farm keeps its own there"));
+    }
+    match policy.places.get(tenant) {
+        Some(places) if !places.iter().any(|place| is_below(url, place)) => {
+            refuse(format!("{field}: {} is not among the places of tenant {tenant}", shown_url(url)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a place in storage is another, or below it.
+fn is_below(url: &Url, place: &Url) -> bool {
+    let folder = |url: &Url| {
+        // As storage reads it.
+        let path = percent_decode_str(url.path().trim_start_matches('/')).decode_utf8().ok()?;
+        let path = path.trim_end_matches('/');
+        Some(if path.is_empty() { String::new() } else { format!("{path}/") })
+    };
+    let (Some(path), Some(below)) = (folder(url), folder(place)) else { return false };
+    let goes_up = path.split('/').any(|part| part == "..");
+    (url.scheme(), url.host_str()) == (place.scheme(), place.host_str()) && path.starts_with(&below) && !goes_up
 }
 
 fn refuse(message: String) -> Result<(), Failure> {
@@ -71,7 +103,7 @@ mod tests {
 
     #[test]
     fn files_are_for_those_who_run_the_farm() {
-        let (closed, open) = (Policy::default(), Policy { allow_file_urls: true });
+        let (closed, open) = (Policy::default(), Policy { allow_file_urls: true, ..Policy::default() });
         let cases = [
             ("https://x/a.mkv", "s3://b/o/", true, true),
             ("http://x/a.mkv", "s3://b/o/", true, true),
@@ -82,11 +114,51 @@ mod tests {
             ("ftp://x/a.mkv", "s3://b/o/", false, false),
         ];
         for (source, output, closed_takes, open_takes) in cases {
-            assert_eq!(admit(&spec(source, output), closed).is_ok(), closed_takes, "{source} {output}");
-            assert_eq!(admit(&spec(source, output), open).is_ok(), open_takes, "{source} {output}");
+            assert_eq!(admit(&spec(source, output), &closed).is_ok(), closed_takes, "{source} {output}");
+            assert_eq!(admit(&spec(source, output), &open).is_ok(), open_takes, "{source} {output}");
         }
-        let refused = admit(&spec("file:///a", "s3://b/o/"), closed).expect_err("refused");
+        let refused = admit(&spec("file:///a", "s3://b/o/"), &closed).expect_err("refused");
         assert!(refused.message.starts_with("source.url:"), "{refused}");
+    }
+
+    #[test]
+    fn a_tenant_keeps_to_its_places_and_nobody_gets_at_the_farms_own() {
+        let url = |text: &str| text.parse::<Url>().expect("a URL");
+        let places = BTreeMap::from([("tube".to_owned(), vec![url("s3://videos/tube/"), url("file:///srv/tube/")])]);
+        let policy = Policy { allow_file_urls: true, state: Some(url("s3://farm/state/")), places: Arc::new(places) };
+        let takes = |tenant: &str, source: &str, output: &str| {
+            let job = JobSpec { tenant: tenant.to_owned(), ..spec(source, output) };
+            admit(&job, &policy).map_err(|failure| failure.message)
+        };
+        const ANYWHERE: &str = "https://x/a.mkv";
+        for inside in
+            ["s3://videos/tube/", "s3://videos/tube", "s3://videos//tube/1/", "s3://videos/t%75be/1", "file:///srv/tube/1/"]
+        {
+            assert_eq!(takes("tube", ANYWHERE, inside), Ok(()), "{inside}");
+            assert_eq!(takes("tube", inside, "s3://videos/tube/1/"), Ok(()), "{inside}");
+        }
+        for outside in [
+            "s3://videos/",
+            "s3://videos/tuber/",
+            "s3://videos/tub",
+            "s3://videos/other/tube/",
+            "s3://other/tube/",
+            "s3://videos/tube/../other/",
+            "s3://videos/tube/..%2Fother/",
+            "file:///srv/tube/..%2fother/",
+            "file:///srv/tube/%2e%2e/other/",
+            "file:///etc/",
+            "s3://videos/tube/%FF/",
+        ] {
+            assert!(takes("tube", ANYWHERE, outside).is_err_and(|why| why.starts_with("output.url:")), "{outside}");
+            assert!(takes("tube", outside, "s3://videos/tube/1/").is_err_and(|why| why.starts_with("source.url:")), "{outside}");
+        }
+        assert_eq!(takes("unbound", "s3://a/b.mkv", "s3://anywhere/else/"), Ok(()));
+        for own in ["s3://farm/state/", "s3://farm/state", "s3://farm/state/jobs/", "s3://farm/s%74ate/peertube/x"] {
+            assert!(takes("unbound", ANYWHERE, own).is_err(), "{own}");
+            assert!(takes("unbound", own, "s3://anywhere/").is_err(), "{own}");
+        }
+        assert_eq!(takes("unbound", ANYWHERE, "s3://farm/videos/"), Ok(()));
     }
 
     #[test]
@@ -98,7 +170,7 @@ mod tests {
             ("https://x/", "long enough", ""),
         ] {
             job.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: secret.to_owned() });
-            let refused = admit(&job, Policy::default()).err().map(|failure| failure.message).unwrap_or_default();
+            let refused = admit(&job, &Policy::default()).err().map(|failure| failure.message).unwrap_or_default();
             assert!(refused.starts_with(field) && field.is_empty() == refused.is_empty(), "{refused}");
         }
     }

@@ -139,7 +139,7 @@ async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, body:
     }
     let count = |result| metrics::scheduler().intake.with_label_values(&["http", result]).inc();
     let accepted = async {
-        admit(&spec, api.policy)?;
+        admit(&spec, &api.policy)?;
         if tenant.jobs_max.is_some_and(|most| api.scheduler.active_of(&spec.tenant) >= most) {
             let why = "this tenant has as many jobs under way as it may: wait until one has ended";
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", why));

@@ -97,7 +97,7 @@ async fn settle(intake: &Intake, delivery: Delivery) {
 /// Stores the job of a message.
 async fn store(intake: &Intake, delivery: &Delivery) -> Result<JobId, Failure> {
     let mut spec: JobSpec = delivery.read()?;
-    admit(&spec, intake.policy)?;
+    admit(&spec, &intake.policy)?;
     if spec.id.is_none() {
         spec.id = Some(id_of(delivery.body())?);
     }

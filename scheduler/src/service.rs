@@ -54,9 +54,9 @@ pub async fn run(config: Config, state: Storage, broker: Broker, stop: Cancellat
     let scheduler = Arc::new(Scheduler::start(settings, state.clone(), broker.clone()));
     let watch = scheduler.watch();
     let mut parts: JoinSet<Result<(), Failure>> = JoinSet::new();
-    let (into, from, told) = (state.clone(), broker.clone(), watch.clone());
+    let (into, from, told, admitted) = (state.clone(), broker.clone(), watch.clone(), policy.clone());
     parts.spawn(async move {
-        intake::run(policy, into, from, told).await;
+        intake::run(admitted, into, from, told).await;
         Ok(())
     });
     parts.spawn(notify::run(notify, state.clone(), broker.clone(), watch.clone()));

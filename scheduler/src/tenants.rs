@@ -7,6 +7,7 @@
 //! weight = 2           # share of the farm against others, 1 to 1000; 1 when absent
 //! max_jobs = 100       # jobs that have not ended; no limit when absent
 //! admin = false        # an admin sees and submits jobs of every tenant
+//! places = ["s3://videos/tube/"]   # below which its outputs are, and its sources in storage; anywhere when absent
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use farm::{Code, Failure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+use url::Url;
 
 /// Shortest token that is taken, in bytes: a short one can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -33,6 +35,8 @@ pub struct Tenant {
     pub jobs_max: Option<usize>,
     /// Whether it sees and submits jobs of every tenant.
     pub is_admin: bool,
+    /// Below which places its outputs are, and its sources in storage; anywhere when absent.
+    pub places: Option<Vec<Url>>,
     token_sha256: [u8; 32],
 }
 
@@ -66,6 +70,7 @@ struct Line {
     max_jobs: Option<usize>,
     #[serde(default)]
     admin: bool,
+    places: Option<Vec<Url>>,
 }
 
 fn one() -> u32 {
@@ -124,6 +129,17 @@ impl Tenants {
         let others = self.all.iter().filter(|tenant| tenant.weight != 1);
         others.map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
     }
+
+    /// The places of those who keep to some: of all who go by one name together.
+    pub fn places(&self) -> BTreeMap<String, Vec<Url>> {
+        let mut places: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+        for tenant in &self.all {
+            if let Some(own) = &tenant.places {
+                places.entry(tenant.name.clone()).or_default().extend(own.iter().cloned());
+            }
+        }
+        places
+    }
 }
 
 impl Line {
@@ -135,6 +151,9 @@ impl Line {
         if !(1..=1000).contains(&self.weight) {
             return refuse("weight: use 1 to 1000");
         }
+        if let Some(place) = self.places.iter().flatten().find(|place| !["s3", "file"].contains(&place.scheme())) {
+            return refuse(&format!("places: {place} is neither s3: nor file:"));
+        }
         let token_sha256 = match (&self.token, &self.token_sha256) {
             (Some(token), None) if token.len() < TOKEN_BYTES_MIN => return refuse("token: shorter than 16 bytes"),
             (Some(token), None) => Sha256::digest(token.as_bytes()).into(),
@@ -144,7 +163,8 @@ impl Line {
             },
             _ => return refuse("give token or token_sha256, and not both"),
         };
-        Ok(Tenant { name: self.name, weight: self.weight, jobs_max: self.max_jobs, is_admin: self.admin, token_sha256 })
+        let Self { name, weight, max_jobs: jobs_max, admin: is_admin, places, .. } = self;
+        Ok(Tenant { name, weight, jobs_max, is_admin, places, token_sha256 })
     }
 }
 
@@ -167,7 +187,7 @@ mod tests {
     fn a_token_names_its_tenant_and_no_other_does() {
         let digest: String = Sha256::digest(b"the token of two").iter().map(|byte| format!("{byte:02x}")).collect();
         let text = format!(
-            "[[tenants]]\nname = 'one'\ntoken = 'the token of one'\nweight = 3\nmax_jobs = 5\n\
+            "[[tenants]]\nname = 'one'\ntoken = 'the token of one'\nweight = 3\nmax_jobs = 5\nplaces = ['s3://b/one/']\n\
              [[tenants]]\nname = 'two'\ntoken_sha256 = '{digest}'\nadmin = true\n"
         );
         let tenants = Tenants::read(&text).expect("tenants");
@@ -178,6 +198,7 @@ mod tests {
             assert_eq!(tenants.of_token(unknown), None, "{unknown}");
         }
         assert_eq!(tenants.weights(), BTreeMap::from([("one".to_owned(), 3)]));
+        assert_eq!(tenants.places(), BTreeMap::from([("one".to_owned(), vec!["s3://b/one/".parse().expect("a URL")])]));
         assert!(!format!("{tenants:?}").contains("token"));
     }
 
@@ -189,6 +210,7 @@ mod tests {
             ("[[tenants]]\nname = 'a'\ntoken_sha256 = 'secret'", "64 hex digits"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nwait = 1", "line 4: unknown field"),
             ("[[tenants]]\nname = 'a'\nweight = 'secret'", "line 3: invalid type"),
+            ("[[tenants]]\nname = 'a'\nplaces = ['https://x/']", "tenant a: places"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length\n", "line 3"),
             ("[[tenants]]\nname = 'a'\ntoken = 'a-secret-of-some-length'\nweight = 0", "weight"),
             (

@@ -98,7 +98,7 @@ async fn throughput_wait_and_memory() {
     let (broker, stop) = (connect().await, CancellationToken::new());
     let config = Config {
         settings: Settings::for_farm(),
-        policy: Policy { allow_file_urls: true },
+        policy: Policy { allow_file_urls: true, ..Policy::default() },
         notify: notify::Settings::default(),
         janitor: janitor::Settings::default(),
         api: None,

@@ -102,13 +102,15 @@ fn text(spec: &JobSpec) -> String {
     serde_json::to_string(spec).expect("JSON")
 }
 
-const OPEN: Policy = Policy { allow_file_urls: true };
+fn open() -> Policy {
+    Policy { allow_file_urls: true, ..Policy::default() }
+}
 
 #[tokio::test]
 async fn a_job_is_submitted_followed_and_seen_by_its_tenant_only() {
     let mut farm = Farm::new();
     farm.add_worker(|_| Act::Do);
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     let spec = text(&message(&farm, "film"));
     assert_eq!(running.post("/v1/jobs", ONE, spec.clone()).await, (201, json!({ "id": "film" })));
     assert_eq!(running.post("/v1/jobs", ONE, spec.clone()).await, (200, json!({ "id": "film" })));
@@ -149,7 +151,7 @@ async fn check_sealed_only_after_sweep(farm: &Farm) {
 async fn two_equal_jobs_in_one_place_leave_the_later_result_whole() {
     let mut farm = Farm::new();
     farm.add_worker(|_| Act::Do);
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     for id in ["first", "second"] {
         assert_eq!(running.post("/v1/jobs", ONE, text(&message(&farm, id))).await.0, 201);
         running.reach(id, ONE, "done").await;
@@ -203,7 +205,7 @@ async fn a_tenant_has_so_many_jobs_and_lists_its_own() {
     for _ in 0..16 {
         farm.add_worker(|message| if message.task == TaskId::Probe { Act::Do } else { Act::Beat });
     }
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     for (id, token) in [("one-a", ONE), ("one-b", ONE), ("two-a", TWO)] {
         assert_eq!(running.post("/v1/jobs", token, text(&message(&farm, id))).await.0, 201);
         running.reach(id, token, "encoding").await;
@@ -239,7 +241,7 @@ async fn jobs_come_from_the_queue_and_what_is_refused_does_not_stop_the_others()
     farm.add_worker(|_| Act::Do);
     let mut results = farm.broker.consume(Queue::Results).await.expect("a consumer");
     let mut dead = farm.broker.consume(Queue::Dead).await.expect("a consumer");
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     let mut unnamed = message(&farm, "unnamed");
     unnamed.id = None;
     let odd = serde_json::json!({ "version": 1, "sauce": {} });
@@ -285,7 +287,7 @@ async fn the_end_of_a_job_is_told_by_a_signed_call_until_it_is_taken() {
     let (url, heard, _receiver) = receiver(2).await;
     let mut spec = message(&farm, "called");
     spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     assert_eq!(running.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
     running.reach("called", ONE, "done").await;
     let told = async {
@@ -316,7 +318,7 @@ async fn what_one_scheduler_could_not_tell_the_next_one_tells() {
     let mut spec = message(&farm, "late");
     let url = format!("http://{address}/hook");
     spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
-    let first = Running::start(&farm, OPEN).await;
+    let first = Running::start(&farm, open()).await;
     assert_eq!(first.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
     first.reach("late", ONE, "done").await;
     first.stop().await;
@@ -328,7 +330,7 @@ async fn what_one_scheduler_could_not_tell_the_next_one_tells() {
     );
     let listener = TcpListener::bind(address).await.expect("the same port");
     let _receiver = tokio::spawn(async move { axum::serve(listener, app).await });
-    let second = Running::start(&farm, OPEN).await;
+    let second = Running::start(&farm, open()).await;
     let told = async {
         // It may not even have been closed when the first stopped.
         while farm.active().await > 0 || !farm.state.list(&keys::outbox_prefix(PARTITION)).await.expect("a listing").is_empty() {
@@ -347,7 +349,7 @@ async fn a_failed_job_is_given_up_by_the_janitor_and_then_cannot_be_retried() {
         TaskId::Video(1) => Act::Fail(farm::Code::Undecodable),
         _ => Act::Do,
     });
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     assert_eq!(running.post("/v1/jobs", ONE, text(&message(&farm, "bad"))).await.0, 201);
     let job = running.reach("bad", ONE, "failed").await;
     assert_eq!(job["error"]["code"], "undecodable");
@@ -401,7 +403,7 @@ async fn each_life_of_a_job_has_an_end_that_is_told_once_and_a_failed_one_leaves
     let (url, heard, _receiver) = receiver(1).await;
     let mut spec = message(&farm, "twice");
     spec.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: "a secret of two".to_owned() });
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     assert_eq!(running.post("/v1/jobs", ONE, text(&spec)).await.0, 201);
     running.reach("twice", ONE, "failed").await;
     is_broken.store(false, std::sync::atomic::Ordering::Relaxed);
@@ -461,7 +463,7 @@ async fn a_receiver_that_never_answers_delays_nobody_else() {
     });
     let (well, heard, _receiver) = receiver(0).await;
     let mut results = farm.broker.consume(Queue::Results).await.expect("a consumer");
-    let running = Running::start(&farm, OPEN).await;
+    let running = Running::start(&farm, open()).await;
     for n in 0..20 {
         let id = format!("job-{n:02}");
         let (url, token) = if n == 19 { (&well, TWO) } else { (&dead, ADMIN) };
