@@ -45,7 +45,7 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
             state: arguments.connection.storage.clone(),
             places: Arc::new(api.as_ref().map(|(_, tenants)| tenants.places()).unwrap_or_default()),
         },
-        notify: notify::Settings::default(),
+        notify: notify::Settings { reach: arguments.outbound.reach(), ..notify::Settings::default() },
         janitor: janitor::Settings {
             grace: Duration::from_secs(3600) * arguments.grace_hours,
             retention: arguments.keep_days.map(|days| day * days),
@@ -65,7 +65,8 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
         0 => None,
         slots => {
             worker::sandbox::announce(arguments.sandbox.sandbox.into())?;
-            let settings = worker::Settings::new(slots.into(), arguments.sandbox.child());
+            let mut settings = worker::Settings::new(slots.into(), arguments.sandbox.child());
+            settings.reach = arguments.outbound.reach();
             Some(worker::Worker::start(settings, state.clone(), broker.clone())?)
         }
     };
@@ -98,6 +99,7 @@ pub async fn worker(arguments: &Worker) -> Result<(), Failure> {
     let slots = arguments.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     worker::sandbox::announce(arguments.sandbox.sandbox.into())?;
     let mut settings = worker::Settings::new(slots, arguments.sandbox.child());
+    settings.reach = arguments.outbound.reach();
     settings.drain_budget = Duration::from_secs(arguments.drain_seconds.into());
     settings.deadline = Duration::from_secs(arguments.deadline_seconds.into());
     settings.stall = Duration::from_secs(arguments.stall_seconds.into());

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod life;
 pub mod media;
 pub mod metrics;
+pub mod outbound;
 pub mod plan;
 pub mod rate;
 pub mod stills;

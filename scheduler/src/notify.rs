@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farm::broker::Broker;
+use farm::outbound::Reach;
 use farm::storage::Storage;
 use farm::{Code, Failure, keys};
 use tokio::task::{self, JoinError, JoinSet};
@@ -23,7 +24,7 @@ use self::teller::{Call, Outcome, Steps, Teller, Told};
 use crate::scheduler::{PARTITION, Watch};
 
 /// How telling is done.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Wait after the first failure; it doubles each time.
     pub retry_first: Duration,
@@ -33,16 +34,19 @@ pub struct Settings {
     pub give_up: Duration,
     /// How often the outbox is looked at when nothing was heard.
     pub poll: Duration,
+    /// Where calls may go.
+    pub reach: Reach,
 }
 
 impl Default for Settings {
-    /// A second to 15 minutes, for a day; a look every 30 s.
+    /// A second to 15 minutes, for a day; a look every 30 s; calls go anywhere.
     fn default() -> Self {
         Self {
             retry_first: Duration::from_secs(1),
             retry_longest: Duration::from_secs(15 * 60),
             give_up: Duration::from_secs(24 * 3600),
             poll: Duration::from_secs(30),
+            reach: Reach::Anywhere,
         }
     }
 }
@@ -81,15 +85,16 @@ enum Stage {
 /// # Errors
 /// [`Code::Internal`] when there is no way to make calls at all.
 pub async fn run(settings: Settings, state: Storage, broker: Broker, watch: Watch) -> Result<(), Failure> {
-    let teller = Teller::new(settings.give_up, state, broker)?;
+    let teller = Teller::new((settings.give_up, settings.reach.clone()), state, broker)?;
+    let poll = settings.poll;
     let mut desk = Desk::new(settings, teller);
     let mut look_at = Instant::now();
     loop {
-        let mut wake_at = Instant::now() + settings.poll;
+        let mut wake_at = Instant::now() + poll;
         if watch.is_acting() {
             if look_at <= Instant::now() {
                 desk.look().await;
-                look_at = Instant::now() + settings.poll;
+                look_at = Instant::now() + poll;
             }
             desk.start_tellings();
             desk.start_calls();

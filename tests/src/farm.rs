@@ -152,7 +152,11 @@ impl Farm {
     fn command_by(&self, ways: &Ways, arguments: &[&str]) -> Result<Command> {
         let mut command = shoal::command(arguments)?;
         let broker = ways.broker.clone().unwrap_or_else(|| self.broker.url());
-        command.envs(self.s3.environment()).env("SHOAL_BROKER", broker).env("SHOAL_TOKEN", TOKEN);
+        command
+            .envs(self.s3.environment())
+            .env("SHOAL_BROKER", broker)
+            .env("SHOAL_ALLOW_NETWORKS", "127.0.0.0/8")
+            .env("SHOAL_TOKEN", TOKEN);
         if let Some(s3) = &ways.s3 {
             command.env("SHOAL_S3_ENDPOINT", s3);
         }

@@ -113,9 +113,13 @@ impl Bench {
         let path = folder.path().join("source.bin");
         std::fs::write(&path, pattern(0..Self::SOURCE_BYTES)).expect("written");
         let url = |path: &Path| Url::from_file_path(path).expect("absolute");
-        let source = Source::open(&JobSpec::new(url(&path), url(folder.path())).source, &Stores::default(), Patience::Short)
-            .await
-            .expect("readable");
+        let source = Source::open(
+            &JobSpec::new(url(&path), url(folder.path())).source,
+            (&Stores::default(), &farm::outbound::Reach::Anywhere),
+            Patience::Short,
+        )
+        .await
+        .expect("readable");
         Self { folder, source }
     }
 

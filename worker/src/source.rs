@@ -11,6 +11,7 @@ mod s3;
 use bytes::Bytes;
 use farm::job::{SourceSpec, shown_url};
 use farm::media::SourceVersion;
+use farm::outbound::Reach;
 use farm::storage::Stores;
 use farm::{Code, Failure};
 
@@ -29,7 +30,7 @@ enum Place {
 }
 
 impl Source {
-    /// Opens a source and finds out its size. Those in S3 are reached as `stores` are.
+    /// Opens a source and finds out its size. Those in S3 are reached as `stores` are, those behind HTTP within `reach`.
     ///
     /// With [`Patience::Short`], for a source that nobody has read yet, what cannot be reached at all is not tried again: a URL
     /// that leads nowhere is said to at once, and whoever ordered the attempt makes another. With [`Patience::Long`], for one
@@ -38,10 +39,10 @@ impl Source {
     /// # Errors
     /// [`Code::SourceUnreadable`] when it is not there, not allowed, or in a place that cannot be read at an offset;
     /// [`Code::InvalidRequest`] for a kind of URL that is not known.
-    pub(crate) async fn open(spec: &SourceSpec, stores: &Stores, patience: Patience) -> Result<Self, Failure> {
+    pub(crate) async fn open(spec: &SourceSpec, (stores, reach): (&Stores, &Reach), patience: Patience) -> Result<Self, Failure> {
         let place = match spec.url.scheme() {
             "file" => Place::File(file::FileSource::open(&spec.url).await?),
-            "http" | "https" => Place::Http(Blocks::new(http::HttpRemote::open(spec, patience).await?, patience)),
+            "http" | "https" => Place::Http(Blocks::new(http::HttpRemote::open(spec, reach, patience).await?, patience)),
             "s3" => Place::S3(Blocks::new(s3::S3Remote::open(spec, stores, patience).await?, patience)),
             scheme => {
                 let message =

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use farm::broker::{Broker, BrokerError, Delivery, Queue};
 use farm::job::{JobId, JobSpec};
+use farm::outbound::Reach;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
-use farm::storage::{Creation, Kind, Storage, StorageError};
+use farm::storage::{Creation, Kind, Storage, StorageError, Stores};
 use farm::task::{Cost, Event, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token};
 use farm::{Code, Failure, keys, metrics};
 use pipelines::{Done, Order};
@@ -65,6 +66,13 @@ pub(crate) struct Farm {
     pub(crate) stop: CancellationToken,
     /// Given when running children are to be killed and their deliveries given back.
     pub(crate) kill: CancellationToken,
+}
+
+impl Farm {
+    /// By which ways sources are reached.
+    pub(crate) fn places(&self) -> (&Stores, &Reach) {
+        (self.state.stores(), &self.settings.reach)
+    }
 }
 
 /// What became of a delivery.
@@ -484,7 +492,7 @@ impl Execution<'_> {
     async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
             // Whoever asked for it waits to hear that there is nothing at that place.
-            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Short).await?;
+            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Short).await?;
             Ok((self.attempt((&Order::Probe, Urgency::Usual), &source, Sink::None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {
@@ -500,7 +508,7 @@ impl Execution<'_> {
         let mut uploads = Uploads::new(self.output.clone(), Storing::of(plan), self.token.clone(), encode.renditions);
         let attempt = async {
             // The probe has read it.
-            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
+            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Long).await?;
             let source = source.check(plan.source.as_ref(), &self.spec.source)?;
             let (done, cost) = self.attempt((&encode.order, encode.urgency), &source, Sink::Media(&mut uploads)).await?;
             let renditions = uploads.finish().await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use farm::broker::{Broker, Queue};
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
+use farm::outbound::Reach;
 use farm::storage::{Storage, Stores};
 use farm::{Code, Failure, metrics};
 use pipelines::{Done, Order};
@@ -57,10 +58,12 @@ pub struct Settings {
     pub stall: Duration,
     /// How long a drain waits for running attempts before it kills them.
     pub drain_budget: Duration,
+    /// Where sources behind HTTP may be.
+    pub reach: Reach,
 }
 
 impl Settings {
-    /// The usual limits: deadline 20 minutes, stall 60 s, drain budget 60 s.
+    /// The usual limits: deadline 20 minutes, stall 60 s, drain budget 60 s. Sources may be anywhere.
     pub fn new(slots: usize, child: ChildCommand) -> Self {
         Self {
             slots,
@@ -68,6 +71,7 @@ impl Settings {
             deadline: Duration::from_secs(20 * 60),
             stall: Duration::from_secs(60),
             drain_budget: Duration::from_secs(60),
+            reach: Reach::Anywhere,
         }
     }
 }
@@ -218,7 +222,7 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
     let spawner = spawner()?;
     let guard = Guard::new(CancellationToken::new(), settings.deadline);
     let attempt = async {
-        let source = Source::open(source, &Stores::default(), Patience::Short).await?;
+        let source = Source::open(source, (&Stores::default(), &settings.reach), Patience::Short).await?;
         let (order, stall, progress) = (&Order::Probe, settings.stall, &mut |_| {});
         Attempt {
             spawner: &spawner,

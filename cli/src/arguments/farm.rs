@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ::farm::job::JobId;
+use ::farm::outbound::Reach;
 use clap::{Args, Subcommand};
+use ipnet::IpNet;
 use url::Url;
 
 use super::{Sandbox, Wanted};
@@ -26,6 +28,22 @@ pub struct Connection {
     /// The S3 server, when it is not AWS.
     #[arg(long, env = "SHOAL_S3_ENDPOINT", value_name = "URL")]
     pub s3_endpoint: Option<String>,
+}
+
+/// Where requests go that jobs ask for.
+#[derive(Args)]
+pub struct Outbound {
+    /// Networks, as 10.1.0.0/16 or fd00::/8, in which sources behind HTTP and whom to call at the end of jobs may be, beside the
+    /// public Internet.
+    #[arg(long, env = "SHOAL_ALLOW_NETWORKS", value_name = "NETWORKS", value_delimiter = ',')]
+    pub allow_networks: Vec<IpNet>,
+}
+
+impl Outbound {
+    /// The public Internet, and these networks.
+    pub fn reach(&self) -> Reach {
+        Reach::PublicAnd(self.allow_networks.clone().into())
+    }
 }
 
 /// `shoal scheduler`.
@@ -49,6 +67,9 @@ pub struct Scheduler {
     /// Allow file: URLs as sources and outputs of jobs: whoever may submit can then read and write this machine's files.
     #[arg(long, env = "SHOAL_ALLOW_FILE_URLS")]
     pub allow_file_urls: bool,
+    /// Where requests go that jobs ask for.
+    #[command(flatten)]
+    pub outbound: Outbound,
     /// Also run a worker in this process, with so many slots.
     #[arg(long, env = "SHOAL_SLOTS", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=256))]
     pub slots: u16,
@@ -87,6 +108,9 @@ pub struct Worker {
     /// Longest silence of an attempt.
     #[arg(long, env = "SHOAL_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1500))]
     pub stall_seconds: u32,
+    /// Where requests go that jobs ask for.
+    #[command(flatten)]
+    pub outbound: Outbound,
     /// How children are kept in.
     #[command(flatten)]
     pub sandbox: Sandbox,

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use farm::broker::{Broker, DeadLetter, Queue};
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{JobSpec, NotifySpec, shown_url};
+use farm::outbound::{Reach, forbidden};
 use farm::storage::{Kind, Storage, StorageError};
 use farm::{Code, Failure, Life, keys, metrics};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::StatusCode;
-use reqwest::redirect::Policy as Redirects;
 use serde::Serialize;
 use sha2::Sha256;
 
@@ -65,6 +65,7 @@ pub(super) enum Outcome {
 /// Tells.
 pub(super) struct Teller {
     give_up: Duration,
+    reach: Reach,
     pub(super) state: Storage,
     broker: Broker,
     client: reqwest::Client,
@@ -73,11 +74,10 @@ pub(super) struct Teller {
 impl Teller {
     /// # Errors
     /// [`Code::Internal`] when there is no way to make calls at all.
-    pub(super) fn new(give_up: Duration, state: Storage, broker: Broker) -> Result<Self, Failure> {
-        let builder = reqwest::Client::builder().connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX).redirect(Redirects::none());
-        let builder = builder.user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")));
+    pub(super) fn new((give_up, reach): (Duration, Reach), state: Storage, broker: Broker) -> Result<Self, Failure> {
+        let builder = reach.client().connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX);
         let client = builder.build().map_err(|error| Failure::new(Code::Internal, format!("no calls can be made: {error}")))?;
-        Ok(Self { give_up, state, broker, client })
+        Ok(Self { give_up, reach, state, broker, client })
     }
 
     /// Tells an end on the exchange and writes the letter, as far as that was not done, and says what call is to be made.
@@ -185,11 +185,14 @@ impl Teller {
     }
 
     async fn post(&self, notify: &NotifySpec, body: Vec<u8>, sent_at: i64) -> Result<StatusCode, String> {
+        self.reach.check(&notify.url).map_err(|forbidden| forbidden.to_string())?;
         let signature = signature(notify.secret.as_bytes(), &body);
         let request = self.client.post(notify.url.clone()).header("content-type", "application/json");
         let request = request.header("x-shoal-signature", signature).header("x-shoal-timestamp", sent_at).body(body);
         // The URL may hold a secret; it is told apart, without it.
-        request.send().await.map(|answer| answer.status()).map_err(|error| error.without_url().to_string())
+        let answer = request.send().await.map_err(reqwest::Error::without_url);
+        let why = |error: reqwest::Error| forbidden(&error).map_or_else(|| error.to_string(), |forbidden| forbidden.to_string());
+        answer.map(|answer| answer.status()).map_err(why)
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use farm::job::{SourceSpec, shown_url};
 use farm::media::SourceVersion;
+use farm::outbound::{Forbidden, Reach, forbidden};
 use farm::{Code, Failure};
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, LAST_MODIFIED, LOCATION, RANGE,
     RETRY_AFTER,
 };
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Client, Response, StatusCode};
 use url::Url;
 
 use super::blocks::Remote;
@@ -38,6 +39,7 @@ pub(crate) struct HttpRemote {
 /// Whom to ask, and what to send along.
 struct Server {
     client: Client,
+    reach: Reach,
     url: Url,
     /// What the job wants sent.
     headers: HeaderMap,
@@ -55,6 +57,9 @@ enum FetchError {
     /// The server says no; and when to ask again, where it says that.
     #[error("the server answers {0}")]
     Status(StatusCode, Option<Duration>),
+    /// It may not be reached from here.
+    #[error("{0}")]
+    Forbidden(#[from] Forbidden),
     #[error("its server redirects {0}")]
     Redirect(&'static str),
     #[error("the server does not serve byte ranges, without which a source cannot be read")]
@@ -79,7 +84,9 @@ impl FetchError {
         match self {
             Self::Unreachable(_) | Self::Broken(_) => Hope::Soon,
             Self::Status(status, after) if is_passing(*status) => after.map_or(Hope::Soon, Hope::After),
-            Self::Status(..) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) | Self::Changed => Hope::None,
+            Self::Status(..) | Self::Forbidden(_) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) | Self::Changed => {
+                Hope::None
+            }
         }
     }
 
@@ -90,7 +97,9 @@ impl FetchError {
             Self::Changed => Failure::new(Code::SourceChanged, message),
             Self::Unreachable(_) | Self::Broken(_) => unreadable(message),
             Self::Status(status, _) if is_passing(status) => unreadable(message),
-            Self::Status(..) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) => unreadable(message).lasting(),
+            Self::Status(..) | Self::Forbidden(_) | Self::Redirect(_) | Self::NoRanges | Self::Unfit(_) => {
+                unreadable(message).lasting()
+            }
         }
     }
 }
@@ -105,6 +114,9 @@ impl From<reqwest::Error> for FetchError {
     /// The innermost cause: it says what the outer ones only hint at, and it does not hold the URL.
     fn from(error: reqwest::Error) -> Self {
         let error = error.without_url();
+        if let Some(forbidden) = forbidden(&error) {
+            return Self::Forbidden(forbidden);
+        }
         if error.is_timeout() {
             return Self::Unreachable("the server does not answer in time".to_owned());
         }
@@ -122,8 +134,8 @@ impl HttpRemote {
     ///
     /// # Errors
     /// As [`super::Source::open`].
-    pub(crate) async fn open(spec: &SourceSpec, patience: Patience) -> Result<Self, Failure> {
-        let server = Server::new(spec)?;
+    pub(crate) async fn open(spec: &SourceSpec, reach: &Reach, patience: Patience) -> Result<Self, Failure> {
+        let server = Server::new(spec, reach)?;
         let opened = hopefully(patience, |error: &FetchError| error.hope_opening(patience), || server.open()).await;
         let pin = opened.map_err(|error| error.into_failure(&server.url))?;
         Ok(Self { server, pin })
@@ -142,14 +154,12 @@ impl Remote for HttpRemote {
 }
 
 impl Server {
-    fn new(spec: &SourceSpec) -> Result<Self, Failure> {
-        let client = Client::builder()
+    fn new(spec: &SourceSpec, reach: &Reach) -> Result<Self, Failure> {
+        let client = reach
+            .client()
             .connect_timeout(CONNECT_WAIT)
             .read_timeout(READ_WAIT)
             .timeout(BLOCK_WAIT)
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("shoal/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Failure::new(Code::Internal, format!("HTTP cannot be set up: {}", FetchError::from(error))))?;
         let mut headers = HeaderMap::new();
@@ -159,13 +169,14 @@ impl Server {
             value.set_sensitive(true);
             headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
         }
-        Ok(Self { client, url: spec.url.clone(), headers })
+        Ok(Self { client, reach: reach.clone(), url: spec.url.clone(), headers })
     }
 
     /// Asks for a range of one version, where the server sends us.
     async fn ask(&self, range: &str, version: Option<&str>) -> Result<Response, FetchError> {
         let mut url = self.url.clone();
         for _ in 0..=REDIRECTS_MAX {
+            self.reach.check(&url)?;
             let mut headers = if url.origin() == self.url.origin() { self.headers.clone() } else { HeaderMap::new() };
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             let request = self.client.get(url.clone()).headers(headers).header(RANGE, range);

@@ -74,7 +74,7 @@ impl Host {
     }
 
     async fn open(&self) -> Result<Blocks<HttpRemote>, Failure> {
-        HttpRemote::open(&self.spec(), Patience::Short).await.map(|remote| Blocks::new(remote, Patience::Short))
+        HttpRemote::open(&self.spec(), &Reach::Anywhere, Patience::Short).await.map(|remote| Blocks::new(remote, Patience::Short))
     }
 
     fn requests(&self) -> u32 {
@@ -247,6 +247,29 @@ async fn headers_of_the_job_go_to_no_other_server() {
 }
 
 #[tokio::test]
+async fn a_server_inside_is_not_asked_by_name_by_number_or_by_redirect() {
+    let inside = Host::start(Manner::Good).await;
+    let port = inside.url.port().expect("a port");
+    let one = |network: &str| Reach::PublicAnd([network.parse().expect("a network")].into());
+    // Leaked, as below.
+    let gate = Host::start(Manner::Elsewhere(String::leak(format!("http://127.0.0.2:{port}/film.mp4")))).await;
+    for (url, reach, asked) in [
+        (format!("http://127.0.0.1:{port}/"), one("10.0.0.0/8"), 0),
+        (format!("http://localhost:{port}/"), one("10.0.0.0/8"), 0),
+        (format!("http://[::ffff:7f00:1]:{port}/"), one("10.0.0.0/8"), 0),
+        (gate.url.to_string(), one("127.0.0.1/32"), 1),
+    ] {
+        let spec = SourceSpec { url: url.parse().expect("a URL"), headers: BTreeMap::new() };
+        let failure = HttpRemote::open(&spec, &reach, Patience::Long).await.err().expect("refused");
+        assert_eq!(failure.code, Code::SourceUnreadable, "{failure}");
+        assert!(failure.message.contains("may not reach") && failure.lasting, "{url}: {failure}");
+        assert_eq!((inside.requests(), gate.requests()), (0, asked), "{url}");
+    }
+    let spec = SourceSpec { url: inside.url.clone(), headers: BTreeMap::new() };
+    assert!(HttpRemote::open(&spec, &one("127.0.0.0/8"), Patience::Short).await.is_ok(), "it is allowed");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_said_to_be() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let port = listener.local_addr().expect("known").port();
@@ -254,7 +277,7 @@ async fn a_server_that_is_not_there_is_said_to_be() {
     let url = format!("http://127.0.0.1:{port}/film.mp4?token=secret").parse().expect("a URL");
     let began = Instant::now();
     let spec = SourceSpec { url, headers: BTreeMap::new() };
-    let failure = HttpRemote::open(&spec, Patience::Short).await.err().expect("not there");
+    let failure = HttpRemote::open(&spec, &Reach::Anywhere, Patience::Short).await.err().expect("not there");
     assert_eq!(failure.code, Code::SourceUnreadable);
     assert!(failure.message.contains("refused") && !failure.message.contains("secret"), "{failure}");
     assert!(!failure.lasting && began.elapsed() < Duration::from_secs(2), "it is left to the next attempt");

@@ -18,7 +18,7 @@ impl Execution<'_> {
         let mut uploads = StillUploads::new(self.output.clone(), self.token.clone());
         let attempt = async {
             // The probe has read it.
-            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
+            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Long).await?;
             let source = source.check(version, &self.spec.source)?;
             let order = Order::Stills(plan.clone());
             let (done, cost) = self.attempt((&order, Urgency::Usual), &source, Sink::Stills(&mut uploads)).await?;

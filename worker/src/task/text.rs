@@ -18,7 +18,7 @@ impl Execution<'_> {
         let mut uploads = TextUploads::new(self.output.clone(), self.token.clone(), plan.clone());
         let attempt = async {
             // The probe has read it.
-            let source = Source::open(&self.spec.source, self.farm.state.stores(), Patience::Long).await?;
+            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Long).await?;
             let source = source.check(version, &self.spec.source)?;
             let order = Order::Text(plan.clone());
             let (done, cost) = self.attempt((&order, Urgency::Usual), &source, Sink::Text(&mut uploads)).await?;
