@@ -87,7 +87,8 @@ fn with_default(command: clap::Command, name: &str, id: String, text: String) ->
     command.mut_subcommand(name, |sub| {
         sub.mut_arg(Str::from(id), |argument| {
             // It may be a secret, and is not for the help text.
-            argument.required(false).hide_default_value(true).default_value(clap::builder::OsStr::from(text))
+            let is_shown = !argument.get_action().takes_values();
+            argument.required(false).hide_default_value(!is_shown).default_value(clap::builder::OsStr::from(text))
         })
     })
 }

@@ -98,7 +98,9 @@ async fn prove(candidate: Candidate) -> Result<(), Failure> {
     let output = tokio::time::timeout(PROOF_MAX, child.output()).await;
     let output = output.map_err(|_| failed(format!("it hangs for {} s", PROOF_MAX.as_secs())))?;
     let output = output.map_err(|error| failed(error.to_string()))?;
-    match serde_json::from_slice(&output.stdout) {
+    // A driver may have said something before.
+    let last = output.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    match serde_json::from_slice(last) {
         Ok(None) => Ok(()),
         Ok(Some(failure)) => Err(failure),
         Err(_) => Err(failed(format!("its process ended with {}", output.status))),

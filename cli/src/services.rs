@@ -33,8 +33,10 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let state = storage(&arguments.connection)?;
     let broker = broker(&arguments.connection).await?;
-    let api = match (arguments.listen, &arguments.tokens) {
-        (Some(address), Some(tokens)) => Some((listen(address).await?, Tenants::read(&read(tokens)?)?)),
+    let tenants = arguments.tokens.as_ref().map(|tokens| Tenants::read(&read(tokens)?)).transpose()?;
+    let places = tenants.as_ref().map(Tenants::places).unwrap_or_default();
+    let api = match (arguments.listen, tenants) {
+        (Some(address), Some(tenants)) => Some((listen(address).await?, tenants)),
         _ => None,
     };
     let day = Duration::from_secs(24 * 3600);
@@ -43,7 +45,7 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
         policy: Policy {
             allow_file_urls: arguments.allow_file_urls,
             state: arguments.connection.storage.clone(),
-            places: Arc::new(api.as_ref().map(|(_, tenants)| tenants.places()).unwrap_or_default()),
+            places: Arc::new(places),
         },
         notify: notify::Settings { reach: arguments.outbound.reach(), ..notify::Settings::default() },
         janitor: janitor::Settings {

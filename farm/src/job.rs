@@ -259,9 +259,9 @@ pub enum VideoCodec {
     /// H.264, High profile, 8-bit 4:2:0.
     #[default]
     H264,
-    /// HEVC, Main profile, 8-bit 4:2:0: two thirds of the bits, for players that have it (Apple's all, browsers some).
+    /// HEVC, Main profile, 8-bit 4:2:0: three fifths of the bits, for players that have it (Apple's all, browsers some).
     Hevc,
-    /// AV1, Main profile, 8-bit 4:2:0: four fifths of the bits, for players of recent years.
+    /// AV1, Main profile, 8-bit 4:2:0: seven tenths of the bits, for players of recent years.
     Av1,
 }
 
@@ -275,6 +275,23 @@ impl VideoCodec {
             Self::H264 => "",
             Self::Hevc => "-hevc",
             Self::Av1 => "-av1",
+        }
+    }
+
+    /// Shortest side of a picture that its encoder takes, in pixels.
+    pub fn side_min(self) -> u32 {
+        match self {
+            Self::H264 => 2,
+            Self::Hevc => 16,
+            Self::Av1 => 4,
+        }
+    }
+
+    /// Highest average rate that its encoder takes, in bit/s.
+    fn bitrate_max(self) -> u32 {
+        match self {
+            Self::H264 | Self::Av1 => 400_000_000,
+            Self::Hevc => 102_400_000,
         }
     }
 
@@ -510,6 +527,9 @@ impl RungSpec {
             }
             (None, Some(bitrate)) if video.max_bitrate.is_some_and(|max| max < bitrate) => {
                 return refuse(format!("max_bitrate is below bitrate {bitrate}"));
+            }
+            (None, Some(bitrate)) if bitrate > video.codec.bitrate_max() => {
+                return refuse(format!("bitrate {bitrate} is more than its codec's {}", video.codec.bitrate_max()));
             }
             _ => {}
         }

@@ -24,7 +24,7 @@ pub enum Reach {
 /// A request may not go where it is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// An address that is not public, nor in a network that is allowed. It is not told, so that nobody learns of it.
+    /// An address that is not public, nor in a network that is allowed. Which, is not told.
     #[error("its server is at an address that jobs may not reach")]
     Address,
     /// A port below 1024 on which no web server is.

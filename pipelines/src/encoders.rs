@@ -155,15 +155,16 @@ impl Candidate {
             return Err(Failure::new(Code::MissingElement, message));
         }
         match self.codec {
-            "aac" => decoded("audiotestsrc", SOUND, &[element(self.element)?], None),
-            codec => decoded("videotestsrc", PICTURE, &self.picture_encoder(codec)?, Some(PROOF_FRAMES)),
+            "aac" => decoded(("audiotestsrc", SOUND), self.element, &[element(self.element)?], None),
+            codec => decoded(("videotestsrc", PICTURE), self.element, &self.picture_encoder(codec)?, Some(PROOF_FRAMES)),
         }
     }
 
     /// The encoder as it is used, where it is.
     fn picture_encoder(&self, codec: &str) -> Result<Vec<gst::Element>, Failure> {
         if !self.is_used() {
-            return Ok(vec![element(self.element)?]);
+            // Many take NV12 alone.
+            return Ok(vec![element("videoconvert")?, element(self.element)?]);
         }
         let codec = match codec {
             "hevc" => VideoCodec::Hevc,
@@ -180,8 +181,7 @@ const PICTURE: &str = "video/x-raw,format=I420,width=320,height=180,framerate=25
 const SOUND: &str = "audio/x-raw,format=F32LE,rate=48000,channels=2,layout=interleaved";
 
 /// Lets frames through an encoder and a decoder; an error unless just so many come out as went in, where they are counted.
-fn decoded(source: &str, caps: &str, encoder: &[gst::Element], frames: Option<u32>) -> Result<(), Failure> {
-    let name = encoder.first().and_then(gst::Element::factory).map(|factory| factory.name().to_string()).unwrap_or_default();
+fn decoded((source, caps): (&str, &str), name: &str, encoder: &[gst::Element], frames: Option<u32>) -> Result<(), Failure> {
     let failed = |why: &dyn std::fmt::Display| Failure::new(Code::EncoderFailed, format!("{name} fails a test encode: {why}"));
     let pipeline = gst::Pipeline::new();
     let feed = element(source)?;
@@ -255,10 +255,10 @@ mod tests {
         }
         let lossy = [element("x264enc").expect("x264"), element("identity").expect("identity")];
         lossy[1].set_property("drop-probability", 0.5_f32);
-        let failure = decoded("videotestsrc", PICTURE, &lossy, Some(PROOF_FRAMES)).expect_err("frames are missing");
+        let failure = decoded(("videotestsrc", PICTURE), "x264enc", &lossy, Some(PROOF_FRAMES)).expect_err("frames are missing");
         assert_eq!(failure.code, Code::EncoderFailed);
         assert!(failure.message.starts_with("x264enc fails a test encode: "), "{failure}");
         let deaf = [element("x264enc").expect("x264"), element("fakesink").expect("a sink")];
-        assert!(decoded("videotestsrc", PICTURE, &deaf, None).is_err());
+        assert!(decoded(("videotestsrc", PICTURE), "x264enc", &deaf, None).is_err());
     }
 }

@@ -69,16 +69,20 @@ fn x264(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
 
 /// Steps that x265's scale, in its preset `superfast`, lies above x264's.
 const HEVC_STEPS: f32 = 2.5;
+/// The end of its scale.
+const HEVC_WORST: f32 = 51.0;
 
 fn x265(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
     let x265 = element("x265enc")?;
     x265.set_property_from_str("speed-preset", "superfast");
     x265.set_property("key-int-max", i32::try_from(gop_frames).map_err(internal)?);
     // No pool: its threads would be as many as there are cores, for every rung.
-    let structure = format!("scenecut=0:open-gop=0:min-keyint={gop_frames}:pools=none:frame-threads={}", rung.threads);
+    // With two threads its buffer model depends on who comes first, but for `const-vbv`.
+    let structure =
+        format!("scenecut=0:open-gop=0:min-keyint={gop_frames}:pools=none:const-vbv=1:frame-threads={}", rung.threads);
     let rate = match rung.rate_control {
         RateControl::CappedQuality { quality, max_bitrate } => {
-            let (cap, quality) = (kbit(max_bitrate), quality as f32 + HEVC_STEPS);
+            let (cap, quality) = (kbit(max_bitrate), (quality as f32 + HEVC_STEPS).min(HEVC_WORST));
             format!("crf={quality}:vbv-maxrate={cap}:vbv-bufsize={}", 2 * cap)
         }
         RateControl::Average { bitrate, max_bitrate } => {

@@ -27,7 +27,7 @@ use crate::scale;
 use crate::source::{buffers_waiting, element, frames_waiting, internal, push};
 use crate::{Output, VideoOrder};
 
-/// Every how many places of the grid progress is told.
+/// Every how many places of the grid progress is told, where all is H.264: with dearer codecs as much more often.
 const PROGRESS_FRAMES: u64 = 12;
 
 /// Encodes one chunk into every rung.
@@ -137,6 +137,8 @@ struct Ladder {
     bus: gst::Bus,
     plan: VideoPlan,
     chunk: Chunk,
+    /// Every how many places of the grid progress is told.
+    progress_frames: u64,
     /// One source of frames for each divisor of the grid's rate.
     feeds: Vec<Feed>,
     /// One end for each rung.
@@ -154,7 +156,9 @@ impl Ladder {
         let plan = order.plan.clone();
         let pipeline = gst::Pipeline::new();
         let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
-        let mut ladder = Self { pipeline, bus, chunk, feeds: Vec::new(), ends: Vec::new(), plan };
+        let dearest = encoded(&plan).map(|(_, rung)| rung.codec.effort()).max().unwrap_or(1);
+        let progress_frames = (PROGRESS_FRAMES / u64::from(dearest.max(1))).max(1);
+        let mut ladder = Self { pipeline, bus, chunk, progress_frames, feeds: Vec::new(), ends: Vec::new(), plan };
         let mut divisors: Vec<_> = encoded(&ladder.plan).map(|(_, rung)| rung.divisor).collect();
         divisors.sort_unstable();
         divisors.dedup();
@@ -232,7 +236,7 @@ impl Ladder {
                 frame.set_duration(gst::ClockTime::from_nseconds(feed.rate.start_ns(place / divisor + 1) - start));
                 push(&feed.source, buffer, &|| self.check().map_err(|posted| self.reported().unwrap_or(posted)))?;
             }
-            if (place - self.chunk.start).is_multiple_of(PROGRESS_FRAMES) {
+            if (place - self.chunk.start).is_multiple_of(self.progress_frames) {
                 output.progress(self.plan.rate.start_ns(place - self.chunk.start)).map_err(handed_on)?;
                 self.check()?;
             }

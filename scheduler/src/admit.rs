@@ -64,6 +64,9 @@ fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Pol
     if !["file", "s3"].contains(&scheme) {
         return Ok(());
     }
+    if goes_about(url) {
+        return refuse(format!("{field}: its path is not a plain one"));
+    }
     if policy.state.as_ref().is_some_and(|state| is_below(url, state)) {
         return refuse(format!("{field}: the farm keeps its own there"));
     }
@@ -75,17 +78,23 @@ fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Pol
     }
 }
 
+/// The path of a place in storage, as storage reads it, with `/` at its end alone; nothing where it cannot be read.
+fn folder(url: &Url) -> Option<String> {
+    let path = percent_decode_str(url.path().trim_start_matches('/')).decode_utf8().ok()?;
+    let path = path.trim_end_matches('/');
+    Some(if path.is_empty() { String::new() } else { format!("{path}/") })
+}
+
+/// Whether a path may lead elsewhere than it says: by parts that go up or stay, or that folders pass over.
+fn goes_about(url: &Url) -> bool {
+    let is_odd = |part: &str| [".", ".."].contains(&part) || part.is_empty() && url.scheme() == "file";
+    folder(url).is_none_or(|path| !path.is_empty() && path.trim_end_matches('/').split('/').any(is_odd))
+}
+
 /// Whether a place in storage is another, or below it.
 fn is_below(url: &Url, place: &Url) -> bool {
-    let folder = |url: &Url| {
-        // As storage reads it.
-        let path = percent_decode_str(url.path().trim_start_matches('/')).decode_utf8().ok()?;
-        let path = path.trim_end_matches('/');
-        Some(if path.is_empty() { String::new() } else { format!("{path}/") })
-    };
     let (Some(path), Some(below)) = (folder(url), folder(place)) else { return false };
-    let goes_up = path.split('/').any(|part| part == "..");
-    (url.scheme(), url.host_str()) == (place.scheme(), place.host_str()) && path.starts_with(&below) && !goes_up
+    (url.scheme(), url.host_str()) == (place.scheme(), place.host_str()) && path.starts_with(&below)
 }
 
 fn refuse(message: String) -> Result<(), Failure> {
@@ -154,7 +163,17 @@ mod tests {
             assert!(takes("tube", outside, "s3://videos/tube/1/").is_err_and(|why| why.starts_with("source.url:")), "{outside}");
         }
         assert_eq!(takes("unbound", "s3://a/b.mkv", "s3://anywhere/else/"), Ok(()));
-        for own in ["s3://farm/state/", "s3://farm/state", "s3://farm/state/jobs/", "s3://farm/s%74ate/peertube/x"] {
+        let own = ["s3://farm/state/", "s3://farm/state", "s3://farm/state/jobs/", "s3://farm/s%74ate/peertube/x"];
+        let about = [
+            "s3://farm/x/..%2Fstate/jobs/",
+            "s3://farm/.%2Fstate/",
+            "s3://farm/state/%FF/",
+            "file:///srv//state/",
+            "file:///srv/x%2F..%2Fstate/",
+            "file:///srv/.%2Fstate/",
+            "file:///srv/state%2F%2Fjobs/",
+        ];
+        for own in own.into_iter().chain(about) {
             assert!(takes("unbound", ANYWHERE, own).is_err(), "{own}");
             assert!(takes("unbound", own, "s3://anywhere/").is_err(), "{own}");
         }

@@ -247,6 +247,14 @@ fn asked_for(rungs: &[RungSpec], shape: Shape, notes: &mut Vec<String>) -> Vec<R
         }
         fits
     });
+    for rung in &mut wanted {
+        let (own, (width, height)) = (codec(rung), shape.scaled_to(rung.height));
+        if let Some(video) = rung.video.as_mut().filter(|_| width.min(height) < own.side_min()) {
+            notes.push(format!("rung {} is made in H.264: its picture is too small for {}", rung.height, id(rung.height, own)));
+            video.codec = VideoCodec::H264;
+        }
+    }
+    wanted.sort_by_key(|rung| (std::cmp::Reverse(rung.height), codec(rung).effort()));
     wanted.dedup_by(|later, first| {
         let same = id(later.height, codec(later)) == id(first.height, codec(first));
         if same {

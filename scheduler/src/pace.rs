@@ -95,11 +95,15 @@ fn parts(total: u64, count: u64) -> Vec<u64> {
 
 /// Pixels of work that a frame of the grid is, on average.
 pub fn frame_pixels(rungs: &[Rung], track: &VideoTrack) -> u64 {
-    let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
     let encoded = rungs.iter().filter(|rung| !rung.is_copied());
-    let effort = |rung: &Rung| pixels(rung.width, rung.height) * u64::from(rung.codec.effort());
-    let encoded: u64 = encoded.map(|rung| effort(rung) / u64::from(rung.divisor.get())).sum();
-    encoded + pixels(track.width, track.height) / DECODE_DIVISOR
+    let encoded: u64 = encoded.map(effort).sum();
+    encoded + u64::from(track.width) * u64::from(track.height) / DECODE_DIVISOR
+}
+
+/// Work of encoding a rung, in pixels of H.264 for each frame of the grid.
+pub fn effort(rung: &Rung) -> u64 {
+    let pixels = u64::from(rung.width) * u64::from(rung.height);
+    pixels * u64::from(rung.codec.effort()) / u64::from(rung.divisor.get())
 }
 
 fn work(video: &VideoPlan, track: &VideoTrack) -> u128 {

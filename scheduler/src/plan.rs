@@ -11,7 +11,7 @@ use farm::{Code, Failure, Rate};
 use crate::copy::{self, PictureCopy};
 use crate::ladder::{Ladder, Shape, ladder};
 use crate::names::{language, unique_name};
-use crate::pace::{Pace, frame_pixels, shares};
+use crate::pace::{Pace, effort, frame_pixels, shares};
 use crate::{stills, text};
 
 /// Most chunks of a job; longer sources get longer chunks.
@@ -42,7 +42,7 @@ const EARLY_SOUND_NS_MAX: u64 = 250_000_000;
 /// Sound that ends more than this before the picture is worth a note. It stays so: no sound is made up.
 const SHORT_SOUND_NS_MAX: u64 = 500_000_000;
 
-/// Threads of the largest rung's encoder in a video that is one piece of work: alone it costs about as much as all the others
+/// Threads of the dearest rung's encoder in a video that is one piece of work: alone it costs about as much as all the others
 /// together, which would wait for it. Elsewhere other pieces keep all cores busy, and threads only cost (README has figures).
 const THREADS_ALONE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// Pixels of a picture from which on a second thread, which keeps more pictures, would take too much memory.
@@ -232,7 +232,7 @@ impl Cut {
 }
 
 /// The rung that is made before the others, if one is to be: the largest that with its decoding costs up to a fifth of all, or
-/// else the smallest.
+/// else the one that costs least.
 fn stages(spec: &JobSpec, track: &VideoTrack, mut rungs: Vec<Rung>, notes: &mut Vec<String>) -> (Option<Rung>, Vec<Rung>) {
     if spec.publish == Publishing::AtEnd {
         return (None, rungs);
@@ -241,7 +241,9 @@ fn stages(spec: &JobSpec, track: &VideoTrack, mut rungs: Vec<Rung>, notes: &mut 
     // Whatever is made first has the source decoded once more.
     let all = cost(&rungs) + cost(&[]);
     let cheap = rungs.iter().position(|rung| !rung.is_copied() && FIRST_DIVISOR * cost(std::slice::from_ref(rung)) <= all);
-    let first = cheap.or_else(|| rungs.iter().rposition(|rung| !rung.is_copied())).filter(|_| rungs.len() > 1);
+    let encoded = rungs.iter().enumerate().filter(|(_, rung)| !rung.is_copied());
+    let least = encoded.min_by_key(|(_, rung)| effort(rung)).map(|(place, _)| place);
+    let first = cheap.or(least).filter(|_| rungs.len() > 1);
     if first.is_none() {
         notes.push("there is no rung that could be published before others".to_owned());
     }
@@ -267,11 +269,11 @@ fn video_plan(
     };
     let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
     let chunks = chunks(frames, segment_frames, &pieces, |start| decode_from(track, rate, origin_ns, start));
-    let largest = rungs.iter_mut().find(|rung| !rung.is_copied());
-    if let (1, Some(largest)) = (chunks.len(), largest)
-        && u64::from(largest.width) * u64::from(largest.height) < THREADS_ALONE_PX
+    let dearest = rungs.iter_mut().filter(|rung| !rung.is_copied()).max_by_key(|rung| effort(rung));
+    if let (1, Some(dearest)) = (chunks.len(), dearest)
+        && u64::from(dearest.width) * u64::from(dearest.height) < THREADS_ALONE_PX
     {
-        largest.threads = THREADS_ALONE;
+        dearest.threads = THREADS_ALONE;
     }
     Ok(VideoPlan {
         track: track.track,

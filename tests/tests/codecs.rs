@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::clip::Clip;
 use tests::hls::Presentation;
 use tests::{check, process, reader, rules, shoal};
@@ -35,6 +35,33 @@ fn codecs_stand_side_by_side_and_no_frame_is_lost() -> Result<()> {
             assert_eq!(faults, Vec::<String>::new(), "{}", file.display());
             is_as_said(&file, name, &master).with_context(|| format!("{name} of {}", clip.rate))?;
         }
+    }
+    Ok(())
+}
+
+/// The best and the worst that can be asked for, at a rate of which some rungs have half, and with two threads for the dearest.
+#[test]
+fn qualities_at_both_ends_can_be_made() -> Result<()> {
+    let clip = Clip::new("50", 3).size(320, 180);
+    let output = tempfile::tempdir()?;
+    let rung = |height, codec, quality| json!({"height": height, "video": {"codec": codec, "quality": quality}});
+    let ladder = json!([
+        {"height": 180, "fps": "50", "video": {"codec": "hevc", "quality": 50}},
+        rung(144, "hevc", 1),
+        rung(120, "av1", 1),
+        rung(90, "av1", 50),
+        rung(90, "h264", 50),
+    ]);
+    shoal::done(clip.file()?, output.path(), &["--ladder", &ladder.to_string()])?;
+    let renditions = Presentation::read(output.path())?.renditions;
+    let frames = |name: &str| {
+        let of_it = renditions.iter().find(|rendition| rendition.name() == name);
+        let samples = of_it.map(|rendition| rendition.segments.iter().map(|segment| segment.samples.len()).sum::<usize>());
+        samples.with_context(|| format!("no {name}"))
+    };
+    assert_eq!(frames("v180-hevc")?, 150);
+    for name in ["v144-hevc", "v120-av1", "v90-av1", "v90"] {
+        assert_eq!(frames(name)?, 75, "{name}");
     }
     Ok(())
 }

@@ -274,8 +274,6 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![equal(0, libc::AF_UNIX as u64)?, stream])?]);
     rules.insert(libc::SYS_sendto, vec![only(4, 0)?]);
     rules.insert(libc::SYS_prctl, vec![only(0, libc::PR_SET_NAME as u64)?]);
-    // Its own threads', not another's.
-    rules.insert(libc::SYS_sched_setattr, vec![only(0, 0)?]);
     // Not whom the kernel is to send signals for it.
     let commands = FCNTL_COMMANDS.iter().map(|command| SeccompRule::new(vec![among(1, -1, *command)?]));
     rules.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);

@@ -157,4 +157,10 @@ fn codecs_of_one_size_are_rungs_of_their_own() {
     let (ladder, _) = made(&LadderSpec::Rungs(asked[1..].to_vec()), &picture(320, 180, "25", 10));
     assert_eq!(ids(&ladder), ["v180", "v180-hevc", "v180-av1"], "all of them at the source's own size");
     assert!(ladder.rungs.iter().all(|rung| farm::keys::is_rendition(&rung.id.0)));
+    let (ladder, notes) = made(&LadderSpec::Rungs(vec![in_codec(360, av1), in_codec(360, hevc)]), &picture(320, 12, "25", 10));
+    assert_eq!(
+        (ids(&ladder), ladder.rungs[0].codec),
+        (vec!["v12".to_owned(), "v12-av1".to_owned()], h264),
+        "too small for HEVC: {notes:?}"
+    );
 }

@@ -141,7 +141,8 @@ pub(super) async fn look(client: &Client, job_token: &Token, input: &Url) -> Res
     Ok(Look { bytes, head: digest(&head) })
 }
 
-/// Fetches a source of up to `bytes_max` to `key`; how it looks. Where the connection breaks it goes on. Nothing is left of what is not whole.
+/// Fetches a source of up to `bytes_max` to `key`; how it looks. Where the connection breaks it goes on. Nothing is left of what
+/// is not whole.
 ///
 /// # Errors
 /// What the instance says, or storage.
