@@ -17,6 +17,7 @@ pub mod boxes;
 mod byte_source;
 mod cadence;
 mod chapters;
+pub mod codecs;
 mod comb;
 mod copy;
 mod cue_text;

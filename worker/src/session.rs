@@ -10,8 +10,8 @@ use farm::stills::{Stills, StillsPlan};
 use farm::task::{Object, Segment};
 use farm::text::{Cue, TextAccount, TextPlan};
 use farm::{Code, Failure};
-use pipelines::boxes;
 use pipelines::{Done, Order, Pictured, StillPlace, jpeg};
+use pipelines::{boxes, codecs};
 
 use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};
 
@@ -207,7 +207,7 @@ impl Session {
 
     fn init(&mut self, rendition: u32, timescale: u32, bytes: Bytes) -> Result<Said, Breach> {
         let making = self.renditions.get_mut(rendition as usize).ok_or(Breach::NoSuchRendition(rendition))?;
-        let codecs = boxes::codecs(&bytes)?;
+        let codecs = codecs::of_init(&bytes)?;
         if timescale == 0 || boxes::timescale(&bytes)? != timescale {
             return Err(Breach::SegmentDiffers);
         }
