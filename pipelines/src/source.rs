@@ -18,6 +18,7 @@ use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::byte_source::ByteSource;
+use crate::edits::Edits;
 use crate::mend::Source;
 
 /// Longest wait for a demuxer to show its streams.
@@ -57,7 +58,7 @@ pub fn open(source: &Source, wanted: TrackId, on_stream: OnStream) -> Result<Str
     pipeline.add_many([bytes.upcast_ref(), &parse]).and_then(|()| bytes.link(&parse)).map_err(internal)?;
     keep_matroska_times(&pipeline);
     source.edits.apply(&pipeline);
-    let shown = watch_streams(&pipeline, &parse, on_stream);
+    let shown = watch_streams(&pipeline, &parse, source.edits.clone(), on_stream);
     let bus = pipeline.bus().ok_or_else(|| Failure::new(Code::Internal, "a pipeline without a bus"))?;
     let mut streams = Streams { pipeline, source: bytes, pads: Vec::new(), bus, missing: Vec::new() };
     streams.pipeline.set_state(gst::State::Playing).map_err(internal)?;
@@ -233,6 +234,7 @@ pub fn internal(error: impl std::fmt::Display) -> Failure {
 fn watch_streams(
     pipeline: &gst::Pipeline,
     parse: &gst::Element,
+    edits: Edits,
     on_stream: OnStream,
 ) -> mpsc::Receiver<Result<gst::Pad, Failure>> {
     let (tell, shown) = mpsc::channel();
@@ -240,6 +242,7 @@ fn watch_streams(
     let next = AtomicU32::new(0);
     parse.connect_pad_added(move |_, pad| {
         let track = TrackId(next.fetch_add(1, Ordering::Relaxed));
+        edits.apply_to_shown(pad);
         let linked = match weak.upgrade() {
             Some(pipeline) if track.0 < STREAMS_MAX => on_stream(&pipeline, track, pad),
             _ => Ok(()),
