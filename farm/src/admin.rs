@@ -12,6 +12,10 @@ use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::metrics::{self, Process};
+use crate::serve::{self, Limits};
+
+/// Connections at a time: there are few who look.
+const CONNECTIONS_MAX: usize = 64;
 
 /// Whether a service can do its work now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,17 +26,17 @@ pub enum Readiness {
     NotReady(String),
 }
 
-/// Serves the port until the future is dropped, or the listener fails.
+/// Serves the port until the future is dropped.
 ///
 /// # Errors
-/// When nothing can be accepted any more.
+/// As [`serve::serve`].
 pub async fn serve(
     listener: TcpListener,
     process: Process,
     broker: Broker,
     ready: watch::Receiver<Readiness>,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(process, broker, ready)).await
+    serve::serve(listener, router(process, broker, ready), Limits::new(CONNECTIONS_MAX)).await
 }
 
 /// What `/metrics` shows of a process of this kind that has done nothing yet, every series with at least one value: for its

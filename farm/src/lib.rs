@@ -1,7 +1,8 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`failure`], [`keys`], [`rate`], [`boxes`]) or a
-//! port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]). Nothing here knows GStreamer.
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`failure`], [`keys`], [`rate`],
+//! [`boxes`]) or a port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]) and have
+//! to do with strangers ([`serve`], [`outbound`]). Nothing here knows GStreamer.
 
 pub mod admin;
 pub mod boxes;
@@ -16,6 +17,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod plan;
 pub mod rate;
+pub mod serve;
 pub mod stills;
 pub mod storage;
 pub mod task;

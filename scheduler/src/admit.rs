@@ -24,6 +24,21 @@ const URL_BYTES_MAX: usize = 4096;
 /// Most headers to send for a source, and most bytes of them all.
 const HEADERS_MAX: usize = 32;
 const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Headers that say how a request is made: which part is asked for of whom, and where it ends.
+const HEADERS_OURS: [&str; 12] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+];
 /// Lengths of the secret of a signed call, in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 
@@ -39,6 +54,10 @@ pub fn admit(spec: &JobSpec, policy: &Policy) -> Result<(), Failure> {
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         return refuse(format!("source.headers: more than {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes"));
+    }
+    let is_ours = |name: &&String| HEADERS_OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours));
+    if let Some(name) = headers.keys().find(is_ours) {
+        return refuse(format!("source.headers: {name} is not for jobs to say"));
     }
     let Some(notify) = &spec.notify else { return Ok(()) };
     if !["https", "http"].contains(&notify.url.scheme()) || notify.url.as_str().len() > URL_BYTES_MAX {
@@ -63,6 +82,10 @@ fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Pol
     }
     if !["file", "s3"].contains(&scheme) {
         return Ok(());
+    }
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if scheme == "s3" && (!is_plain || url.port().is_some()) {
+        return refuse(format!("{field}: use s3://bucket/key and nothing else"));
     }
     if goes_about(url) {
         return refuse(format!("{field}: its path is not a plain one"));
@@ -191,6 +214,24 @@ mod tests {
             job.notify = Some(NotifySpec { url: url.parse().expect("a URL"), secret: secret.to_owned() });
             let refused = admit(&job, &Policy::default()).err().map(|failure| failure.message).unwrap_or_default();
             assert!(refused.starts_with(field) && field.is_empty() == refused.is_empty(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_place_in_storage_is_a_bucket_and_a_key() {
+        for odd in ["s3://user@b/a.mkv", "s3://user:word@b/a.mkv", "s3://b:9000/a.mkv", "s3://b/a.mkv?x", "s3://b/a.mkv#x"] {
+            let refused = admit(&spec(odd, "s3://b/o/"), &Policy::default()).expect_err(odd);
+            assert!(refused.message.starts_with("source.url: use s3:"), "{odd}: {refused}");
+            assert!(admit(&spec("https://x/a.mkv", odd), &Policy::default()).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn how_a_source_is_asked_for_is_not_for_jobs_to_say() {
+        let mut job = spec("https://x/a.mkv", "s3://b/o/");
+        for (name, is_taken) in [("x-key", true), ("Authorization", true), ("Host", false), ("RANGE", false), ("te", false)] {
+            job.source.headers = [(name.to_owned(), "1".to_owned())].into();
+            assert_eq!(admit(&job, &Policy::default()).is_ok(), is_taken, "{name}");
         }
     }
 }

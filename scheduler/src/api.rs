@@ -12,14 +12,14 @@
 
 mod answer;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -27,11 +27,12 @@ use axum::{Json, Router};
 use farm::broker::Broker;
 use farm::job::{JobId, JobSpec};
 use farm::storage::Storage;
-use farm::{Failure, metrics};
+use farm::{Failure, metrics, serve};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::answer::Refusal;
 use crate::admit::{Policy, admit};
@@ -41,10 +42,8 @@ use crate::tenants::{Tenant, Tenants};
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// Requests at a time; more are refused.
-const REQUESTS_MAX: usize = 256;
-/// Longest a request may take.
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// Connections at a time: as many again as requests, for those that wait for their next one.
+const CONNECTIONS_MAX: usize = 512;
 /// Jobs of a page: at most, and when nothing is said.
 const PAGE_MAX: usize = 1000;
 const PAGE_USUAL: usize = 100;
@@ -63,21 +62,44 @@ pub struct Api {
     pub policy: Policy,
 }
 
+/// What requests are held to.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Requests at a time, in all, of one tenant, and of all whose token is not known; more are refused.
+    all: usize,
+    of_tenant: usize,
+    of_strangers: usize,
+    /// Longest a request may take, and its body of that.
+    time: Duration,
+    body_time: Duration,
+}
+
+impl Limits {
+    const USUAL: Self =
+        Self { all: 256, of_tenant: 64, of_strangers: 32, time: Duration::from_secs(30), body_time: Duration::from_secs(15) };
+}
+
 struct Shared {
     api: Api,
-    requests: Semaphore,
+    limits: Limits,
+    /// Places for requests: of all, of each tenant, and of strangers.
+    all: Semaphore,
+    of_tenant: HashMap<String, Semaphore>,
+    of_strangers: Semaphore,
 }
 
-/// Serves the API until the future is dropped, or the listener fails.
+/// Serves the API until the future is dropped.
 ///
 /// # Errors
-/// When nothing can be accepted any more.
+/// As [`serve::serve`].
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
-    axum::serve(listener, router(api)).await
+    serve::serve(listener, router(api, Limits::USUAL), serve::Limits::new(CONNECTIONS_MAX)).await
 }
 
-fn router(api: Api) -> Router {
-    let shared = Arc::new(Shared { api, requests: Semaphore::new(REQUESTS_MAX) });
+fn router(api: Api, limits: Limits) -> Router {
+    let of_tenant = api.tenants.names().map(|name| (name.to_owned(), Semaphore::new(limits.of_tenant))).collect();
+    let (all, of_strangers) = (Semaphore::new(limits.all), Semaphore::new(limits.of_strangers));
+    let shared = Arc::new(Shared { api, limits, all, of_tenant, of_strangers });
     Router::new()
         .route("/v1/jobs", post(submit).get(list))
         .route("/v1/jobs/{id}", get(show))
@@ -95,28 +117,55 @@ fn router(api: Api) -> Router {
 /// Keeps requests few and short, and counts them.
 async fn limited(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let answer = match shared.requests.try_acquire() {
-        Err(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again").into_response(),
-        Ok(_permit) => match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "storage does not answer in time").into_response(),
-        },
-    };
+    let answer = admitted(&shared, request, next).await.unwrap_or_else(IntoResponse::into_response);
     metrics::scheduler().http_requests.with_label_values(&[route.as_str(), answer.status().as_str()]).inc();
     answer
 }
 
+/// Has a request answered if there is a place for it, and notes whose it is.
+async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer {
+    let tenant = tenant_of(request.headers(), &shared.api.tenants);
+    let places = tenant.map_or(Some(&shared.of_strangers), |tenant| shared.of_tenant.get(&tenant.name));
+    let _own = places.and_then(|places| places.try_acquire().ok()).ok_or_else(Refusal::too_many_requests)?;
+    let _place = shared.all.try_acquire().map_err(|_| Refusal::busy())?;
+    if let Some(tenant) = tenant {
+        request.extensions_mut().insert(Caller(tenant.clone()));
+    }
+    timeout(shared.limits.time, next.run(request)).await.map_err(|_| Refusal::late())
+}
+
+/// Whose token a request bears. Of two that say different things, a proxy before us may believe the other: then nobody's.
+fn tenant_of<'a>(headers: &HeaderMap, tenants: &'a Tenants) -> Option<&'a Tenant> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let given = all.next().filter(|_| all.next().is_none())?.to_str().ok()?;
+    let (_, token) = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
+    tenants.of_token(token.trim())
+}
+
 /// Who sends a request.
+#[derive(Clone)]
 struct Caller(Tenant);
 
 impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
-        let given = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = given.and_then(|given| given.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let tenant = token.and_then(|(_, token)| shared.api.tenants.of_token(token.trim()));
-        tenant.cloned().map(Self).ok_or_else(Refusal::unauthorized)
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refusal> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Refusal::unauthorized)
+    }
+}
+
+/// The body of a request.
+struct Sent(Bytes);
+
+impl FromRequest<Arc<Shared>> for Sent {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Refusal> {
+        match timeout(shared.limits.body_time, Bytes::from_request(request, shared)).await {
+            Ok(Ok(body)) => Ok(Self(body)),
+            Ok(Err(refused)) => Err(Refusal::of_body(refused.status())),
+            Err(_) => Err(Refusal::of_body(StatusCode::REQUEST_TIMEOUT)),
+        }
     }
 }
 
@@ -128,9 +177,8 @@ impl Caller {
 
 type Answer = Result<Response, Refusal>;
 
-async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, body: Result<Bytes, BytesRejection>) -> Answer {
+async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, Sent(body): Sent) -> Answer {
     let api = &shared.api;
-    let body = body.map_err(|refused| Refusal::of_body(refused.status()))?;
     let mut reader = serde_json::Deserializer::from_slice(&body);
     let read = serde_path_to_error::deserialize::<_, JobSpec>(&mut reader).map_err(|error| error.to_string());
     let mut spec = read.and_then(|spec| reader.end().map(|()| spec).map_err(|e| e.to_string())).map_err(Refusal::invalid)?;
@@ -206,12 +254,9 @@ fn job_id(text: String) -> Result<JobId, Refusal> {
 }
 
 async fn show(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let id = job_id(id)?;
+    let id = visible(&shared, &caller, id).await?;
     let status = status::status(&shared.api.state, &id, shared.api.scheduler.view(&id)).await?;
-    match status.filter(|status| caller.may_see(&status.tenant)) {
-        Some(status) => Ok(Json(status).into_response()),
-        None => Err(Refusal::no_job()),
-    }
+    status.map(|status| Json(status).into_response()).ok_or_else(Refusal::no_job)
 }
 
 async fn cancel(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -230,7 +275,7 @@ async fn retry(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
 }
 
-/// A job that the caller may see.
+/// A job that the caller may see. Asked before anything else of it is read.
 async fn visible(shared: &Shared, caller: &Caller, id: String) -> Result<JobId, Refusal> {
     let id = job_id(id)?;
     let spec = fetch_if_there::<JobSpec>(&shared.api.state, &farm::keys::spec(&id)).await?;

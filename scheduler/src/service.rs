@@ -23,6 +23,9 @@ use crate::{intake, janitor, notify, peertube};
 const READY_PAUSE: Duration = Duration::from_secs(5);
 /// Longest wait for storage to answer that.
 const READY_MAX: Duration = Duration::from_secs(5);
+/// How often, and how long apart, it is looked whether what was shared is let go of.
+const LET_GO_LOOKS: u32 = 100;
+const LET_GO_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a scheduler service is made of.
 pub struct Config {
@@ -92,10 +95,22 @@ pub async fn run(config: Config, state: Storage, broker: Broker, stop: Cancellat
         },
     };
     parts.shutdown().await;
-    if let Some(scheduler) = Arc::into_inner(scheduler) {
+    if let Some(scheduler) = sole(scheduler).await {
         scheduler.shutdown().await;
     }
     ended
+}
+
+/// What is shared no more: connections of the API that are told to end let go of it a moment later.
+async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
+    for _ in 0..LET_GO_LOOKS {
+        match Arc::try_unwrap(shared) {
+            Ok(own) => return Some(own),
+            Err(still) => shared = still,
+        }
+        tokio::time::sleep(LET_GO_PAUSE).await;
+    }
+    Arc::into_inner(shared)
 }
 
 /// Looks again and again whether storage and broker answer.

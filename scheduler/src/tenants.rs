@@ -124,6 +124,11 @@ impl Tenants {
         self.all.get(found as usize)
     }
 
+    /// Their names. One that stands there twice comes twice.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|tenant| tenant.name.as_str())
+    }
+
     /// Shares of the farm by tenant, for those whose is not 1.
     pub fn weights(&self) -> BTreeMap<String, u32> {
         let others = self.all.iter().filter(|tenant| tenant.weight != 1);

@@ -28,6 +28,7 @@ impl Refusal {
     pub(super) fn of_body(status: StatusCode) -> Self {
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, "too_large", "the body is larger than 256 KiB"),
+            StatusCode::REQUEST_TIMEOUT => Self::new(status, "timeout", "the body does not come in time"),
             _ => Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body cannot be read"),
         }
     }
@@ -35,6 +36,22 @@ impl Refusal {
     /// A request without a token that is known.
     pub(super) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a token that is known: 'Authorization: Bearer …'")
+    }
+
+    /// A tenant, or all strangers together, ask for more at a time than they may.
+    pub(super) fn too_many_requests() -> Self {
+        let why = "as many requests are under way as there may be with this token: wait for an answer";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", why)
+    }
+
+    /// All together ask for more at a time than can be done.
+    pub(super) fn busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again")
+    }
+
+    /// A request that takes too long.
+    pub(super) fn late() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "storage does not answer in time")
     }
 
     /// There is none, or it is another tenant's: which, is not told.

@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 
-use axum::http::HeaderMap;
 use farm::broker::{DeadLetter, Queue};
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{Layout, NotifySpec};
@@ -10,8 +9,9 @@ use farm::storage::Kind;
 use farm::task::{TaskId, Token};
 use farm::{Life, keys};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -35,10 +35,6 @@ struct Running {
 
 impl Running {
     async fn start(farm: &Farm, policy: Policy) -> Self {
-        let tenants = format!(
-            "[[tenants]]\nname = 'one'\ntoken = '{ONE}'\nmax_jobs = 2\n[[tenants]]\nname = 'two'\ntoken = '{TWO}'\n\
-             [[tenants]]\nname = 'boss'\ntoken = '{ADMIN}'\nadmin = true\n"
-        );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let short = Duration::from_millis(20);
@@ -48,12 +44,30 @@ impl Running {
             notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
             janitor: janitor::Settings::default(),
             peertube: None,
-            api: Some((listener, Tenants::read(&tenants).expect("tenants"))),
+            api: Some((listener, tenants())),
             admin: None,
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(service::run(config, farm.state.clone(), farm.broker.clone(), stop.clone()));
         Self { base, client: reqwest::Client::new(), stop, task }
+    }
+
+    /// The API alone, and where it listens.
+    async fn bare(farm: &Farm, limits: Limits) -> (Self, std::net::SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let settings = scheduler::Settings::for_farm();
+        let scheduler = Arc::new(scheduler::Scheduler::start(settings, farm.state.clone(), farm.broker.clone()));
+        let (state, broker) = (farm.state.clone(), farm.broker.clone());
+        let router = router(Api { scheduler, state, broker, tenants: tenants(), policy: open() }, limits);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let served = serve::serve(listener, router, serve::Limits::new(8));
+            assert!(stopped.run_until_cancelled(served).await.is_none(), "it serves until it is told to stop");
+            Ok(())
+        });
+        (Self { base: format!("http://{address}"), client: reqwest::Client::new(), stop, task }, address)
     }
 
     async fn stop(self) {
@@ -76,6 +90,20 @@ impl Running {
         self.send(self.client.post(format!("{}{path}", self.base)).bearer_auth(token).body(body)).await
     }
 
+    /// Waits until a list is answered so.
+    async fn hear(&self, token: &str, status: u16, code: &str) {
+        let heard = async {
+            loop {
+                let (got, answer) = self.get("/v1/jobs", token).await;
+                if (got, answer["error"]["code"].as_str().unwrap_or_default()) == (status, code) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LIMIT, heard).await.unwrap_or_else(|_| panic!("{token} is never answered {status} {code}"));
+    }
+
     /// Waits until a job is in this state.
     async fn reach(&self, id: &str, token: &str, state: &str) -> Value {
         let reached = async {
@@ -90,6 +118,22 @@ impl Running {
         };
         timeout(LIMIT, reached).await.unwrap_or_else(|_| panic!("{id} never is {state}"))
     }
+}
+
+fn tenants() -> Tenants {
+    let text = format!(
+        "[[tenants]]\nname = 'one'\ntoken = '{ONE}'\nmax_jobs = 2\n[[tenants]]\nname = 'two'\ntoken = '{TWO}'\n\
+         [[tenants]]\nname = 'boss'\ntoken = '{ADMIN}'\nadmin = true\n"
+    );
+    Tenants::read(&text).expect("tenants")
+}
+
+/// A request whose body never comes whole.
+async fn half(address: std::net::SocketAddr, token: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.expect("connected");
+    let head = format!("POST /v1/jobs HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\nContent-Length: 99\r\n\r\n{{");
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    socket
 }
 
 fn message(farm: &Farm, id: &str) -> JobSpec {
@@ -196,6 +240,49 @@ async fn what_cannot_be_done_is_refused_with_the_right_status() {
     }
     assert_eq!(running.post("/v1/jobs/a", ONE, "").await.0, 405);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_requests_at_a_time_and_so_have_strangers_together() {
+    let farm = Farm::new();
+    let limits = Limits { all: 3, of_tenant: 2, of_strangers: 1, time: LIMIT, body_time: LIMIT };
+    let (running, address) = Running::bare(&farm, limits).await;
+    let own = [half(address, ONE).await, half(address, ONE).await];
+    running.hear(ONE, 429, "too_many_requests").await;
+    running.hear(TWO, 200, "").await;
+    // A stranger's body is not waited for.
+    let mut stranger = half(address, "no token of anybody").await;
+    let mut said = String::new();
+    timeout(LIMIT, stranger.read_to_string(&mut said)).await.expect("it is closed").expect("an answer");
+    assert!(said.starts_with("HTTP/1.1 401 "), "{said}");
+    let other = half(address, TWO).await;
+    running.hear(TWO, 503, "busy").await;
+    running.hear(ADMIN, 503, "busy").await;
+    drop(other);
+    running.hear(ADMIN, 200, "").await;
+    running.hear(ONE, 429, "too_many_requests").await;
+    drop(own);
+    running.hear(ONE, 200, "").await;
+    running.stop().await;
+    let (running, _) = Running::bare(&farm, Limits { of_strangers: 0, ..Limits::USUAL }).await;
+    running.hear("no token of anybody", 429, "too_many_requests").await;
+    running.hear(ONE, 200, "").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let farm = Farm::new();
+    let short = Duration::from_millis(200);
+    for (time, body_time, status) in [(LIMIT, short, "408"), (short, LIMIT, "504")] {
+        let limits = Limits { time, body_time, ..Limits::USUAL };
+        let (running, address) = Running::bare(&farm, limits).await;
+        let mut socket = half(address, ONE).await;
+        let mut said = String::new();
+        timeout(LIMIT, socket.read_to_string(&mut said)).await.expect("it is closed").expect("an answer");
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")) && said.contains("timeout"), "{said}");
+        running.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -226,7 +226,14 @@ pub fn signature(secret: &[u8], body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::Router;
+    use axum::extract::Path;
+    use axum::routing::any;
     use farm::job::JobId;
+    use tokio::net::TcpListener;
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
 
@@ -240,6 +247,40 @@ mod tests {
             let receiver = url.origin().ascii_serialization();
             Self { ended, notify: NotifySpec { url, secret: "a secret".to_owned() }, receiver }
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_neither_inside_nor_where_its_receiver_sends_it() {
+        let called = Arc::new(AtomicU32::new(0));
+        let (redirecting, elsewhere) = (Arc::clone(&called), Arc::clone(&called));
+        let redirect = move |Path(status): Path<u16>| async move {
+            redirecting.fetch_add(1, Ordering::SeqCst);
+            (StatusCode::from_u16(status).expect("a status"), [("location", "/elsewhere")])
+        };
+        let app = Router::new().route("/hook/{status}", any(redirect)).fallback(move || async move {
+            elsewhere.fetch_add(100, Ordering::SeqCst);
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let _receiver = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, app).await }));
+        let folder = tempfile::tempdir().expect("a folder");
+        let teller = |reach| {
+            Teller::new((Duration::ZERO, reach), Storage::folder(folder.path()), Broker::local()).expect("calls can be made")
+        };
+        let notify = |url: String| NotifySpec { url: url.parse().expect("a URL"), secret: "a secret".to_owned() };
+        let open = teller(Reach::Anywhere);
+        for status in [301, 302, 303, 307, 308] {
+            let receiver = notify(format!("http://127.0.0.1:{port}/hook/{status}"));
+            let answer = open.post(&receiver, b"{}".to_vec(), 0).await;
+            assert_eq!(answer.map(|status| status.as_u16()), Ok(status));
+        }
+        assert_eq!(called.load(Ordering::SeqCst), 5, "each is called, and nobody else");
+        let kept = teller(Reach::PublicAnd(Arc::new([])));
+        for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"] {
+            let answer = kept.post(&notify(format!("http://{host}:{port}/hook/200")), b"{}".to_vec(), 0).await;
+            assert!(answer.as_ref().is_err_and(|why| why.contains("may not reach")), "{host}: {answer:?}");
+        }
+        assert_eq!(called.load(Ordering::SeqCst), 5, "nobody inside is called");
     }
 
     #[test]

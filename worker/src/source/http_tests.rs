@@ -265,6 +265,29 @@ async fn a_server_inside_is_not_asked_by_name_by_number_or_by_redirect() {
         assert!(failure.message.contains("may not reach") && failure.lasting, "{url}: {failure}");
         assert_eq!((inside.requests(), gate.requests()), (0, asked), "{url}");
     }
+    for location in [
+        "//127.0.0.2:PORT/film.mp4",
+        "/\\127.0.0.2:PORT/film.mp4",
+        "http:\\\\127.0.0.2:PORT\\film.mp4",
+        "http://2130706434:PORT/",
+        "http://0x7f.2:PORT/",
+        "http://0177.0.0.2:PORT/",
+        "http://127.0.0.2.:PORT/",
+        "http://%31%32%37.0.0.2:PORT/",
+        "http://[::ffff:7f00:2]:PORT/",
+        "http://example.org@127.0.0.2:PORT/",
+        "http://127.0.0.2:PORT#@example.org/",
+        "http://0:PORT/",
+        "http://[::]:PORT/",
+        "http://169.254.169.254/latest/meta-data/",
+    ] {
+        let location = String::leak(location.replace("PORT", &port.to_string()));
+        let gate = Host::start(Manner::Elsewhere(location)).await;
+        let spec = SourceSpec { url: gate.url.clone(), headers: BTreeMap::new() };
+        let failure = HttpRemote::open(&spec, &one("127.0.0.1/32"), Patience::Long).await.err().expect("refused");
+        assert!(failure.message.contains("may not reach") && failure.lasting, "{location}: {failure}");
+        assert_eq!((inside.requests(), gate.requests()), (0, 1), "{location}");
+    }
     let spec = SourceSpec { url: inside.url.clone(), headers: BTreeMap::new() };
     assert!(HttpRemote::open(&spec, &one("127.0.0.0/8"), Patience::Short).await.is_ok(), "it is allowed");
 }
