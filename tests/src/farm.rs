@@ -141,6 +141,19 @@ impl Farm {
         Ok(Self { folder, broker, s3, instances: None, name, server: String::new(), services: 0, objects, runtime })
     }
 
+    /// Has these tenants instead of the only one, at schedulers that are started from now on: the text of a tokens file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_tenants(&self, tokens: &str) -> Result<()> {
+        Ok(fs::write(self.folder.path().join("tokens.toml"), tokens)?)
+    }
+
+    /// Host and port of the API that commands talk to.
+    pub fn api(&self) -> &str {
+        self.server.trim_start_matches("http://")
+    }
+
     /// A command with everything that is secret in variables.
     ///
     /// # Errors
@@ -226,6 +239,14 @@ impl Farm {
         let done = shoal::run(self.command(arguments)?, LIMIT)?;
         let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{arguments:?}: {}", done.stderr))?;
         Ok((done.status.code(), told))
+    }
+
+    /// What its services are given to keep to themselves.
+    fn secrets(&self) -> Vec<String> {
+        let keys = self.s3.environment().into_iter().filter(|(name, _)| name.contains("SECRET")).map(|(_, secret)| secret);
+        let broker = self.broker.url();
+        let password = broker.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(user, _)| format!("{user}@"));
+        keys.chain(password).chain([TOKEN.to_owned()]).collect()
     }
 
     /// Everything that the services have logged, the older ones first.
@@ -417,6 +438,10 @@ impl Drop for Farm {
             let _ = self.objects.delete(&keys).await;
         };
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), delete).await });
+        // Of every farm of every suite, whatever went wrong in it.
+        let logs = self.logs();
+        let told = self.secrets().into_iter().find(|secret| logs.contains(secret.as_str()));
+        assert!(std::thread::panicking() || told.is_none(), "{told:?} stands in a log:\n{logs}");
     }
 }
 

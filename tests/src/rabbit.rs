@@ -25,6 +25,8 @@ use crate::process::{self, target_folder};
 const START_TIME_MAX: Duration = Duration::from_secs(90);
 /// Longest answer of its management interface.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest run of lines of a shell that change the server.
+const SHELL_TIME_MAX: Duration = Duration::from_secs(120);
 /// Where Debian and Ubuntu put the program. The one on the path insists on root, and then runs as the system's user.
 const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// The program that controls it, from the same place for the same reason.
@@ -316,6 +318,27 @@ impl Vhost {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.at.amqp))
     }
 
+    /// Where the management interface of the server listens.
+    pub fn management(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.at.management))
+    }
+
+    /// Runs lines of a shell in a folder, as whoever runs the server would: `rabbitmqctl` and `rabbitmqadmin` are about the
+    /// server, and `--vhost /` is this virtual host.
+    ///
+    /// # Errors
+    /// When one of them fails, or all together take longer than two minutes.
+    pub fn shell(&self, lines: &str, folder: &Path) -> Result<()> {
+        let admin = format!("--host=127.0.0.1 --port={} --username={USER} --password={USER}", self.at.management);
+        let tools = format!(
+            "set -e\nrabbitmqctl() {{ {CONTROL} \"$@\"; }}\nrabbitmqadmin() {{ command rabbitmqadmin {admin} \"$@\"; }}\n"
+        );
+        let lines = lines.replace("--vhost / ", &format!("--vhost {} ", self.name));
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{tools}{lines}")]).current_dir(folder).envs(environment(&self.at));
+        process::run(&mut command, SHELL_TIME_MAX)?.success().map(drop)
+    }
+
     /// Deletes it with all that is in it: connections too.
     ///
     /// # Errors
@@ -365,6 +388,15 @@ impl Vhost {
     pub fn queues(&self) -> Result<Vec<String>> {
         let queues = self.at.must("GET", &format!("/api/queues/{}?columns=name", self.name), None)?;
         Ok(queues.as_array().into_iter().flatten().filter_map(|queue| Some(queue["name"].as_str()?.to_owned())).collect())
+    }
+
+    /// Names of the exchanges; the default one has an empty name.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn exchanges(&self) -> Result<Vec<String>> {
+        let found = self.at.must("GET", &format!("/api/exchanges/{}?columns=name", self.name), None)?;
+        Ok(found.as_array().into_iter().flatten().filter_map(|exchange| Some(exchange["name"].as_str()?.to_owned())).collect())
     }
 
     /// Lets a queue hold so many messages at most.

@@ -51,6 +51,11 @@ impl Service {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Host and port of its admin port.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.group.pid()
