@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::text::StreamName;
-use crate::{Failure, Rate};
+use crate::{Code, Failure, Rate};
 
 /// Names a stream of a source for demuxer and decoder: its place among the streams that the demuxer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +113,24 @@ pub struct H264Packets {
 impl VideoTrack {
     /// Most key frames that are listed.
     pub const KEY_FRAMES_MAX: usize = 100_000;
+    /// Longest side of a picture in pixels, coded or shown.
+    pub const SIDE_PX_MAX: u32 = 16_384;
+    /// Most pixels of a coded picture.
+    pub const PICTURE_PX_MAX: u64 = 1 << 27;
+
+    /// Whether pictures of this size are read: asked before the first is decoded, which could take any amount of memory.
+    ///
+    /// # Errors
+    /// [`Code::LimitExceeded`] for pictures without or with too many pixels.
+    pub fn check_size(width: u32, height: u32) -> Result<(), Failure> {
+        let (sides, px) = (1..=Self::SIDE_PX_MAX, u64::from(width) * u64::from(height));
+        if sides.contains(&width) && sides.contains(&height) && px <= Self::PICTURE_PX_MAX {
+            return Ok(());
+        }
+        let (side, all) = (Self::SIDE_PX_MAX, Self::PICTURE_PX_MAX);
+        let message = format!("picture of {width}x{height}: up to {side} pixels a side and {all} in all can be read");
+        Err(Failure::new(Code::LimitExceeded, message))
+    }
 
     /// Whether pixels are shown as wide as they are high, or nearly so: sizes that were rounded to whole pixels leave shapes like
     /// 1281 to 1280. A shape that says nothing counts as square.

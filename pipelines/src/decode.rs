@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use farm::media::{Fields, Interlace, Orientation, TrackId};
+use farm::media::{Fields, Interlace, Orientation, TrackId, VideoTrack};
 use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::edits::{Edit, presented};
 use crate::mend::Source;
 use crate::packets::signed_stream_time;
-use crate::source::{self, Streams, buffers_waiting, decoder_for, element, internal};
+use crate::source::{self, Streams, buffers_waiting, decoder_for, element, internal, size};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
@@ -224,6 +224,9 @@ impl Plug {
     }
 
     fn link(&self, pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
+        if let Some((width, height)) = size(caps) {
+            VideoTrack::check_size(width, height)?;
+        }
         self.sink.set_max_buffers(buffers_waiting(caps));
         let mut chain = Vec::new();
         if self.take == Take::Decoded && !is_raw(caps) {

@@ -216,7 +216,7 @@ fn decoded((source, caps): (&str, &str), name: &str, encoder: &[gst::Element], f
 }
 
 /// Elements that pipelines are made of, beside encoders and what parses and decodes a particular format.
-const ELEMENTS: [&str; 16] = [
+pub(crate) const ELEMENTS: [&str; 16] = [
     "appsrc",
     "appsink",
     "parsebin",

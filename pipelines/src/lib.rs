@@ -26,6 +26,8 @@ mod downmix;
 mod edits;
 pub mod encoders;
 mod fragment;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod interlace;
 pub mod jpeg;
 mod key_frames;
@@ -38,6 +40,7 @@ pub mod movie;
 mod mp3;
 mod packets;
 mod picture_encoder;
+mod plugins;
 mod probe;
 mod scale;
 mod scan;
@@ -197,6 +200,7 @@ pub struct Pictured {
 /// not count then.
 pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
     init()?;
+    plugins::confine();
     let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
     let (source, warnings) = mend::mend(reader).map_err(unreadable)?;
     match order {

@@ -220,8 +220,15 @@ pub fn frames_waiting(width: u32, height: u32) -> u32 {
 
 /// As [`frames_waiting`], by caps of pictures; other buffers are small.
 pub fn buffers_waiting(caps: &gst::CapsRef) -> u32 {
-    let size = |name| caps.structure(0).and_then(|s| s.get::<i32>(name).ok()).map_or(0, i32::unsigned_abs);
-    frames_waiting(size("width"), size("height"))
+    let (width, height) = size(caps).unwrap_or_default();
+    frames_waiting(width, height)
+}
+
+/// The size of the pictures that flow, where caps tell it.
+pub fn size(caps: &gst::CapsRef) -> Option<(u32, u32)> {
+    let structure = caps.structure(0)?;
+    let side = |name| structure.get::<i32>(name).ok().map(i32::unsigned_abs);
+    Some((side("width")?, side("height")?))
 }
 
 /// A mistake of ours, in words.

@@ -8,11 +8,7 @@ use farm::plan::{RateControl, RenditionId, Rung};
 use farm::{Code, Failure, Rate};
 use num_integer::Integer;
 
-/// Longest side of a picture in pixels, coded or shown.
-pub const SIDE_PX_MAX: u32 = 16_384;
-
-/// Most pixels of a coded picture.
-pub const PICTURE_PX_MAX: u64 = 1 << 27;
+const SIDE_PX_MAX: u32 = VideoTrack::SIDE_PX_MAX;
 
 /// Short edges of the automatic ladder, in pixels.
 const HEIGHTS: [u32; 7] = [2160, 1440, 1080, 720, 480, 360, 240];
@@ -74,12 +70,7 @@ impl Shape {
     /// [`Code::LimitExceeded`] for pictures without or with too many pixels.
     pub fn of(track: &VideoTrack) -> Result<Self, Failure> {
         let (width, height) = (track.width, track.height);
-        let sides = 1..=SIDE_PX_MAX;
-        if !sides.contains(&width) || !sides.contains(&height) || u64::from(width) * u64::from(height) > PICTURE_PX_MAX {
-            let message =
-                format!("picture of {width}x{height}: up to {SIDE_PX_MAX} pixels a side and {PICTURE_PX_MAX} in all can be read");
-            return Err(Failure::new(Code::LimitExceeded, message));
-        }
+        VideoTrack::check_size(width, height)?;
         let (width, height) = match track.pixel_aspect {
             _ if track.pixels_are_square() => (u64::from(width), u64::from(height)),
             (across, down) if across > down => (stretched(width, across, down), u64::from(height)),

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -60,6 +61,50 @@ fn sources_that_are_no_media() -> Result<()> {
         fails(source, &folder.path().join("out"), &[], 1, codes)?;
     }
     Ok(())
+}
+
+#[test]
+fn a_source_that_names_others_reaches_nobody() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (inside, clip) = (TcpListener::bind("127.0.0.1:0")?, Clip::new("25", 6).file()?);
+    inside.set_nonblocking(true)?;
+    let (there, here) = (format!("http://{}/a.ts", inside.local_addr()?), format!("file://{}", clip.display()));
+    for (name, content) in [
+        ("list.m3u8", format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{there}\n#EXT-X-ENDLIST\n")),
+        ("file.m3u8", format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{here}\n#EXT-X-ENDLIST\n")),
+        (
+            "manifest.mpd",
+            format!(
+                "<?xml version=\"1.0\"?><MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\" type=\"static\" \
+                 mediaPresentationDuration=\"PT4S\"><Period><AdaptationSet mimeType=\"video/mp4\"><Representation id=\"1\" \
+                 bandwidth=\"1\"><BaseURL>{there}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+            ),
+        ),
+        ("session.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n".to_owned()),
+        (
+            "picture.svg",
+            format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"9\" height=\"9\"><image href=\"{there}\"/></svg>"),
+        ),
+        ("list.pls", format!("[playlist]\nFile1={there}\nNumberOfEntries=1\n")),
+        ("list.asx", format!("<asx version=\"3.0\"><entry><ref href=\"{there}\"/></entry></asx>")),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, content)?;
+        fails(path, &folder.path().join("out"), &[], 1, &["not_media", "no_decodable_stream", "unsupported_codec"])?;
+    }
+    assert!(inside.accept().is_err(), "somebody was asked");
+    Ok(())
+}
+
+#[test]
+fn a_picture_that_is_too_large_is_refused_before_it_is_decoded() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let source = folder.path().join("large.mkv");
+    let mut ffmpeg = Command::new("ffmpeg");
+    // 860 kB, and 440 MB of pixels a frame.
+    ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "color=black:s=16384x9000:r=1:d=2", "-c:v", "zlib"]).arg(&source);
+    process::run(&mut ffmpeg, LIMIT)?.success()?;
+    fails(&source, &folder.path().join("out"), &[], 1, &["limit_exceeded"])
 }
 
 #[test]

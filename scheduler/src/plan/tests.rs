@@ -232,7 +232,7 @@ fn the_largest_picture_is_made_and_the_first_of_equals() {
 fn hostile_sources_are_refused_by_name() {
     let long = source(vec![], vec![sound(1, 48_000, 100 * 3600 + 1)]);
     let many = source(vec![], (0..33).map(|number| sound(number, 48_000, 1)).collect());
-    let large = source(vec![picture(crate::ladder::SIDE_PX_MAX + 1, 16, "25", 1)], vec![]);
+    let large = source(vec![picture(farm::media::VideoTrack::SIDE_PX_MAX + 1, 16, "25", 1)], vec![]);
     for info in [long, many, large] {
         assert_eq!(plan(&spec(), &info).map_err(|failure| failure.code), Err(Code::LimitExceeded));
     }
