@@ -43,6 +43,12 @@ conformance: build test-deps ## storage contract and fault suites over real S3 s
 damage: build test-deps ## transcode 300 damaged variants of real files (the tests try every tenth; needs the media folder)
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" DAMAGE_VARIANTS=all cargo test --workspace --locked --test damage -- --nocapture
 
+# Memory is kept as little as the program does for itself: see worker/src/memory.rs.
+.PHONY: mutants
+mutants: build test-deps ## transcode 5000 mutated files in one process (MUTANTS=n for others, MUTANT=n for one; needs the media folder; half an hour)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" MUTANTS="$(or $(MUTANTS),5000)" MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=524288 \
+	  cargo test --workspace --locked --test mutants -- --nocapture
+
 .PHONY: bench-scheduler
 bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, through RabbitMQ
 	cargo test --release -p tests --locked --test bench_scheduler -- --ignored --nocapture
@@ -50,6 +56,10 @@ bench-scheduler: test-deps ## measure the scheduler with tasks that do nothing, 
 .PHONY: bench-scaling
 bench-scaling: build test-deps ## measure one and two workers, and replay more in virtual time (needs the media folder and two cores)
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_scaling -- --ignored --nocapture
+
+.PHONY: bench-child
+bench-child: build test-deps ## measure what a child costs, with walls and without
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_child -- --ignored --nocapture
 
 .PHONY: bench-memory
 bench-memory: build test-deps ## measure memory and disk of a worker over sources of 1, 10 and 60 minutes
@@ -81,9 +91,28 @@ lint: deps ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+CARGO_DENY := 0.20.2
+CARGO_CYCLONEDX := 0.5.7
+TOOLS := $(CURDIR)/target/tools
+
 .PHONY: deny
-deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
-	cargo deny check
+deny: ## licences, sources and advisories of the dependencies (installs cargo-deny; advisories where their database can be fetched)
+	[ "$$($(TOOLS)/bin/cargo-deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" ] \
+	  || cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY)
+	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
+	if timeout 120 $(TOOLS)/bin/cargo-deny --log-level error fetch db 2>/dev/null; then $(TOOLS)/bin/cargo-deny check advisories; \
+	  else echo 'skipped: advisories: their database cannot be reached'; fi
+
+.PHONY: sbom
+sbom: ## write what the program is made of to target/sbom (CycloneDX; installs cargo-cyclonedx)
+	[ -x $(TOOLS)/bin/cargo-cyclonedx ] || cargo install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CARGO_CYCLONEDX)
+	mkdir -p target/sbom
+	cd cli && $(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --override-filename shoal.cdx && mv shoal.cdx.json ../target/sbom/
+
+.PHONY: fuzz
+fuzz: deps ## fuzz every parser of ours for FUZZ_SECONDS each (60)
+	@deploy/packages.sh g++
+	CARGO_TARGET_DIR="$(CURDIR)/target" fuzz/run.sh
 
 .PHONY: deps
 deps: ## install the Debian packages that building and running need

@@ -14,6 +14,8 @@ mod attempt;
 mod awake;
 mod begun;
 pub mod child;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 pub mod memory;
 mod mp4;

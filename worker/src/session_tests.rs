@@ -268,3 +268,11 @@ fn text_is_proper_and_comes_once_for_each_rendition_in_order() {
     assert_eq!(breach(&video_order(), vec![cues(0, &[])]), Some(Breach::OtherText));
     assert_eq!(breach(&video_order(), vec![texted(&[])]), Some(Breach::OtherOrder));
 }
+
+#[test]
+fn the_fuzzers_orders_are_of_every_kind() {
+    let orders: Vec<Order> = serde_json::from_str(include_str!("../../fuzz/orders.json")).expect("orders as children are told");
+    let kinds: std::collections::HashSet<_> = orders.iter().map(std::mem::discriminant).collect();
+    assert_eq!(kinds.len(), 5);
+    assert!(orders.iter().all(|order| Session::new(order, SOURCE_BYTES).is_ok()));
+}
