@@ -1,7 +1,6 @@
 //! `shoal scheduler` and `shoal worker`: the farm's services, from their settings to their end.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use farm::admin::{self, Readiness};
@@ -10,7 +9,7 @@ use farm::metrics::{self, Process};
 use farm::storage::{S3Settings, Storage, Stores};
 use farm::{Code, Failure};
 use scheduler::admit::Policy;
-use scheduler::tenants::Tenants;
+use scheduler::tenants::{Register, Tenants};
 use scheduler::{janitor, notify, peertube, service};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,20 +32,22 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let state = storage(&arguments.connection)?;
     let broker = broker(&arguments.connection).await?;
-    let tenants = arguments.tokens.as_ref().map(|tokens| Tenants::read(&read(tokens)?)).transpose()?;
-    let places = tenants.as_ref().map(Tenants::places).unwrap_or_default();
-    let api = match (arguments.listen, tenants) {
-        (Some(address), Some(tenants)) => Some((listen(address).await?, tenants)),
-        _ => None,
+    let tenants = match &arguments.tokens {
+        Some(tokens) => Register::new(Tenants::read(&read(tokens)?)?),
+        None => Register::default(),
+    };
+    let _followed = arguments.tokens.clone().map(|tokens| {
+        let followed = tenants.clone().follow(move || read(&tokens));
+        AbortOnDropHandle::new(tokio::spawn(followed))
+    });
+    let api = match arguments.listen.filter(|_| arguments.tokens.is_some()) {
+        Some(address) => Some(listen(address).await?),
+        None => None,
     };
     let day = Duration::from_secs(24 * 3600);
     let config = service::Config {
         settings: scheduler::Settings::for_farm(),
-        policy: Policy {
-            allow_file_urls: arguments.allow_file_urls,
-            state: arguments.connection.storage.clone(),
-            places: Arc::new(places),
-        },
+        policy: Policy { allow_file_urls: arguments.allow_file_urls, state: arguments.connection.storage.clone(), tenants },
         notify: notify::Settings { reach: arguments.outbound.reach(), ..notify::Settings::default() },
         janitor: janitor::Settings {
             grace: Duration::from_secs(3600) * arguments.grace_hours,

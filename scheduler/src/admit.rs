@@ -1,22 +1,21 @@
 //! What a farm takes in from outside: beyond a message that can be understood, places that outsiders may name.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use farm::job::{JobSpec, shown_url};
 use farm::{Code, Failure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use crate::tenants::Register;
+
 /// What outsiders may ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// Whether sources and outputs may be `file:` URLs, which are those of this machine and of every worker.
     pub allow_file_urls: bool,
     /// Where the farm keeps its own: nobody's source, and nobody's output.
     pub state: Option<Url>,
-    /// Below which places outputs of a tenant are, and its sources in storage; anywhere, for those not named.
-    pub places: Arc<BTreeMap<String, Vec<Url>>>,
+    /// Who asks: some keep to places, below which their outputs are, and their sources in storage.
+    pub tenants: Register,
 }
 
 /// Longest URL in bytes.
@@ -93,7 +92,7 @@ fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Pol
     if policy.state.as_ref().is_some_and(|state| is_below(url, state)) {
         return refuse(format!("{field}: the farm keeps its own there"));
     }
-    match policy.places.get(tenant) {
+    match policy.tenants.now().places_of(tenant) {
         Some(places) if !places.iter().any(|place| is_below(url, place)) => {
             refuse(format!("{field}: {} is not among the places of tenant {tenant}", shown_url(url)))
         }
@@ -129,6 +128,8 @@ mod tests {
     use super::*;
     use farm::job::NotifySpec;
 
+    use crate::tenants::Tenants;
+
     fn spec(source: &str, output: &str) -> JobSpec {
         JobSpec::new(source.parse().expect("a URL"), output.parse().expect("a URL"))
     }
@@ -156,8 +157,10 @@ mod tests {
     #[test]
     fn a_tenant_keeps_to_its_places_and_nobody_gets_at_the_farms_own() {
         let url = |text: &str| text.parse::<Url>().expect("a URL");
-        let places = BTreeMap::from([("tube".to_owned(), vec![url("s3://videos/tube/"), url("file:///srv/tube/")])]);
-        let policy = Policy { allow_file_urls: true, state: Some(url("s3://farm/state/")), places: Arc::new(places) };
+        let tube = "[[tenants]]\nname = 'tube'\ntoken = 'a token of some length'\n\
+                    places = ['s3://videos/tube/', 'file:///srv/tube/']\n";
+        let tenants = Register::new(Tenants::read(tube).expect("tenants"));
+        let policy = Policy { allow_file_urls: true, state: Some(url("s3://farm/state/")), tenants };
         let takes = |tenant: &str, source: &str, output: &str| {
             let job = JobSpec { tenant: tenant.to_owned(), ..spec(source, output) };
             admit(&job, &policy).map_err(|failure| failure.message)

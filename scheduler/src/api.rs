@@ -13,7 +13,7 @@
 mod answer;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -56,9 +56,7 @@ pub struct Api {
     pub state: Storage,
     /// The farm's broker.
     pub broker: Broker,
-    /// Who may use it.
-    pub tenants: Tenants,
-    /// What they may ask for.
+    /// What may be asked for, and by whom.
     pub policy: Policy,
 }
 
@@ -84,8 +82,16 @@ struct Shared {
     limits: Limits,
     /// Places for requests: of all, of each tenant, and of strangers.
     all: Semaphore,
-    of_tenant: HashMap<String, Semaphore>,
-    of_strangers: Semaphore,
+    of_tenant: Mutex<HashMap<String, Arc<Semaphore>>>,
+    of_strangers: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// The places of a tenant. Names are those of files of tokens: few.
+    fn places_of(&self, tenant: &str) -> Arc<Semaphore> {
+        let mut all = self.of_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(tenant.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.limits.of_tenant))))
+    }
 }
 
 /// Serves the API until the future is dropped.
@@ -97,9 +103,8 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 }
 
 fn router(api: Api, limits: Limits) -> Router {
-    let of_tenant = api.tenants.names().map(|name| (name.to_owned(), Semaphore::new(limits.of_tenant))).collect();
-    let (all, of_strangers) = (Semaphore::new(limits.all), Semaphore::new(limits.of_strangers));
-    let shared = Arc::new(Shared { api, limits, all, of_tenant, of_strangers });
+    let (all, of_strangers) = (Semaphore::new(limits.all), Arc::new(Semaphore::new(limits.of_strangers)));
+    let shared = Arc::new(Shared { api, limits, all, of_tenant: Mutex::default(), of_strangers });
     Router::new()
         .route("/v1/jobs", post(submit).get(list))
         .route("/v1/jobs/{id}", get(show))
@@ -124,9 +129,10 @@ async fn limited(State(shared): State<Arc<Shared>>, request: Request, next: Next
 
 /// Has a request answered if there is a place for it, and notes whose it is.
 async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer {
-    let tenant = tenant_of(request.headers(), &shared.api.tenants);
-    let places = tenant.map_or(Some(&shared.of_strangers), |tenant| shared.of_tenant.get(&tenant.name));
-    let _own = places.and_then(|places| places.try_acquire().ok()).ok_or_else(Refusal::too_many_requests)?;
+    let tenants = shared.api.policy.tenants.now();
+    let tenant = tenant_of(request.headers(), &tenants);
+    let places = tenant.map_or_else(|| Arc::clone(&shared.of_strangers), |tenant| shared.places_of(&tenant.name));
+    let _own = places.try_acquire().map_err(|_| Refusal::too_many_requests())?;
     let _place = shared.all.try_acquire().map_err(|_| Refusal::busy())?;
     if let Some(tenant) = tenant {
         request.extensions_mut().insert(Caller(tenant.clone()));

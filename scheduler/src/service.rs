@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Policy;
 use crate::api::{self, Api};
 use crate::scheduler::{PARTITION, Scheduler, Settings};
-use crate::tenants::Tenants;
 use crate::{intake, janitor, notify, peertube};
 
 /// How often it is looked whether storage and broker answer.
@@ -37,8 +36,8 @@ pub struct Config {
     pub notify: notify::Settings,
     /// How long what has ended is kept.
     pub janitor: janitor::Settings,
-    /// The API and who may use it; without it jobs come from the queue alone.
-    pub api: Option<(TcpListener, Tenants)>,
+    /// Where the API listens; without it jobs come from the queue alone.
+    pub api: Option<TcpListener>,
     /// The instances of PeerTube whose jobs are done.
     pub peertube: Option<peertube::Config>,
     /// Where monitoring reaches it.
@@ -51,9 +50,7 @@ pub struct Config {
 /// When a part of it ends by itself.
 pub async fn run(config: Config, state: Storage, broker: Broker, stop: CancellationToken) -> Result<(), Failure> {
     let Config { mut settings, policy, notify, janitor, api, peertube, admin } = config;
-    if let Some((_, tenants)) = &api {
-        settings.weights = Arc::new(tenants.weights());
-    }
+    settings.weights = Arc::new(policy.tenants.now().weights());
     let scheduler = Arc::new(Scheduler::start(settings, state.clone(), broker.clone()));
     let watch = scheduler.watch();
     let mut parts: JoinSet<Result<(), Failure>> = JoinSet::new();
@@ -73,8 +70,8 @@ pub async fn run(config: Config, state: Storage, broker: Broker, stop: Cancellat
         parts.spawn(peertube::run(instances, Arc::clone(&scheduler), state.clone(), acting));
     }
     let broken = |error: std::io::Error| Failure::new(Code::Internal, format!("requests cannot be taken any more: {error}"));
-    if let Some((listener, tenants)) = api {
-        let api = Api { scheduler: Arc::clone(&scheduler), state: state.clone(), broker: broker.clone(), tenants, policy };
+    if let Some(listener) = api {
+        let api = Api { scheduler: Arc::clone(&scheduler), state: state.clone(), broker: broker.clone(), policy };
         parts.spawn(async move { api::serve(listener, api).await.map_err(broken) });
     }
     if let Some(listener) = admin {

@@ -1,4 +1,5 @@
-//! Who may use the farm: tenants and their tokens, read from a TOML file.
+//! Who may use the farm: tenants and their tokens, read from a TOML file, and again when it is changed; weights at the start
+//! alone.
 //!
 //! ```toml
 //! [[tenants]]
@@ -12,17 +13,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use farm::{Code, Failure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
+use tokio::sync::watch;
 use url::Url;
 
 /// Shortest token that is taken, in bytes: a short one can be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
 /// Most tenants of a farm.
 const TENANTS_MAX: usize = 10_000;
+/// How often it is looked whether the file says something else.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// A tenant.
 #[derive(Clone, PartialEq, Eq)]
@@ -124,26 +130,68 @@ impl Tenants {
         self.all.get(found as usize)
     }
 
-    /// Their names. One that stands there twice comes twice.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|tenant| tenant.name.as_str())
-    }
-
     /// Shares of the farm by tenant, for those whose is not 1.
     pub fn weights(&self) -> BTreeMap<String, u32> {
         let others = self.all.iter().filter(|tenant| tenant.weight != 1);
         others.map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
     }
 
-    /// The places of those who keep to some: of all who go by one name together.
-    pub fn places(&self) -> BTreeMap<String, Vec<Url>> {
-        let mut places: BTreeMap<String, Vec<Url>> = BTreeMap::new();
-        for tenant in &self.all {
-            if let Some(own) = &tenant.places {
-                places.entry(tenant.name.clone()).or_default().extend(own.iter().cloned());
+    /// The places that a tenant keeps to: of all who go by that name together. None where it may go anywhere.
+    pub fn places_of(&self, name: &str) -> Option<Vec<&Url>> {
+        let mut own = self.all.iter().filter(|tenant| tenant.name == name).filter_map(|tenant| tenant.places.as_ref()).peekable();
+        own.peek()?;
+        Some(own.flatten().collect())
+    }
+}
+
+/// All who may use the farm, as the file has them by now: clones say the same at any time.
+#[derive(Clone, Debug)]
+pub struct Register {
+    current: Arc<watch::Sender<Arc<Tenants>>>,
+}
+
+impl Default for Register {
+    fn default() -> Self {
+        Self::new(Tenants::default())
+    }
+}
+
+impl PartialEq for Register {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.current, &other.current)
+    }
+}
+
+impl Register {
+    /// These, until others are.
+    pub fn new(tenants: Tenants) -> Self {
+        Self { current: Arc::new(watch::Sender::new(Arc::new(tenants))) }
+    }
+
+    /// Who it is now.
+    pub fn now(&self) -> Arc<Tenants> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Looks again and again what `read` gives, until the future is dropped. What cannot be understood changes nothing: a token
+    /// that was to be taken back works on, and it is said that it does.
+    pub async fn follow(self, mut read: impl FnMut() -> Result<String, Failure>) {
+        let mut last = read().ok();
+        loop {
+            tokio::time::sleep(LOOK_PAUSE).await;
+            let text = read();
+            if text.as_ref().ok() == last.as_ref() {
+                continue;
             }
+            match text.as_ref().map_err(Failure::clone).and_then(|text| Tenants::read(text)) {
+                Ok(tenants) => {
+                    tracing::info!(tenants = tenants.all.len(), "the tokens file was read again");
+                    self.current.send_replace(Arc::new(tenants));
+                }
+                Err(failure) => tracing::error!(%failure, "the tokens file cannot be read again: what it said before holds"),
+            }
+            last = text.ok();
         }
-        places
     }
 }
 
@@ -203,7 +251,8 @@ mod tests {
             assert_eq!(tenants.of_token(unknown), None, "{unknown}");
         }
         assert_eq!(tenants.weights(), BTreeMap::from([("one".to_owned(), 3)]));
-        assert_eq!(tenants.places(), BTreeMap::from([("one".to_owned(), vec!["s3://b/one/".parse().expect("a URL")])]));
+        assert_eq!(tenants.places_of("one"), Some(vec![&"s3://b/one/".parse().expect("a URL")]));
+        assert_eq!((tenants.places_of("two"), tenants.places_of("nobody")), (None, None));
         assert!(!format!("{tenants:?}").contains("token"));
     }
 
@@ -226,5 +275,27 @@ mod tests {
             let refused = Tenants::read(text).expect_err("refused").message;
             assert!(refused.contains(said) && !refused.contains("secret"), "'{said}' in '{refused}'");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_file_says_by_now_holds_if_it_can_be_understood() {
+        let of = |name: &str| format!("[[tenants]]\nname = '{name}'\ntoken = 'the token of {name}'\n");
+        let file = Arc::new(std::sync::Mutex::new(of("one")));
+        let register = Register::new(Tenants::read(&of("one")).expect("tenants"));
+        let read = Arc::clone(&file);
+        let followed = tokio::spawn(register.clone().follow(move || Ok(read.lock().expect("not poisoned").clone())));
+        let knows = |name: &str| register.now().of_token(&format!("the token of {name}")).is_some();
+        for (text, one, two) in [
+            (of("one"), true, false),
+            (of("two"), false, true),
+            ("[[tenants]]".to_owned(), false, true),
+            (format!("{}{}", of("one"), of("two")), true, true),
+            (String::new(), false, false),
+        ] {
+            *file.lock().expect("not poisoned") = text.clone();
+            tokio::time::sleep(2 * LOOK_PAUSE).await;
+            assert_eq!((knows("one"), knows("two")), (one, two), "{text}");
+        }
+        followed.abort();
     }
 }

@@ -18,6 +18,7 @@ use super::*;
 use crate::scheduler::PARTITION;
 use crate::scheduler::tests::{Act, Farm, check_complete};
 use crate::service::{self, Config};
+use crate::tenants::Register;
 use crate::{janitor, notify, scheduler};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,11 +41,11 @@ impl Running {
         let short = Duration::from_millis(20);
         let config = Config {
             settings: scheduler::Settings { settle: short, ..scheduler::Settings::for_farm() },
-            policy,
+            policy: Policy { tenants: Register::new(tenants()), ..policy },
             notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
             janitor: janitor::Settings::default(),
             peertube: None,
-            api: Some((listener, tenants())),
+            api: Some(listener),
             admin: None,
         };
         let stop = CancellationToken::new();
@@ -59,7 +60,8 @@ impl Running {
         let settings = scheduler::Settings::for_farm();
         let scheduler = Arc::new(scheduler::Scheduler::start(settings, farm.state.clone(), farm.broker.clone()));
         let (state, broker) = (farm.state.clone(), farm.broker.clone());
-        let router = router(Api { scheduler, state, broker, tenants: tenants(), policy: open() }, limits);
+        let router =
+            router(Api { scheduler, state, broker, policy: Policy { tenants: Register::new(tenants()), ..open() } }, limits);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
