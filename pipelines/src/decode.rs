@@ -140,48 +140,61 @@ fn take(
 /// a decoder that has decoded something: some keep a state over a seek, and would then not decode alike in every run.
 struct Hold {
     pad: gst::Pad,
-    probe: Mutex<Option<gst::PadProbeId>>,
+    probes: Mutex<Vec<gst::PadProbeId>>,
     held: Arc<Mutex<Held>>,
 }
 
 /// Where a stream is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    /// Nowhere yet; what starts before this stream time is dropped.
-    NotBefore(u64),
-    /// At data of this stream time in ns; data before the start of the stream counts as time 0.
-    Here(u64),
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    /// What starts before this stream time in ns is dropped.
+    from_ns: u64,
+    /// At data of this stream time in ns; data before the start of the stream counts as time 0. Nowhere yet, when absent.
+    at_ns: Option<u64>,
 }
 
 impl Hold {
     fn new(pad: &gst::Pad) -> Result<Self, Failure> {
-        let held = Arc::new(Mutex::new(Held::NotBefore(0)));
+        let held = Arc::new(Mutex::new(Held::default()));
         let state = Arc::clone(&held);
-        let probe = pad.add_probe(gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER, move |pad, info| {
+        let data = pad.add_probe(gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER, move |pad, info| {
             let Some(buffer) = info.buffer() else { return gst::PadProbeReturn::Ok };
             let segment = pad.sticky_event::<gst::event::Segment>(0);
             let time = segment.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>());
             let time = time.and_then(|segment| segment.to_stream_time(buffer.pts()?));
             let time_ns = time.map_or(0, gst::ClockTime::nseconds);
             let mut held = state.lock().unwrap_or_else(PoisonError::into_inner);
-            if matches!(*held, Held::NotBefore(wanted_ns) if time_ns + SAME_TIME_NS < wanted_ns) {
+            if time_ns + SAME_TIME_NS < held.from_ns {
                 return gst::PadProbeReturn::Drop;
             }
-            *held = Held::Here(time_ns);
+            held.at_ns = Some(time_ns);
             gst::PadProbeReturn::Ok
         });
-        let probe = probe.ok_or_else(|| internal("a pad that cannot be held"))?;
-        Ok(Self { pad: pad.clone(), probe: Mutex::new(Some(probe)), held })
+        // Not every seek that goes through flushes: then the data that is held still is.
+        let state = Arc::clone(&held);
+        let flush = pad.add_probe(gst::PadProbeType::EVENT_FLUSH, move |_, info| {
+            if info.event().is_some_and(|event| event.type_() == gst::EventType::FlushStop) {
+                state.lock().unwrap_or_else(PoisonError::into_inner).at_ns = None;
+            }
+            gst::PadProbeReturn::Ok
+        });
+        let (Some(data), Some(flush)) = (data, flush) else { return Err(internal("a pad that cannot be held")) };
+        Ok(Self { pad: pad.clone(), probes: Mutex::new(vec![data, flush]), held })
     }
 
-    fn set(&self, held: Held) {
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    /// Has what starts before this stream time be dropped from now on.
+    fn set_from(&self, from_ns: u64) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).from_ns = from_ns;
+    }
+
+    /// Where it is held.
+    fn at_ns(&self) -> Option<u64> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).at_ns
     }
 
     fn release(&self) {
-        if let Some(probe) = self.probe.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.pad.remove_probe(probe);
-        }
+        let probes = std::mem::take(&mut *self.probes.lock().unwrap_or_else(PoisonError::into_inner));
+        probes.into_iter().for_each(|probe| self.pad.remove_probe(probe));
     }
 }
 
@@ -255,7 +268,7 @@ impl Decoded {
         self.held_at(hold)?;
         let (mut target_ns, mut step_ns) = (edit.seek_target(from_ns), SEEK_STEP_NS);
         loop {
-            hold.set(Held::NotBefore(from_ns));
+            hold.set_from(from_ns);
             if !self.streams.seek(pad, target_ns) || from_ns == 0 {
                 return Ok(());
             }
@@ -274,8 +287,8 @@ impl Decoded {
     /// Waits until the stream is held, and says where; none at the stream's end.
     fn held_at(&mut self, hold: &Hold) -> Result<Option<u64>, Failure> {
         loop {
-            if let Held::Here(at) = *hold.held.lock().unwrap_or_else(PoisonError::into_inner) {
-                return Ok(Some(at));
+            if let Some(at_ns) = hold.at_ns() {
+                return Ok(Some(at_ns));
             }
             if self.sink.is_eos() {
                 return Ok(None);

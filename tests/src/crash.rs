@@ -61,7 +61,7 @@ fn category(words: &str) -> Option<String> {
     let mut fields = words.split_whitespace();
     let level = fields.nth(3)?;
     let category = fields.next()?;
-    ["ERROR", "WARN", "FIXME"].contains(&level).then(|| category.to_owned())
+    ["ERROR", "WARN"].contains(&level).then(|| category.to_owned())
 }
 
 /// The library in a line of GLib's, `(shoal:123): GStreamer-CRITICAL **: 12:00:00.000: words`.

@@ -2,6 +2,8 @@
 //!
 //! `make bench-child`; a measurement, not a test.
 
+#![expect(clippy::print_stdout, reason = "figures are what this is for")]
+
 use std::process::Command;
 use std::time::Duration;
 
