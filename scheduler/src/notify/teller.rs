@@ -283,6 +283,21 @@ mod tests {
         assert_eq!(called.load(Ordering::SeqCst), 5, "nobody inside is called");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_has_so_long_to_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let teller = Teller::new((Duration::ZERO, Reach::Anywhere), Storage::folder(folder.path()), Broker::local());
+        let receiver = NotifySpec { url: url.parse().expect("a URL"), secret: "a secret".to_owned() };
+        let began = tokio::time::Instant::now();
+        // It is connected to, and says nothing.
+        let answer = teller.expect("calls can be made").post(&receiver, b"{}".to_vec(), 0).await;
+        assert!(answer.is_err(), "{answer:?}");
+        let waits = ANSWER_MAX..ANSWER_MAX + Duration::from_secs(1);
+        assert!(waits.contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
     #[test]
     fn an_entry_is_about_a_life_or_asks_for_one_more_word() {
         let job = JobId::try_from("film".to_owned()).expect("an id");

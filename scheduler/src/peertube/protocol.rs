@@ -380,6 +380,10 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::response::IntoResponse as _;
+
     use super::*;
 
     #[test]
@@ -397,5 +401,52 @@ mod tests {
         assert_eq!(said, "400 Bad Request Payload is invalid");
         let Refusal::Refused(said) = of(413, "") else { panic!("refused") };
         assert!(said.contains("client_max_body_size"));
+    }
+
+    /// A server that gives this answer to all, and how often each path was asked for.
+    async fn server(answer: impl Fn() -> axum::response::Response + Clone + Send + Sync + 'static) -> (Url, Asked) {
+        let asked = Asked::default();
+        let note = Arc::clone(&asked);
+        let app = axum::Router::new().fallback(move |request: axum::extract::Request| async move {
+            note.lock().expect("not poisoned").push(request.uri().path().to_owned());
+            answer()
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (url.parse().expect("a URL"), asked)
+    }
+
+    type Asked = Arc<std::sync::Mutex<Vec<String>>>;
+
+    fn client(instance: &Url) -> Client {
+        let file = format!("[[instances]]\nurl = '{instance}'\nname = 'shoal'\nrunner_token = 'of the runner'\n");
+        let instances = crate::peertube::settings::read(&file).expect("an instance");
+        Client::new(instances.first().expect("one")).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn tokens_go_to_the_registered_address_alone() {
+        let (elsewhere, strayed) = server(|| "[]".into_response()).await;
+        let to = elsewhere.to_string();
+        let moved = move || (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to.clone())]).into_response();
+        let (base, asked) = server(moved).await;
+        let (client, token) = (client(&base), Token::from("of the job".to_owned()));
+        let refused = client.available().await.err();
+        assert!(matches!(&refused, Some(Refusal::Refused(said)) if said.contains("name it by that address")), "{refused:?}");
+        let file = elsewhere.join("files/of/a/video").expect("a URL");
+        assert!(client.file(&file, &token, 0, None).await.is_err());
+        assert_eq!(asked.lock().expect("not poisoned").last().map(String::as_str), Some("/files/of/a/video"));
+        assert_eq!(*strayed.lock().expect("not poisoned"), Vec::<String>::new(), "nobody else is asked");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_heard_up_to_a_length() {
+        let long = || format!("{{\"availableJobs\":[],\"more\":\"{}\"}}", "x".repeat(JSON_BYTES_MAX)).into_response();
+        let (base, _) = server(long).await;
+        let refused = client(&base).available().await.err();
+        assert!(matches!(&refused, Some(Refusal::Unreachable(said)) if said.contains("too long")), "{refused:?}");
+        let (base, _) = server(|| "{\"availableJobs\":[]}".into_response()).await;
+        assert!(client(&base).available().await.is_ok_and(|jobs| jobs.is_empty()));
     }
 }
