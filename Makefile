@@ -92,25 +92,26 @@ lint: deps ## formatting and clippy, warnings are errors
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 CARGO_DENY := 0.20.2
-CARGO_CYCLONEDX := 0.5.7
+CARGO_CYCLONEDX := 0.5.9
 TOOLS := $(CURDIR)/target/tools
 
 .PHONY: deny
-deny: ## licences, sources and advisories of the dependencies (installs cargo-deny; advisories where their database can be fetched)
+deny: deps ## licences, sources and advisories of the dependencies (installs cargo-deny; advisories where their database can be fetched)
 	[ "$$($(TOOLS)/bin/cargo-deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" ] \
 	  || cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY)
 	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
-	if timeout 120 $(TOOLS)/bin/cargo-deny --log-level error fetch db 2>/dev/null; then $(TOOLS)/bin/cargo-deny check advisories; \
-	  else echo 'skipped: advisories: their database cannot be reached'; fi
+	if timeout 120 $(TOOLS)/bin/cargo-deny --log-level error fetch db; then $(TOOLS)/bin/cargo-deny --offline check advisories; \
+	  else echo 'skipped: advisories: their database cannot be fetched'; fi
 
 .PHONY: sbom
-sbom: ## write what the program is made of to target/sbom (CycloneDX; installs cargo-cyclonedx)
+sbom: deps ## write what the program is made of to target/sbom (CycloneDX; installs cargo-cyclonedx)
 	[ -x $(TOOLS)/bin/cargo-cyclonedx ] || cargo install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CARGO_CYCLONEDX)
 	mkdir -p target/sbom
 	cd cli && $(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --override-filename shoal.cdx && mv shoal.cdx.json ../target/sbom/
+	find . -path ./target -prune -o -name shoal.cdx.json -exec rm {} +
 
 .PHONY: fuzz
-fuzz: deps ## fuzz every parser of ours for FUZZ_SECONDS each (60)
+fuzz: deps ## fuzz what reads messages, state, frames of children, boxes, URLs and settings, for FUZZ_SECONDS each (60)
 	@deploy/packages.sh g++
 	CARGO_TARGET_DIR="$(CURDIR)/target" fuzz/run.sh
 

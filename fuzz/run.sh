@@ -17,7 +17,7 @@ run() {
   local name=$1 found=0
   mkdir -p "artifacts/$name" "$3/found/$name"
   # What is found while running stays out of the corpus.
-  "$3/$2/release/$name" "$3/found/$name" "corpus/$name" -dict=dict.txt -max_total_time="$4" -timeout=10 -rss_limit_mb=2048 \
+  "$3/$2/release/$name" "$3/found/$name" "corpus/$name" -dict=dict.txt -max_total_time="$4" -seed="${FUZZ_SEED:-1}" -timeout=10 -rss_limit_mb=2048 \
     -artifact_prefix="artifacts/$name/" -print_final_stats=1 >"$3/$name.log" 2>&1 || found=$?
   printf 'fuzz %s: %s runs, coverage %s, %s\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$3/$name.log")" \
     "$(grep -o 'cov: [0-9]*' "$3/$name.log" | tail -1)" "$([ "$found" = 0 ] && echo nothing found || echo FAILED)"

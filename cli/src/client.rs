@@ -152,7 +152,9 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let Ok(Refused { error }) = serde_json::from_slice::<Refused>(body) else {
         return Failure::new(Code::SchedulerUnavailable, format!("the answer is {status}, not of a scheduler"));
     };
+    // It has too much to do at the moment, and not this request is wrong.
+    let is_busy = status == StatusCode::REQUEST_TIMEOUT || error.code == "too_many_requests";
+    let usual = if status.is_server_error() || is_busy { Code::SchedulerUnavailable } else { Code::InvalidRequest };
     let known = serde_json::from_value::<Code>(serde_json::Value::String(error.code));
-    let usual = if status.is_server_error() { Code::SchedulerUnavailable } else { Code::InvalidRequest };
     Failure::new(known.unwrap_or(usual), error.message)
 }

@@ -32,14 +32,15 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let state = storage(&arguments.connection)?;
     let broker = broker(&arguments.connection).await?;
-    let tenants = match &arguments.tokens {
-        Some(tokens) => Register::new(Tenants::read(&read(tokens)?)?),
-        None => Register::default(),
+    let (tenants, _followed) = match arguments.tokens.clone() {
+        Some(tokens) => {
+            let text = read(&tokens)?;
+            let tenants = Register::new(Tenants::read(&text)?);
+            let followed = tenants.clone().follow(text, move || read(&tokens));
+            (tenants, Some(AbortOnDropHandle::new(tokio::spawn(followed))))
+        }
+        None => (Register::default(), None),
     };
-    let _followed = arguments.tokens.clone().map(|tokens| {
-        let followed = tenants.clone().follow(move || read(&tokens));
-        AbortOnDropHandle::new(tokio::spawn(followed))
-    });
     let api = match arguments.listen.filter(|_| arguments.tokens.is_some()) {
         Some(address) => Some(listen(address).await?),
         None => None,

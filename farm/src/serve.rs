@@ -40,9 +40,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// So many connections, each with 10 s for a head, two minutes for its requests, and one more for the last of them.
+    /// So many connections, each with 75 s for a head, two minutes for its requests, and one more for the last of them.
+    /// Proxies keep idle connections for 60 s: whoever closes them first should be the proxy.
     pub fn new(connections: usize) -> Self {
-        Self { connections, head: Duration::from_secs(10), age: Duration::from_secs(120), last: Duration::from_secs(60) }
+        Self { connections, head: Duration::from_secs(75), age: Duration::from_secs(120), last: Duration::from_secs(60) }
     }
 }
 

@@ -237,7 +237,8 @@ impl Plug {
     }
 
     fn link(&self, pipeline: &gst::Pipeline, pad: &gst::Pad, caps: &gst::Caps) -> Result<(), Failure> {
-        if let Some((width, height)) = size(caps) {
+        // Some containers leave the size to the stream.
+        if let Some((width, height)) = size(caps).filter(|(width, height)| *width > 0 && *height > 0) {
             VideoTrack::check_size(width, height)?;
         }
         self.sink.set_max_buffers(buffers_waiting(caps));

@@ -2,7 +2,7 @@
 //! installed cannot be found by a source: nothing that fetches, plays, records, draws or drives a device.
 
 /// Their names, in GStreamer 1.22 to 1.28. Those that are not installed do no harm.
-const PLUGINS: [&str; 73] = [
+const PLUGINS: [&str; 75] = [
     "a52dec",
     "adpcmdec",
     "aiff",
@@ -28,6 +28,7 @@ const PLUGINS: [&str; 73] = [
     "dvdlpcmdec",
     "dvdsub",
     "faad",
+    "fdkaac",
     "flac",
     "flv",
     "flxdec",
@@ -75,6 +76,7 @@ const PLUGINS: [&str; 73] = [
     "wavparse",
     "x264",
     "x265",
+    "y4m",
     "y4mdec",
 ];
 
@@ -98,31 +100,31 @@ fn is_allowed(plugin: &gst::Plugin) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use gst::prelude::*;
+    use std::process::Command;
 
     use super::*;
 
+    /// What is forgotten is forgotten by the whole process.
+    #[test]
+    #[ignore = "in a process of its own: another test starts it"]
+    fn forgotten() {
+        crate::init().expect("GStreamer");
+        let found = |name: &&str| gst::ElementFactory::find(name).is_some();
+        let away =
+            ["filesrc", "fdsrc", "filesink", "souphttpsrc", "hlsdemux", "dashdemux", "udpsrc", "rtspsrc", "giosrc", "v4l2src"];
+        assert!(away.iter().filter(|name| found(name)).count() > 5, "this machine has something to forget");
+        confine();
+        assert_eq!(away.iter().find(|name| found(name)), None);
+        let left = ["pipeline", "bin", "x264enc", "avenc_aac", "matroskademux", "qtdemux", "tsdemux", "vp9dec", "opusdec"];
+        assert_eq!(left.iter().chain(&crate::encoders::ELEMENTS).find(|name| !found(name)), None);
+    }
+
     #[test]
     fn what_pipelines_are_made_of_is_left_and_nothing_that_reaches_out() {
-        crate::init().expect("GStreamer");
         assert!(PLUGINS.is_sorted());
-        let registry = gst::Registry::get();
-        let needed = crate::encoders::ELEMENTS.iter().chain(&[
-            "pipeline",
-            "bin",
-            "x264enc",
-            "avenc_aac",
-            "matroskademux",
-            "vp9dec",
-            "opusdec",
-        ]);
-        for name in needed.filter_map(|name| gst::ElementFactory::find(name)) {
-            let plugin = name.plugin().expect("a plugin");
-            assert!(is_allowed(&plugin), "{} is of {}", name.name(), plugin.plugin_name());
-            let class = name.metadata("klass").expect("a class");
-            assert!(!REACHING_OUT.iter().any(|word| class.contains(word)), "{} is {class}", name.name());
-        }
-        let others = registry.plugins().into_iter().filter(|plugin| !is_allowed(plugin));
-        assert!(others.into_iter().any(|plugin| plugin.plugin_name() == "soup"), "this machine has something to forget");
+        let this = std::env::current_exe().expect("a program");
+        let ended = Command::new(this).args(["--ignored", "--exact", "plugins::tests::forgotten"]).output().expect("started");
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&ended.stderr));
     }
 }

@@ -5,7 +5,7 @@ use farm::{Code, Failure};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::tenants::Register;
+use crate::tenants::{Register, Tenants};
 
 /// What outsiders may ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,9 +24,12 @@ const URL_BYTES_MAX: usize = 4096;
 const HEADERS_MAX: usize = 32;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Headers that say how a request is made: which part is asked for of whom, and where it ends.
-const HEADERS_OURS: [&str; 12] = [
+const HEADERS_OURS: [&str; 17] = [
     "host",
     "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
     "content-length",
     "transfer-encoding",
     "te",
@@ -37,6 +40,8 @@ const HEADERS_OURS: [&str; 12] = [
     "if-range",
     "if-match",
     "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
 ];
 /// Lengths of the secret of a signed call, in bytes.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
@@ -46,9 +51,20 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 8..=1024;
 /// # Errors
 /// [`Code::InvalidRequest`].
 pub fn admit(spec: &JobSpec, policy: &Policy) -> Result<(), Failure> {
+    admit_for(spec, policy, &policy.tenants.now())
+}
+
+/// As [`admit`], by the tenants that were asked whose token it is: one who is taken out of the file meanwhile is bound to its
+/// places to the end.
+///
+/// # Errors
+/// As [`admit`].
+pub fn admit_for(spec: &JobSpec, policy: &Policy, tenants: &Tenants) -> Result<(), Failure> {
     spec.check()?;
-    place("source.url", &spec.source.url, &["https", "http", "s3"], (&spec.tenant, policy))?;
-    place("output.url", &spec.output.url, &["s3"], (&spec.tenant, policy))?;
+    let places = tenants.places_of(&spec.tenant);
+    let of = (spec.tenant.as_str(), places.as_deref(), policy);
+    place("source.url", &spec.source.url, &["https", "http", "s3"], of)?;
+    place("output.url", &spec.output.url, &["s3"], of)?;
     let headers = &spec.source.headers;
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
@@ -68,7 +84,12 @@ pub fn admit(spec: &JobSpec, policy: &Policy) -> Result<(), Failure> {
     Ok(())
 }
 
-fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Policy)) -> Result<(), Failure> {
+fn place(
+    field: &str,
+    url: &Url,
+    schemes: &[&str],
+    (tenant, places, policy): (&str, Option<&[&Url]>, &Policy),
+) -> Result<(), Failure> {
     let scheme = url.scheme();
     if scheme == "file" && !policy.allow_file_urls {
         return refuse(format!("{field}: file: URLs are not allowed here; whoever runs the farm can allow them"));
@@ -92,7 +113,7 @@ fn place(field: &str, url: &Url, schemes: &[&str], (tenant, policy): (&str, &Pol
     if policy.state.as_ref().is_some_and(|state| is_below(url, state)) {
         return refuse(format!("{field}: the farm keeps its own there"));
     }
-    match policy.tenants.now().places_of(tenant) {
+    match places {
         Some(places) if !places.iter().any(|place| is_below(url, place)) => {
             refuse(format!("{field}: {} is not among the places of tenant {tenant}", shown_url(url)))
         }
@@ -127,8 +148,6 @@ fn refuse(message: String) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use farm::job::NotifySpec;
-
-    use crate::tenants::Tenants;
 
     fn spec(source: &str, output: &str) -> JobSpec {
         JobSpec::new(source.parse().expect("a URL"), output.parse().expect("a URL"))

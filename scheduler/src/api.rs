@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::answer::Refusal;
-use crate::admit::{Policy, admit};
+use crate::admit::{Policy, admit_for};
 use crate::scheduler::{Accepted, Handle, accept, fetch_if_there};
 use crate::status::{self, Filter};
 use crate::tenants::{Tenant, Tenants};
@@ -135,7 +135,7 @@ async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer {
     let _own = places.try_acquire().map_err(|_| Refusal::too_many_requests())?;
     let _place = shared.all.try_acquire().map_err(|_| Refusal::busy())?;
     if let Some(tenant) = tenant {
-        request.extensions_mut().insert(Caller(tenant.clone()));
+        request.extensions_mut().insert(Caller { tenant: tenant.clone(), among: Arc::clone(&tenants) });
     }
     timeout(shared.limits.time, next.run(request)).await.map_err(|_| Refusal::late())
 }
@@ -150,7 +150,11 @@ fn tenant_of<'a>(headers: &HeaderMap, tenants: &'a Tenants) -> Option<&'a Tenant
 
 /// Who sends a request.
 #[derive(Clone)]
-struct Caller(Tenant);
+struct Caller {
+    tenant: Tenant,
+    /// All of them, as they were when it was asked whose token it is.
+    among: Arc<Tenants>,
+}
 
 impl FromRequestParts<Arc<Shared>> for Caller {
     type Rejection = Refusal;
@@ -177,14 +181,14 @@ impl FromRequest<Arc<Shared>> for Sent {
 
 impl Caller {
     fn may_see(&self, tenant: &str) -> bool {
-        self.0.is_admin || self.0.name == tenant
+        self.tenant.is_admin || self.tenant.name == tenant
     }
 }
 
 type Answer = Result<Response, Refusal>;
 
-async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, Sent(body): Sent) -> Answer {
-    let api = &shared.api;
+async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): Sent) -> Answer {
+    let (api, Caller { tenant, among }) = (&shared.api, caller);
     let mut reader = serde_json::Deserializer::from_slice(&body);
     let read = serde_path_to_error::deserialize::<_, JobSpec>(&mut reader).map_err(|error| error.to_string());
     let mut spec = read.and_then(|spec| reader.end().map(|()| spec).map_err(|e| e.to_string())).map_err(Refusal::invalid)?;
@@ -193,7 +197,7 @@ async fn submit(State(shared): State<Arc<Shared>>, Caller(tenant): Caller, Sent(
     }
     let count = |result| metrics::scheduler().intake.with_label_values(&["http", result]).inc();
     let accepted = async {
-        admit(&spec, &api.policy)?;
+        admit_for(&spec, &api.policy, &among)?;
         if tenant.jobs_max.is_some_and(|most| api.scheduler.active_of(&spec.tenant) >= most) {
             let why = "this tenant has as many jobs under way as it may: wait until one has ended";
             return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", why));
@@ -231,7 +235,7 @@ struct Wanted {
 
 async fn list(
     State(shared): State<Arc<Shared>>,
-    Caller(tenant): Caller,
+    Caller { tenant, .. }: Caller,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
 ) -> Answer {
     let Query(wanted) = wanted.map_err(|refused| Refusal::invalid(refused.body_text()))?;

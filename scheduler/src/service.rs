@@ -92,8 +92,9 @@ pub async fn run(config: Config, state: Storage, broker: Broker, stop: Cancellat
         },
     };
     parts.shutdown().await;
-    if let Some(scheduler) = sole(scheduler).await {
-        scheduler.shutdown().await;
+    match sole(scheduler).await {
+        Some(scheduler) => scheduler.shutdown().await,
+        None => tracing::warn!("the scheduler is still in use, and stops where it is"),
     }
     ended
 }

@@ -173,24 +173,30 @@ impl Register {
         Arc::clone(&self.current.borrow())
     }
 
-    /// Looks again and again what `read` gives, until the future is dropped. What cannot be understood changes nothing: a token
-    /// that was to be taken back works on, and it is said that it does.
-    pub async fn follow(self, mut read: impl FnMut() -> Result<String, Failure>) {
-        let mut last = read().ok();
+    /// Looks again and again what `read` gives, until the future is dropped; `taken` is what it gave before. Of what changes
+    /// two looks have to agree: somebody may be writing. What cannot be understood, or names nobody any more, changes nothing:
+    /// a token that was to be taken back works on, and it is said that it does.
+    pub async fn follow(self, taken: String, read: impl Fn() -> Result<String, Failure> + Send + Sync + 'static) {
+        let read = Arc::new(read);
+        let (mut taken, mut seen) = (Ok(taken.clone()), Ok(taken));
         loop {
             tokio::time::sleep(LOOK_PAUSE).await;
-            let text = read();
-            if text.as_ref().ok() == last.as_ref() {
+            let read = Arc::clone(&read);
+            let Ok(text) = tokio::task::spawn_blocking(move || read()).await else { continue };
+            let is_settled = text == std::mem::replace(&mut seen, text.clone());
+            if !is_settled || text == taken {
                 continue;
             }
-            match text.as_ref().map_err(Failure::clone).and_then(|text| Tenants::read(text)) {
+            let nobody = || Failure::new(Code::InvalidRequest, "the tokens file names nobody");
+            let read = text.as_ref().map_err(Failure::clone).and_then(|text| Tenants::read(text));
+            match read.and_then(|tenants| if tenants.all.is_empty() { Err(nobody()) } else { Ok(tenants) }) {
                 Ok(tenants) => {
                     tracing::info!(tenants = tenants.all.len(), "the tokens file was read again");
                     self.current.send_replace(Arc::new(tenants));
                 }
                 Err(failure) => tracing::error!(%failure, "the tokens file cannot be read again: what it said before holds"),
             }
-            last = text.ok();
+            taken = text;
         }
     }
 }
@@ -283,18 +289,24 @@ mod tests {
         let file = Arc::new(std::sync::Mutex::new(of("one")));
         let register = Register::new(Tenants::read(&of("one")).expect("tenants"));
         let read = Arc::clone(&file);
-        let followed = tokio::spawn(register.clone().follow(move || Ok(read.lock().expect("not poisoned").clone())));
+        let read = move || Ok(read.lock().expect("not poisoned").clone());
+        let followed = tokio::spawn(register.clone().follow(of("one"), read));
         let knows = |name: &str| register.now().of_token(&format!("the token of {name}")).is_some();
         for (text, one, two) in [
             (of("one"), true, false),
             (of("two"), false, true),
             ("[[tenants]]".to_owned(), false, true),
             (format!("{}{}", of("one"), of("two")), true, true),
-            (String::new(), false, false),
+            (String::new(), true, true),
         ] {
             *file.lock().expect("not poisoned") = text.clone();
-            tokio::time::sleep(2 * LOOK_PAUSE).await;
+            tokio::time::sleep(4 * LOOK_PAUSE).await;
             assert_eq!((knows("one"), knows("two")), (one, two), "{text}");
+        }
+        for half in 0..of("two").len() {
+            *file.lock().expect("not poisoned") = of("two").chars().take(half).collect();
+            tokio::time::sleep(LOOK_PAUSE).await;
+            assert!(knows("one"), "what is being written does not count");
         }
         followed.abort();
     }

@@ -46,8 +46,9 @@ const PIECES: u64 = 3;
 /// Limits of an attempt.
 const DEADLINE: Duration = Duration::from_secs(60);
 const STALL: Duration = Duration::from_secs(20);
-/// Three attempts at a task that takes each to its deadline, and the waits between: what takes longer than this hangs.
-const LIMIT: Duration = Duration::from_secs(300);
+/// Three attempts at a task that takes each to its deadline, and the waits between, with others before: what takes longer than
+/// this hangs.
+const LIMIT: Duration = Duration::from_secs(900);
 /// After how many mutants it is looked what the process holds, to compare with the end: when each part of it was in use, and
 /// when the C library has had as much memory as it takes.
 const FILES_AFTER: usize = 20;

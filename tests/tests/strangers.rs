@@ -332,10 +332,19 @@ fn strangers_and_other_tenants_get_nothing_from_any_route() -> Result<()> {
     ensure!(stood == stands, "A's jobs are not as they were: {stood:?} {stands:?}\n{}", farm.logs());
     nothing_was_written(&farm, &before)?;
     the_admin_port_holds_nothing(&farm, &scheduler)?;
+    a_token_that_is_taken_back_is_nobodys(&farm)?;
     let logs = farm.logs();
     for secret in [QUERY, HEADER, KEY, A, B, OPERATOR] {
         ensure!(!logs.contains(secret), "{secret} stands in a log:\n{logs}");
     }
+    Ok(())
+}
+
+/// While the scheduler runs.
+fn a_token_that_is_taken_back_is_nobodys(farm: &Farm) -> Result<()> {
+    farm.set_tenants(&format!("[[tenants]]\nname = 'a'\ntoken = '{A}'\nplaces = ['{}']\n", farm.url("a/")?))?;
+    farm.until("B is nobody", || Ok(get(farm, B, "/v1/jobs")?.status == 401))?;
+    ensure!(get(farm, A, "/v1/jobs")?.status == 200 && get(farm, OPERATOR, "/v1/jobs")?.status == 401);
     Ok(())
 }
 

@@ -226,18 +226,72 @@ async fn a_child_has_one_socket_and_no_environment_to_speak_of() {
     assert!(confession.contains("leads its group: true"), "{confession}");
 }
 
-#[tokio::test]
-async fn a_child_that_was_taken_over_gets_nowhere() {
+/// What of such deeds is not refused to a child that was taken over, as root where this is root, and as an ordinary user.
+async fn gets_done(deed: &str, walls: &str) -> Vec<String> {
+    let bench = Bench::new().await;
+    let mut confessions = Vec::new();
+    for user in ["root", "nobody"] {
+        let (done, _) = bench.attempt(&format!("hostile {user} {walls} {deed}"), &Order::Probe).await;
+        confessions.push(done.expect_err("it only confesses").message);
+    }
+    confessions
+}
+
+async fn gets_nowhere(deed: &str) {
     let walls = crate::sandbox::walls();
     assert!(walls.are_enough(), "this kernel cannot show it: {walls:?}");
-    let bench = Bench::new().await;
-    for user in ["hostile", "hostile-nobody"] {
-        let (done, _) = bench.attempt(user, &Order::Probe).await;
-        let confession = done.expect_err("it only confesses").message;
-        assert!(confession.ends_with("did [], still threads: true, still libraries: true"), "{user}: {confession}");
-        let (done, _) = bench.attempt(&format!("{user}-free"), &Order::Probe).await;
-        let confession = done.expect_err("it only confesses").message;
-        assert!(confession.contains("TCP") && confession.contains("program"), "{user}: without walls it does: {confession}");
+    for confession in gets_done(deed, "walled").await {
+        assert_eq!(confession, "did [], still threads: true, still libraries: true");
+    }
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_reads_no_file() {
+    gets_nowhere("read").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_learns_nothing_of_its_worker() {
+    gets_nowhere("environment").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_connects_to_nobody() {
+    gets_nowhere("connect").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_writes_nothing() {
+    gets_nowhere("write").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_starts_no_process() {
+    gets_nowhere("start").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_gets_no_more_memory_than_it_may_have() {
+    gets_nowhere("memory").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_does_nothing_to_its_worker() {
+    gets_nowhere("trace").await;
+}
+
+#[tokio::test]
+async fn a_child_that_was_taken_over_finds_no_other_way_out() {
+    gets_nowhere("escape").await;
+}
+
+/// That those deeds would be done without walls: what of them harms nothing here.
+#[tokio::test]
+async fn without_walls_a_child_does_what_it_likes() {
+    for (deed, done) in [("read", "users"), ("connect", "TCP"), ("memory", "16 GiB")] {
+        for confession in gets_done(deed, "free").await {
+            assert!(confession.contains(done), "{deed}: {confession}");
+        }
     }
 }
 

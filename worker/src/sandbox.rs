@@ -85,8 +85,10 @@ impl std::fmt::Display for Walls {
 const FILES_MAX: u64 = 256;
 /// Address space of a child in bytes: six times what the largest ladder was seen to take. A backstop, where nobody else sets a limit.
 const ADDRESS_BYTES_MAX: u64 = 16 << 30;
-/// CPU time of a child in seconds: what six threads take until the usual deadline. A backstop, as the deadline is the worker's.
-const CPU_SECONDS_MAX: u64 = 2 * 60 * 60;
+/// CPU time of a child in seconds: what 16 threads take until the longest deadline. A backstop, as the deadline is the worker's.
+const CPU_SECONDS_MAX: u64 = 8 * 60 * 60;
+/// How much later the kernel kills it without a word, in seconds: before, it says why.
+const CPU_SECONDS_MORE: u64 = 60;
 /// How gladly the kernel kills a child before others when memory runs out (proc(5)).
 const OOM_SCORE: &str = "900";
 
@@ -178,13 +180,13 @@ pub(crate) fn wall_in() -> Walls {
     // Refused where somebody has set it before; then that holds.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // A lower limit that is there already holds.
-    for (resource, limit) in [
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_NOFILE, FILES_MAX),
-        (Resource::RLIMIT_AS, ADDRESS_BYTES_MAX),
-        (Resource::RLIMIT_CPU, CPU_SECONDS_MAX),
+    for (resource, limit, more) in [
+        (Resource::RLIMIT_CORE, 0, 0),
+        (Resource::RLIMIT_NOFILE, FILES_MAX, 0),
+        (Resource::RLIMIT_AS, ADDRESS_BYTES_MAX, 0),
+        (Resource::RLIMIT_CPU, CPU_SECONDS_MAX, CPU_SECONDS_MORE),
     ] {
-        let _ = setrlimit(resource, limit, limit);
+        let _ = setrlimit(resource, limit, limit + more);
     }
     // Others of this user cannot look into it.
     let _ = nix::sys::prctl::set_dumpable(false);

@@ -13,6 +13,7 @@ use pipelines::boxes::{self, Fragment, Sample};
 use pipelines::{AudioOrder, Done, Init, Order, Output, Pictured, Reader, VideoOrder};
 
 use crate::child::run_with;
+use crate::sandbox::tests::{Deed, become_nobody, confess};
 use crate::worker::ChildCommand;
 
 /// Two chunks of 100 frames at 25/s in segments of 50, in two rungs, the second at half the rate; and a track of sound.
@@ -142,20 +143,23 @@ pub(crate) fn child_command(how: &str) -> ChildCommand {
 /// A way to do an order.
 type Work = fn(&Order, Arc<dyn Reader>, Arc<dyn Output>) -> Result<Done, Failure>;
 
+/// A child that was taken over: `root` or `nobody`, `walled` or `free`, and what it tries.
+fn be_hostile(how: &str) -> Result<Done, Failure> {
+    let [user, walls, deed] = how.split(' ').collect::<Vec<_>>()[..] else { panic!("not as told: {how}") };
+    if user == "nobody" {
+        become_nobody();
+    }
+    let (_, deed) = Deed::ALL.into_iter().find(|(name, _)| *name == deed).expect("a deed");
+    confess(deed, walls == "walled")
+}
+
 /// The children that keep to the protocol. Does not return when it knows the behaviour.
 pub(crate) fn test_child(how: &str) {
+    if let Some(hostile) = how.strip_prefix("hostile ") {
+        std::process::exit(i32::from(run_with(|_, _, _| be_hostile(hostile))));
+    }
     let work: Work = match how {
         "real" => |order, reader, output| pipelines::run(order, reader, &output),
-        "hostile" => |_, _, _| crate::sandbox::tests::confess(true),
-        "hostile-free" => |_, _, _| crate::sandbox::tests::confess(false),
-        "hostile-nobody" => |_, _, _| {
-            crate::sandbox::tests::become_nobody();
-            crate::sandbox::tests::confess(true)
-        },
-        "hostile-nobody-free" => |_, _, _| {
-            crate::sandbox::tests::become_nobody();
-            crate::sandbox::tests::confess(false)
-        },
         "honest" => |order, reader, output| {
             check_source(&*reader)?;
             make(order, &*output, usize::MAX)

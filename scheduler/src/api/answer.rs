@@ -40,7 +40,7 @@ impl Refusal {
 
     /// A tenant, or all strangers together, ask for more at a time than they may.
     pub(super) fn too_many_requests() -> Self {
-        let why = "as many requests are under way as there may be with this token: wait for an answer";
+        let why = "as many requests are under way as there may be for whoever asks: wait for an answer";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", why)
     }
 
