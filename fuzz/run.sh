@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every target for FUZZ_SECONDS (60) over its corpus, two at a time. What fails is left in fuzz/artifacts.
+# Runs every target for FUZZ_SECONDS (60) over its corpus, four at a time. What fails is left in fuzz/artifacts.
 #
 # The flags are those of cargo-fuzz without a sanitizer, so that the usual compiler will do: our code is safe Rust, whose panics
 # are what is looked for.
@@ -27,4 +27,4 @@ run() {
   fi
 }
 export -f run
-ls targets | sed 's/\.rs$//' | xargs -P 2 -I{} bash -c 'run "$@"' run {} "$host" "$target" "${FUZZ_SECONDS:-60}"
+ls targets | sed 's/\.rs$//' | xargs -P 4 -I{} bash -c 'run "$@"' run {} "$host" "$target" "${FUZZ_SECONDS:-60}"
