@@ -8,7 +8,7 @@ use url::Url;
 use crate::tenants::{Register, Tenants};
 
 /// What outsiders may ask for.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     /// Whether sources and outputs may be `file:` URLs, which are those of this machine and of every worker.
     pub allow_file_urls: bool,

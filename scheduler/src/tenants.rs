@@ -156,12 +156,6 @@ impl Default for Register {
     }
 }
 
-impl PartialEq for Register {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.current, &other.current)
-    }
-}
-
 impl Register {
     /// These, until others are.
     pub fn new(tenants: Tenants) -> Self {
