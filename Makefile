@@ -83,8 +83,8 @@ bench-options: build test-deps ## measure more files, copying, stages and memory
 	SHOAL_BIN="$(CURDIR)/$(SHOAL)" cargo test --workspace --locked --test bench_options -- --ignored --nocapture --test-threads 1
 
 .PHONY: bench-quality
-bench-quality: build test-deps vmaf ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder)
-	SHOAL_BIN="$(CURDIR)/$(SHOAL)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench_quality -- --ignored --nocapture
+bench-quality: build test-deps vmaf ## compare each rung's VMAF with ffmpeg's at equal bits (needs the media folder; BENCH_HARDWARE=require for a device's)
+	SHOAL_BIN="$(CURDIR)/$(SHOAL)" BENCH_HARDWARE="$(or $(BENCH_HARDWARE),avoid)" VMAF_FFMPEG="$(VMAF_FFMPEG)" cargo test --workspace --locked --test bench_quality -- --ignored --nocapture
 
 .PHONY: lint
 lint: deps ## formatting and clippy, warnings are errors

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ::farm::job::{
-    AutoLadder, Copying, Damage, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, Publishing, RungSpec, StoryboardSpec,
+    AutoLadder, Copying, Damage, Hardware, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, Publishing, RungSpec,
+    StoryboardSpec,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use worker::ChildCommand;
@@ -80,9 +81,6 @@ pub struct Child {
     /// Do nothing but have GStreamer look for its plugins, and write down what there is: children that are kept in cannot.
     #[arg(long)]
     pub prepare: bool,
-    /// Do nothing but try this encoder.
-    #[arg(long, conflicts_with = "prepare")]
-    pub prove: Option<String>,
 }
 
 /// How children are kept in.
@@ -170,6 +168,9 @@ pub struct Wanted {
     /// Whether packets of the source are handed on as they are where they fit.
     #[arg(long, env = "SHOAL_COPY", value_enum, default_value_t = CopyName::WhenFits)]
     pub copy: CopyName,
+    /// Whether hardware encodes: where it is there unless something else is said.
+    #[arg(long, env = "SHOAL_HARDWARE", value_enum)]
+    pub hardware: Option<HardwareName>,
     /// Whether a small rung can be played before all others are made.
     #[arg(long, env = "SHOAL_PUBLISH", value_enum, default_value_t = PublishName::AtEnd)]
     pub publish: PublishName,
@@ -198,6 +199,7 @@ impl Wanted {
         spec.output.mp4 = if self.mp4 { Mp4::EachRung } else { Mp4::None };
         spec.damage = self.damage.into();
         spec.copy = self.copy.into();
+        spec.hardware = self.hardware.map(Into::into);
         spec.publish = self.publish.into();
         spec.segment_seconds = self.segment_seconds;
         spec.chunk_seconds = self.chunk_seconds;
@@ -240,6 +242,9 @@ pub struct Probe {
 /// `shoal encoders`.
 #[derive(Args)]
 pub struct Encoders {
+    /// How the children are kept in that try them.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Print the list as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -334,6 +339,27 @@ impl From<CopyName> for Copying {
         match name {
             CopyName::WhenFits => Self::WhenFits,
             CopyName::Never => Self::Never,
+        }
+    }
+}
+
+/// How `--hardware` names what to do.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum HardwareName {
+    /// Hardware where it is there.
+    Prefer,
+    /// Hardware, or nothing.
+    Require,
+    /// The processor.
+    Avoid,
+}
+
+impl From<HardwareName> for Hardware {
+    fn from(name: HardwareName) -> Self {
+        match name {
+            HardwareName::Prefer => Self::Prefer,
+            HardwareName::Require => Self::Require,
+            HardwareName::Avoid => Self::Avoid,
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use farm::storage::Storage;
 use farm::{Code, Failure};
+use pipelines::encoders::Candidate;
 use serde::Serialize;
 
 use crate::arguments::Doctor;
+use crate::encoders::{Found, look};
 use crate::ending::{print_json, print_line};
 use crate::services::{broker, storage};
 
@@ -25,7 +27,7 @@ struct Finding {
 /// # Errors
 /// When something is wrong: the environment is at fault, and what was printed says how to mend it.
 pub async fn run(doctor: &Doctor) -> Result<(), Failure> {
-    let mut findings = vec![elements(), encoders().await, sandbox()];
+    let mut findings = vec![elements(), encoders(doctor).await, sandbox()];
     if doctor.connection.storage.is_some() {
         findings.push(check_storage(doctor).await);
         findings.extend(disk(doctor));
@@ -71,19 +73,20 @@ fn sandbox() -> Finding {
     Finding { what: "sandbox", ok: walls.are_enough(), says: format!("{walls}{mend}") }
 }
 
-async fn encoders() -> Finding {
-    let found = crate::encoders::look().await;
+async fn encoders(doctor: &Doctor) -> Finding {
     let mut ok = true;
     let mut says = Vec::new();
-    for used in found.iter().filter(|found| found.candidate.is_used()) {
-        let codec = used.candidate.codec;
-        match &used.failure {
-            None => says.push(format!("{codec} by {}", used.candidate.element)),
-            Some(failure) => {
+    for Found { candidate: Candidate { codec, class, element }, device, failure, .. } in look(&doctor.sandbox).await {
+        match (failure, device) {
+            (None, None) => says.push(format!("{codec} by {element}")),
+            (None, Some(device)) => says.push(format!("{codec} by {class} on {}", device.display())),
+            (Some(failure), _) if class.is_cpu() => {
                 // The others are for jobs that ask for them.
                 ok &= !["h264", "aac"].contains(&codec);
                 says.push(format!("no {codec}: {failure}"));
             }
+            // Without hardware there is nothing to mend.
+            (Some(_), _) => {}
         }
     }
     Finding { what: "encoders", ok, says: says.join("; ") }

@@ -37,10 +37,9 @@ fn main() -> ExitCode {
     };
     if let Command::Child(child) = &arguments.command {
         // An attempt's child: no runtime, no logs, no settings.
-        return match (&child.prove, child.prepare) {
-            (Some(encoder), _) => end(encoders::prove_here(encoder), false),
-            (None, true) => end(pipelines::init(), false),
-            (None, false) => worker::child::main(child.sandbox.sandbox.into()),
+        return match child.prepare {
+            true => end(pipelines::init(), false),
+            false => worker::child::main(child.sandbox.sandbox.into()),
         };
     }
     worker::memory::keep_little();

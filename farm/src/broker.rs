@@ -21,16 +21,16 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use self::stats::{BrokerInfo, BrokerStats, QueueInfo};
-use crate::task::Progress;
-use crate::{Code, Failure};
+use crate::task::Word;
+use crate::{Class, Code, Failure};
 
 /// A queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {
     /// Job messages from submitters.
     Jobs,
-    /// Task messages for workers.
-    Tasks,
+    /// Task messages for workers whose devices are of this class.
+    Tasks(Class),
     /// Events for the scheduler.
     Events,
     /// What was rejected, with the reason: each message is a [`DeadLetter`].
@@ -93,8 +93,8 @@ impl From<BrokerError> for Failure {
 trait Backend: Send + Sync {
     async fn publish(&self, queue: Queue, body: Vec<u8>, delay: Duration) -> Result<(), BrokerError>;
     async fn consume(&self, queue: Queue) -> Result<Box<dyn Source>, BrokerError>;
-    fn tell(&self, progress: Progress);
-    fn listen(&self) -> tokio::sync::broadcast::Receiver<Progress>;
+    fn tell(&self, word: Word);
+    fn listen(&self) -> tokio::sync::broadcast::Receiver<Word>;
     fn stats(&self) -> BrokerStats;
     async fn check(&self) -> Result<BrokerInfo, BrokerError>;
 }
@@ -167,13 +167,13 @@ impl Broker {
         Ok(Consumer { source: self.backend.consume(queue).await? })
     }
 
-    /// Says how far something is, to whoever listens. Never waits, never fails.
-    pub fn tell(&self, progress: Progress) {
-        self.backend.tell(progress);
+    /// Says how far something is or what is offered, to whoever listens. Never waits, never fails.
+    pub fn tell(&self, word: Word) {
+        self.backend.tell(word);
     }
 
     /// Hears what [`Broker::tell`] says from now on; the oldest is lost when nobody fetches.
-    pub fn listen(&self) -> tokio::sync::broadcast::Receiver<Progress> {
+    pub fn listen(&self) -> tokio::sync::broadcast::Receiver<Word> {
         self.backend.listen()
     }
 

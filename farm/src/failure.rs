@@ -49,6 +49,8 @@ pub enum Code {
     DeadlineExceeded,
     /// An encoder failed on frames that decoded well.
     EncoderFailed,
+    /// A device failed that encodes; what it was at is made on the processor.
+    DeviceFailed,
     /// The job was cancelled.
     Cancelled,
     /// The process was asked to stop.
@@ -95,6 +97,7 @@ impl Code {
             | Self::SchedulerUnavailable
             | Self::MissingElement
             | Self::SandboxMissing
+            | Self::DeviceFailed
             | Self::Internal => Fault::Environment,
             Self::Interrupted => Fault::Interruption,
         }
@@ -107,6 +110,7 @@ impl Code {
             | Self::ChildStalled
             | Self::DeadlineExceeded
             | Self::EncoderFailed
+            | Self::DeviceFailed
             | Self::SourceUnreadable
             | Self::StorageUnavailable
             | Self::BrokerUnavailable

@@ -81,6 +81,9 @@ pub struct JobSpec {
     /// Whether the source's own packets may be a rendition.
     #[serde(default)]
     pub copy: Copying,
+    /// Whether hardware encodes the picture. As the tenant has it when absent, and otherwise preferred.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<Hardware>,
     /// When what is made can be played.
     #[serde(default)]
     pub publish: Publishing,
@@ -359,6 +362,20 @@ pub enum Copying {
     Never,
 }
 
+/// Whether hardware encodes the picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardware {
+    /// It does, where a worker offers it.
+    #[default]
+    Prefer,
+    /// It does, or the job is refused once its source is known. Where a device fails, pieces are made on the processor all the
+    /// same.
+    Require,
+    /// It does not.
+    Avoid,
+}
+
 /// When a result can be played.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -450,6 +467,7 @@ impl JobSpec {
             audio: AudioSpec::default(),
             damage: Damage::default(),
             copy: Copying::default(),
+            hardware: None,
             publish: Publishing::default(),
             poster: None,
             storyboard: None,

@@ -62,6 +62,12 @@ pub fn cancel(job: &JobId, life: Life) -> String {
     format!("jobs/{job}/cancel-{life}")
 }
 
+/// Which init segment devices make of a rendition, where all its parts are to decode with one: the SHA-256 of the first that
+/// came.
+pub fn sets(job: &JobId, rendition: &RenditionId) -> String {
+    format!("jobs/{job}/sets/{rendition}")
+}
+
 /// The exact objects of the result.
 pub fn seal(job: &JobId) -> String {
     format!("jobs/{job}/seal.json")

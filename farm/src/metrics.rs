@@ -12,6 +12,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::Class;
 use crate::storage::Observer;
 use crate::task::TaskId;
 
@@ -111,6 +112,14 @@ pub struct WorkerSeries {
     pub last_progress: IntGauge,
     /// How far children are walled in.
     pub walls: IntGaugeVec,
+    /// Devices that encode, by how they stand.
+    pub devices: IntGaugeVec,
+    /// Slots for tasks that take a device.
+    pub device_slots: IntGaugeVec,
+    /// Encoders that are open on devices.
+    pub device_sessions: IntGaugeVec,
+    /// Tasks that devices failed at.
+    pub device_failures: IntCounterVec,
 }
 
 /// The scheduler's series.
@@ -286,6 +295,20 @@ impl WorkerSeries {
                 "How far children are walled in: 2 as they should be, 1 as far as an old kernel can, 0 not at all.",
                 &["wall"],
             ),
+            devices: gauges(
+                &r,
+                "shoal_worker_devices",
+                "Devices that encode: those that work, and those that are put aside until they prove themselves.",
+                &["class", "state"],
+            ),
+            device_slots: gauges(
+                &r,
+                "shoal_worker_device_slots",
+                "Places, beside the others, where this worker runs a task that takes a device.",
+                &["class"],
+            ),
+            device_sessions: gauges(&r, "shoal_worker_device_sessions", "Encoders that are open on devices.", &["class"]),
+            device_failures: counters(&r, "shoal_worker_device_failures_total", "Tasks that devices failed at.", &["class"]),
             registry: r,
         };
         for kind in KINDS {
@@ -296,6 +319,14 @@ impl WorkerSeries {
         }
         for wall in ["files", "system_calls"] {
             series.walls.with_label_values(&[wall]);
+        }
+        for class in Class::ALL.into_iter().filter(|class| class.is_hardware()).map(Class::word) {
+            for state in ["works", "aside"] {
+                series.devices.with_label_values(&[class, state]);
+            }
+            series.device_slots.with_label_values(&[class]);
+            series.device_sessions.with_label_values(&[class]);
+            series.device_failures.with_label_values(&[class]);
         }
         series
     }

@@ -11,12 +11,12 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Rate;
 use crate::job::{Layout, Loudness, Mp4, VideoCodec};
 use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
 use crate::stills::StillsPlan;
 use crate::task::TaskId;
 use crate::text::TextPlan;
+use crate::{Class, Rate};
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,6 +125,11 @@ pub struct VideoPlan {
 }
 
 impl VideoPlan {
+    /// Whose device its tasks take.
+    pub fn class(&self) -> Class {
+        self.rungs.iter().map(|rung| rung.class).find(|class| class.is_hardware()).unwrap_or_default()
+    }
+
     /// The segments of a chunk, as frames of the grid.
     pub fn segments(&self, chunk: &Chunk) -> Vec<Range<u64>> {
         let mut start = chunk.start;
@@ -198,6 +203,9 @@ pub struct Rung {
     pub codec: VideoCodec,
     /// How many bits it may use.
     pub rate_control: RateControl,
+    /// Whose encoder makes it. Where that fails, its pieces are made on the processor, of the same quality.
+    #[serde(default, skip_serializing_if = "Class::is_cpu")]
+    pub class: Class,
     /// Threads of its encoder, from 1. More than one costs CPU time, and is for what no other task can be done beside.
     #[serde(default = "one")]
     pub threads: NonZeroU32,

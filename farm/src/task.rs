@@ -10,12 +10,13 @@ use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::encoder::Offer;
 use crate::job::{JobId, Mp4};
 use crate::media::MediaInfo;
-use crate::plan::{Plan, RenditionId};
+use crate::plan::{Plan, RenditionId, VideoPlan};
 use crate::stills::Stills;
 use crate::text::Texts;
-use crate::{Failure, Life};
+use crate::{Class, Failure, Life};
 
 /// A unit of work of a job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +41,16 @@ pub enum TaskId {
 }
 
 impl TaskId {
+    /// Whose device a task takes by the plan.
+    pub fn class_in(&self, plan: &Plan) -> Class {
+        let pass = match self {
+            Self::Video(_) => plan.video.as_ref(),
+            Self::First(_) => plan.first.as_ref(),
+            Self::Probe | Self::Audio(_) | Self::Stills | Self::Text | Self::Pack(_) | Self::Mp4(_) => None,
+        };
+        pass.map(VideoPlan::class).unwrap_or_default()
+    }
+
     /// Every task after the probe that a plan calls for, packing not among them.
     pub fn encodes_of(plan: &Plan) -> impl Iterator<Item = Self> {
         let picture = plan.passes().flat_map(|pass| pass.pieces().map(|(task, _)| task));
@@ -169,6 +180,10 @@ pub struct TaskMessage {
     pub life: Life,
     /// Number of this attempt in that life, from 1.
     pub attempt: u32,
+    /// Whose device it may take; of the rungs that the plan pins to hardware, none are made on a device where this is the
+    /// processor.
+    #[serde(default, skip_serializing_if = "Class::is_cpu")]
+    pub class: Class,
     /// Epoch of the plan it belongs to.
     pub epoch: u64,
     /// Term of the scheduler that sent it. What an earlier term left on the queue is not worked on: see [`Event::Stale`].
@@ -237,6 +252,16 @@ pub struct Progress {
     pub media_ns: u64,
 }
 
+/// What workers say to whoever listens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Word {
+    /// How far a task is.
+    Progress(Progress),
+    /// What a worker offers.
+    Offer(Offer),
+}
+
 /// Commit record of a task: names exactly the objects of the one execution that counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Marker {
@@ -248,6 +273,9 @@ pub struct Marker {
     pub outcome: Outcome,
     /// What it cost.
     pub cost: Cost,
+    /// The device that rungs were encoded on, where it was not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// What an execution made.

@@ -265,7 +265,7 @@ fn decodes(order: &AudioOrder, source: &Source, output: &dyn Output) -> Result<b
 }
 
 /// A pipeline that is stopped when it is dropped.
-struct Stopped(gst::Pipeline);
+pub struct Stopped(pub gst::Pipeline);
 
 impl Drop for Stopped {
     fn drop(&mut self) {

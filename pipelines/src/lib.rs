@@ -10,6 +10,7 @@
 //! audio   reader → source → parsebin → decoder → convert → samples counted → level → AAC → cmafmux → fragment → output
 //! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
 //! text    reader → source → parsebin → every packet of text → cues → output
+//! prove   test pictures → encoder → counted → decoder → compared
 //! ```
 
 mod audio;
@@ -28,10 +29,12 @@ pub mod encoders;
 mod fragment;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hardware;
 mod interlace;
 pub mod jpeg;
 mod key_frames;
 mod leaps;
+mod likeness;
 mod limiter;
 mod looks;
 mod loudness;
@@ -39,6 +42,7 @@ mod mend;
 pub mod movie;
 mod mp3;
 mod packets;
+pub mod parameter_sets;
 mod picture_encoder;
 mod plugins;
 mod probe;
@@ -56,6 +60,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use farm::encoder::Device;
 use farm::media::MediaInfo;
 use farm::plan::{AudioPlan, VideoPlan};
 use farm::stills::{StillsPlan, Tile};
@@ -136,6 +141,8 @@ pub struct Init {
 pub enum Order {
     /// Find out what the source is.
     Probe,
+    /// Find out whether an encoder works. It takes no source.
+    Prove(encoders::Proof),
     /// Encode one chunk of the picture into every rung.
     Video(VideoOrder),
     /// Encode one rendition of the sound, the whole length.
@@ -144,6 +151,29 @@ pub enum Order {
     Stills(StillsPlan),
     /// Make every rendition of text.
     Text(TextPlan),
+}
+
+impl Order {
+    /// The device that it takes.
+    pub fn device(&self) -> Option<&Device> {
+        match self {
+            Self::Prove(proof) => proof.device.as_ref(),
+            Self::Video(order) => order.device.as_ref().map(|lent| &lent.device),
+            Self::Probe | Self::Audio(_) | Self::Stills(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// Elements that it uses, and no other order may.
+    fn elements(&self) -> Vec<String> {
+        match self {
+            Self::Prove(proof) => proof.elements(),
+            Self::Video(VideoOrder { plan, device: Some(lent), .. }) => {
+                let codecs = plan.rungs.iter().map(|rung| encoders::name_of(rung.codec));
+                codecs.flat_map(|codec| encoders::names_on(&lent.device, codec)).collect()
+            }
+            Self::Probe | Self::Video(_) | Self::Audio(_) | Self::Stills(_) | Self::Text(_) => Vec::new(),
+        }
+    }
 }
 
 /// Encode one chunk of the picture into every rung.
@@ -157,6 +187,19 @@ pub struct VideoOrder {
     pub origin_ns: u64,
     /// Lead of every track, in ns.
     pub lead_ns: u64,
+    /// The device, and how many of the rungs that are pinned to its class it makes, the first ones. The others are made in
+    /// software instead.
+    #[serde(default)]
+    pub device: Option<OnDevice>,
+}
+
+/// A device that is lent to an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDevice {
+    /// The device.
+    pub device: Device,
+    /// How many encoders may run on it at a time.
+    pub sessions: u32,
 }
 
 /// Encode one rendition of the sound.
@@ -182,6 +225,8 @@ pub enum Done {
     Pictured(Pictured),
     /// What became of each text track, in the order's order.
     Texted(Vec<TextAccount>),
+    /// The encoder does what is asked of it.
+    Proven,
 }
 
 /// The still pictures that were handed out.
@@ -200,18 +245,20 @@ pub struct Pictured {
 /// not count then.
 pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
     init()?;
-    plugins::confine();
+    plugins::confine(&order.elements());
     let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
-    let (source, warnings) = mend::mend(reader).map_err(unreadable)?;
+    let mended = || mend::mend(reader).map_err(unreadable);
     match order {
         Order::Probe => {
+            let (source, warnings) = mended()?;
             let promised = whole::promised(source.reader.as_ref()).map_err(unreadable)?;
             probe::probe(&source, warnings, promised).map(|info| Done::Probed(Box::new(info)))
         }
-        Order::Video(order) => video::encode(order, &source, output).map(Done::Encoded),
-        Order::Audio(order) => audio::encode(order, &source, output).map(Done::Encoded),
-        Order::Stills(plan) => stills::make(plan, &source, output.as_ref()).map(Done::Pictured),
-        Order::Text(plan) => text::make(plan, &source, output.as_ref()).map(Done::Texted),
+        Order::Prove(proof) => encoders::prove(proof).map(|()| Done::Proven),
+        Order::Video(order) => video::encode(order, &mended()?.0, output).map(Done::Encoded),
+        Order::Audio(order) => audio::encode(order, &mended()?.0, output).map(Done::Encoded),
+        Order::Stills(plan) => stills::make(plan, &mended()?.0, output.as_ref()).map(Done::Pictured),
+        Order::Text(plan) => text::make(plan, &mended()?.0, output.as_ref()).map(Done::Texted),
     }
 }
 

@@ -1,29 +1,54 @@
 //! The encoder of a rung, and what its stream is to look like.
 //!
 //! A rung's quality is a number on x264's scale. What the other encoders call the same was measured: as good by VMAF, over
-//! qualities of 18 to 33 (README has figures).
+//! qualities of 18 to 33 (README has figures). Of devices nothing was: [`crate::hardware`] says what is taken for the same.
 
 use farm::Failure;
+use farm::encoder::Device;
 use farm::job::VideoCodec;
 use farm::plan::{RateControl, Rung};
 use gst::prelude::*;
 
+use crate::hardware;
+use crate::packets::{configuration, without_parameters};
 use crate::source::{element, internal};
+
+/// Who makes the stream of a rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker<'a> {
+    /// A library.
+    Software,
+    /// A library, for a rung of which a device makes other parts.
+    Instead,
+    /// A device.
+    Device(&'a Device),
+}
 
 /// The elements from frames to what `cmafmux` takes, with a key frame at every `gop_frames` and nowhere else.
 ///
 /// # Errors
-/// When an element is missing, or the rung is not one to encode.
-pub fn picture_encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>, Failure> {
-    let (elements, caps) = match rung.codec {
-        VideoCodec::H264 => (vec![x264(rung, gop_frames)?], "video/x-h264,profile=high"),
-        VideoCodec::Hevc => (vec![x265(rung, gop_frames)?, hevc_parser()?], "video/x-h265,stream-format=hvc1,alignment=au"),
-        VideoCodec::Av1 => {
-            (vec![aom(rung, gop_frames)?, element("av1parse")?], "video/x-av1,stream-format=obu-stream,alignment=tu")
+/// When an element is missing or lacks what it takes, or the rung is not one to encode.
+pub fn picture_encoder(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result<Vec<gst::Element>, Failure> {
+    let elements = match (maker, rung.codec) {
+        // Many devices take NV12 alone.
+        (Maker::Device(device), codec) => {
+            vec![element("videoconvert")?, hardware::encoder(device, rung, gop_frames)?, parser(codec)?]
         }
+        (_, VideoCodec::H264) => vec![x264(rung, gop_frames, maker)?],
+        (_, VideoCodec::Hevc) => vec![x265(rung, gop_frames)?, parser(VideoCodec::Hevc)?],
+        (_, VideoCodec::Av1) => vec![aom(rung, gop_frames)?, parser(VideoCodec::Av1)?],
+    };
+    let caps = match (maker, rung.codec) {
+        (Maker::Device(_), VideoCodec::H264) => "video/x-h264,profile=high,stream-format=avc,alignment=au",
+        (_, VideoCodec::H264) => "video/x-h264,profile=high",
+        (_, VideoCodec::Hevc) => "video/x-h265,stream-format=hvc1,alignment=au",
+        (_, VideoCodec::Av1) => "video/x-av1,stream-format=obu-stream,alignment=tu",
     };
     let stream = element("capsfilter")?;
     stream.set_property("caps", caps.parse::<gst::Caps>().map_err(internal)?);
+    if maker != Maker::Software && rung.codec == VideoCodec::H264 {
+        tell_in_common(&stream)?;
+    }
     Ok(elements.into_iter().chain([stream]).collect())
 }
 
@@ -32,15 +57,21 @@ pub fn picture_encoder(rung: &Rung, gop_frames: u32) -> Result<Vec<gst::Element>
 /// factor is x264's own between the two kinds (`ipratio`).
 const FIRST_AS_OTHERS: &str = ":zones=0,0,b=1.4";
 
-fn kbit(bits: u32) -> u32 {
+/// Numbers x264's parameter sets otherwise than devices do theirs, which is by 0: so both can stand in the one header of a
+/// rendition of which either made parts.
+const SETS_APART: &str = ":sps-id=1";
+
+/// Thousands of bits, rounded up.
+pub fn kbit(bits: u32) -> u32 {
     bits.div_ceil(1000).max(1)
 }
 
-fn copied() -> Failure {
+/// What there is to say about a rung that has no encoder.
+pub fn copied() -> Failure {
     internal("a rung that is copied is not encoded")
 }
 
-fn x264(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
+fn x264(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result<gst::Element, Failure> {
     let x264 = element("x264enc")?;
     let mut options = "scenecut=0".to_owned();
     x264.set_property_from_str("speed-preset", "veryfast");
@@ -62,6 +93,9 @@ fn x264(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
             x264.set_property("vbv-buf-capacity", u32::try_from(capacity_ms.clamp(1, 10_000)).unwrap_or(10_000));
         }
         RateControl::Copied { .. } => return Err(copied()),
+    }
+    if maker == Maker::Instead {
+        options.push_str(SETS_APART);
     }
     x264.set_property("option-string", options);
     Ok(x264)
@@ -96,14 +130,72 @@ fn x265(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
     Ok(x265)
 }
 
-/// Brings the encoder's stream into the form of `hvc1`, whose parameter sets stand in the sample entry and nowhere else. The
-/// parser leaves the encoder's at each chunk's start, which Apple's players do not want.
-fn hevc_parser() -> Result<gst::Element, Failure> {
-    let parser = element("h265parse")?;
-    let pad = parser.static_pad("src").ok_or_else(|| internal("h265parse has no source pad"))?;
-    pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+/// What brings an encoder's stream into the form that it has in files.
+fn parser(codec: VideoCodec) -> Result<gst::Element, Failure> {
+    match codec {
+        VideoCodec::H264 => bare("h264parse", |sample| without_parameters(&sample.map_readable().ok()?, LENGTH_BYTES)),
+        VideoCodec::Hevc => bare("h265parse", without_parameter_sets),
+        VideoCodec::Av1 => element("av1parse"),
+    }
+}
+
+/// Has the muxer be told the same of a stream whoever makes it, but for its parameter sets: the headers of a rendition of which
+/// several made parts are to go together.
+fn tell_in_common(stream: &gst::Element) -> Result<(), Failure> {
+    let pad = stream.static_pad("src").ok_or_else(|| internal("a capsfilter without a source pad"))?;
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        let Some(gst::PadProbeData::Event(event)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        // It would write the rates that they tell: what was asked for, or what a parser measured.
+        if event.type_() == gst::EventType::Tag {
+            *event = gst::event::Tag::builder(gst::TagList::new()).seqnum(event.seqnum()).build();
+        }
+        if let gst::EventView::Caps(told) = event.view() {
+            let caps = in_common(told.caps_owned());
+            *event = gst::event::Caps::builder(&caps).seqnum(event.seqnum()).build();
+        }
+        gst::PadProbeReturn::Ok
+    });
+    Ok(())
+}
+
+/// Caps without the level, which decides about brands, and with all that belongs to the header of the High profile.
+fn in_common(mut caps: gst::Caps) -> gst::Caps {
+    let header = caps.structure(0).and_then(|structure| structure.get::<gst::Buffer>("codec_data").ok());
+    let header = header.and_then(|header| completed(&header.map_readable().ok()?));
+    let made = caps.make_mut();
+    if let Some(structure) = made.structure_mut(0) {
+        structure.remove_field("level");
+    }
+    if let Some(header) = header {
+        made.set("codec_data", gst::Buffer::from_slice(header));
+    }
+    caps
+}
+
+/// What the header of the High profile ends with, for 4:2:0 with 8 bits (ISO/IEC 14496-15, 5.3.3.1.2).
+const HIGH_END: [u8; 4] = [0xFD, 0xF8, 0xF8, 0];
+/// High, in that header.
+const HIGH: u8 = 100;
+
+/// A header with its end, which x264's element (1.22) leaves out; nothing when it has one.
+fn completed(header: &[u8]) -> Option<Vec<u8>> {
+    let (_, sets) = configuration(header)?;
+    // Two counts stand before the sets, and a length before each.
+    let bytes = 7 + sets.iter().map(|set| 2 + set.len()).sum::<usize>();
+    (header.len() == bytes && header.get(1) == Some(&HIGH)).then(|| [header, HIGH_END.as_slice()].concat())
+}
+
+/// Bytes of a unit's length, as the parsers write it.
+const LENGTH_BYTES: usize = 4;
+
+/// A parser whose samples have the form of `avc1` and `hvc1`: parameter sets stand in the sample entry and nowhere else. It
+/// leaves the encoder's at each chunk's start, which Apple's players do not want.
+fn bare(parser: &str, without: fn(&gst::BufferRef) -> Option<Vec<u8>>) -> Result<gst::Element, Failure> {
+    let parser = element(parser)?;
+    let pad = parser.static_pad("src").ok_or_else(|| internal("a parser without a source pad"))?;
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         if let Some(buffer) = info.buffer_mut()
-            && let Some(rest) = without_parameter_sets(buffer)
+            && let Some(rest) = without(buffer)
         {
             let sample = buffer.make_mut();
             sample.remove_all_memory();
@@ -114,7 +206,7 @@ fn hevc_parser() -> Result<gst::Element, Failure> {
     Ok(parser)
 }
 
-/// The sample without its parameter sets; nothing when it has none. A unit's length has four bytes here.
+/// The sample of HEVC without its parameter sets; nothing when it has none. A unit's length has four bytes here.
 fn without_parameter_sets(buffer: &gst::BufferRef) -> Option<Vec<u8>> {
     let map = buffer.map_readable().ok()?;
     let (mut at, mut rest, mut found) = (0, Vec::new(), false);
@@ -139,6 +231,11 @@ fn without_parameter_sets(buffer: &gst::BufferRef) -> Option<Vec<u8>> {
 const AOM_WORST: u32 = 63;
 const AOM_BEST: u32 = 4;
 
+/// A quality on libaom's scale: three of its steps for two of x264's.
+pub fn on_aom_scale(quality: u32) -> u32 {
+    ((3 * quality).saturating_sub(11) / 2).clamp(AOM_BEST, AOM_WORST)
+}
+
 fn aom(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
     let aom = element("av1enc")?;
     // Faster ones than 6 are only for its other profile, which costs a third as much and saves no bits beside x264.
@@ -150,12 +247,12 @@ fn aom(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
     aom.set_property("keyframe-max-dist", i32::try_from(gop_frames).map_err(internal)?);
     aom.set_property_from_str("end-usage", "vbr");
     let (best, target) = match rung.rate_control {
-        // Three of its steps for two of x264's; with bits to spare, none better than asked for.
-        RateControl::CappedQuality { quality, max_bitrate } => ((3 * quality).saturating_sub(11) / 2, max_bitrate),
+        // With bits to spare, none better than asked for.
+        RateControl::CappedQuality { quality, max_bitrate } => (on_aom_scale(quality), max_bitrate),
         RateControl::Average { bitrate, .. } => (AOM_BEST, bitrate),
         RateControl::Copied { .. } => return Err(copied()),
     };
-    aom.set_property("min-quantizer", best.clamp(AOM_BEST, AOM_WORST));
+    aom.set_property("min-quantizer", best);
     aom.set_property("max-quantizer", AOM_WORST);
     aom.set_property("target-bitrate", kbit(target));
     Ok(aom)
@@ -163,10 +260,48 @@ fn aom(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+    use crate::encoders::{pass, pictures, rung};
 
     fn sample(units: &[&[u8]]) -> Vec<u8> {
         units.iter().flat_map(|unit| [&(unit.len() as u32).to_be_bytes()[..], unit].concat()).collect()
+    }
+
+    /// What the muxer is told of an encoder's stream.
+    fn told(maker: Maker<'_>) -> gst::Caps {
+        crate::init().expect("GStreamer");
+        let chain = picture_encoder(&rung(VideoCodec::H264, (320, 180)), 25, maker).expect("an encoder");
+        let (told, listener) = (Arc::new(Mutex::new(None)), chain.last().and_then(|last| last.static_pad("src")));
+        let seen = Arc::clone(&told);
+        listener.expect("a pad").add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) {
+                *seen.lock().expect("no panic") = Some(caps.caps_owned());
+            }
+            gst::PadProbeReturn::Ok
+        });
+        pass(&pictures((320, 180), 30).expect("pictures"), &chain).expect("it works");
+        let caps = told.lock().expect("no panic").take();
+        caps.expect("caps")
+    }
+
+    #[test]
+    fn what_stands_in_for_a_device_has_sets_of_its_own_and_a_header_like_any() {
+        for (maker, id_bits) in [(Maker::Software, 0x80), (Maker::Instead, 0x40)] {
+            let caps = told(maker);
+            let structure = caps.structure(0).expect("a structure");
+            let header = structure.get::<gst::Buffer>("codec_data").expect("a header");
+            let header = header.map_readable().expect("readable");
+            let (length_bytes, sets) = configuration(&header).expect("a header");
+            assert_eq!((length_bytes, sets.len()), (LENGTH_BYTES, 2));
+            // The id is the first code after the profile, and the first of all. Code 0 is the bit 1, code 1 is 010.
+            let mask = if id_bits == 0x80 { 0x80 } else { 0xE0 };
+            assert_eq!([sets[0][4] & mask, sets[1][1] & mask], [id_bits; 2], "{maker:?}");
+            let is_instead = maker == Maker::Instead;
+            assert_eq!(structure.has_field("level"), !is_instead, "{maker:?}");
+            assert!(!is_instead || header.ends_with(&HIGH_END) && completed(&header).is_none(), "{header:?}");
+        }
     }
 
     #[test]

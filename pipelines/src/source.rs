@@ -180,9 +180,10 @@ pub fn element(factory: &str) -> Result<gst::Element, Failure> {
         let package = match factory {
             "x264enc" => "gstreamer1.0-plugins-ugly",
             "cmafmux" | "shoalscale" => "none, it is part of Shoal",
-            "x265enc" | "h265parse" | "av1enc" | "av1parse" => "gstreamer1.0-plugins-bad",
+            "x265enc" | "h264parse" | "h265parse" | "av1enc" | "av1parse" => "gstreamer1.0-plugins-bad",
             name if name.starts_with("av") => "gstreamer1.0-libav",
-            "parsebin" | "appsrc" | "appsink" | "audioconvert" | "audioresample" | "videoconvert" => "gstreamer1.0-plugins-base",
+            "parsebin" | "appsrc" | "appsink" | "audioconvert" | "audioresample" | "videoconvert" | "audiotestsrc"
+            | "videotestsrc" => "gstreamer1.0-plugins-base",
             "deinterlace" | "videoflip" | "jpegenc" => "gstreamer1.0-plugins-good",
             _ => "libgstreamer1.0-0",
         };

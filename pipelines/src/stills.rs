@@ -185,7 +185,10 @@ fn copy_plane(picture: &gst::Sample, plane: u32, into: &mut [u8], stride: usize)
 }
 
 /// Goes through the rows of a plane of a 4:2:0 picture.
-fn rows(picture: &gst::Sample, plane: u32, mut each: impl FnMut(usize, &[u8])) -> Result<(), Failure> {
+///
+/// # Errors
+/// When it is not one, or its memory cannot be read.
+pub fn rows(picture: &gst::Sample, plane: u32, mut each: impl FnMut(usize, &[u8])) -> Result<(), Failure> {
     let caps = picture.caps().ok_or_else(|| internal("a picture without caps"))?;
     let info = gst_video::VideoInfo::from_caps(caps).map_err(internal)?;
     let buffer = picture.buffer().ok_or_else(|| internal("a picture without a buffer"))?;

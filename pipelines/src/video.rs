@@ -6,9 +6,11 @@
 //!                           └→ appsrc (every 2nd frame) → scale → …
 //! ```
 //!
-//! Key frames come from `key-int-max` alone on a constant-rate stream that starts on the GOP grid.
+//! Key frames come from `key-int-max` alone on a constant-rate stream that starts on the GOP grid; devices are asked for each
+//! besides, and what they make is looked at.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -21,11 +23,12 @@ use crate::cadence::{Cadence, Show};
 use crate::copy::PictureCopy;
 use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
+use crate::likeness::{Likeness, Part};
 use crate::mend::Source;
-use crate::picture_encoder::picture_encoder;
+use crate::picture_encoder::{Maker, picture_encoder};
 use crate::scale;
 use crate::source::{buffers_waiting, element, frames_waiting, internal, push};
-use crate::{Output, VideoOrder};
+use crate::{OnDevice, Output, VideoOrder};
 
 /// Every how many places of the grid progress is told, where all is H.264: with dearer codecs as much more often.
 const PROGRESS_FRAMES: u64 = 12;
@@ -81,7 +84,7 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
         ladder.show(&show, output.as_ref())?;
     }
     drop(decoded);
-    ladder.finish(chunk.frames())?;
+    ladder.finish(output.as_ref())?;
     copies.iter().try_for_each(|copy| copy.finish())?;
     Ok(account)
 }
@@ -89,6 +92,27 @@ pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> 
 /// The rungs that are encoded, with their places in the plan.
 fn encoded(plan: &VideoPlan) -> impl Iterator<Item = (usize, &Rung)> {
     plan.rungs.iter().enumerate().filter(|(_, rung)| !rung.is_copied())
+}
+
+/// Who makes each rung, in the plan's order. The device makes as many of those that are pinned to its class as it has sessions
+/// for, the first ones.
+fn makers<'a>(plan: &VideoPlan, lent: Option<&'a OnDevice>) -> Vec<Maker<'a>> {
+    let mut sessions = lent.map_or(0, |lent| lent.sessions);
+    let maker = |rung: &Rung| match lent {
+        _ if rung.class.is_cpu() => Maker::Software,
+        Some(lent) if lent.device.class == rung.class && sessions > 0 => {
+            sessions -= 1;
+            Maker::Device(&lent.device)
+        }
+        _ => Maker::Instead,
+    };
+    plan.rungs.iter().map(maker).collect()
+}
+
+/// How many frames a rung of this divisor has of these frames of the grid.
+fn frames_of(frames: &Range<u64>, divisor: NonZeroU32) -> u64 {
+    let divisor = u64::from(divisor.get());
+    frames.end.div_ceil(divisor) - frames.start.div_ceil(divisor)
 }
 
 /// The rungs that are made of the source's own packets.
@@ -142,7 +166,16 @@ struct Ladder {
     /// One source of frames for each divisor of the grid's rate.
     feeds: Vec<Feed>,
     /// One end for each rung.
-    ends: Vec<mpsc::Receiver<Result<Muxed, Failure>>>,
+    ends: Vec<End>,
+}
+
+/// Where a rung comes out.
+struct End {
+    /// Frames that it is to have.
+    frames: u64,
+    muxed: mpsc::Receiver<Result<Muxed, Failure>>,
+    /// What is seen of its encoder, where that is a device.
+    likeness: Option<Likeness>,
 }
 
 struct Feed {
@@ -166,7 +199,7 @@ impl Ladder {
             let rate = ladder.plan.rate.divided_by(divisor.get()).ok_or_else(|| internal("a rung's rate is out of range"))?;
             let source = gst_app::AppSrc::builder().format(gst::Format::Time).max_bytes(0).build();
             ladder.pipeline.add(&source).map_err(internal)?;
-            ladder.add_rungs(&source, divisor, rate, order.lead_ns, &output)?;
+            ladder.add_rungs(&source, divisor, rate, order, &output)?;
             ladder.feeds.push(Feed { divisor, rate, source });
         }
         ladder.pipeline.set_state(gst::State::Playing).map_err(internal)?;
@@ -179,15 +212,17 @@ impl Ladder {
         source: &gst_app::AppSrc,
         divisor: NonZeroU32,
         rate: Rate,
-        lead_ns: u64,
+        order: &VideoOrder,
         output: &Arc<dyn Output>,
     ) -> Result<(), Failure> {
         let mut above: gst::Element = source.clone().upcast();
-        let plan = self.plan.clone();
+        let plan = &order.plan;
+        let makers = makers(plan, order.device.as_ref());
+        let (frames, gop_frames) = (frames_of(&self.chunk.frames(), divisor), plan.gop_frames / divisor);
         let mut waiting = 1;
-        for (index, rung) in encoded(&plan).filter(|(_, rung)| rung.divisor == divisor) {
+        for (index, rung) in encoded(plan).filter(|(_, rung)| rung.divisor == divisor) {
             let first = above.is::<gst_app::AppSrc>();
-            let colour = if first { self.plan.picture.colour } else { farm::media::Colour::BT709 };
+            let colour = if first { plan.picture.colour } else { farm::media::Colour::BT709 };
             let mut chain = vec![scale::element(rung.width, rung.height, colour)];
             if !first {
                 chain.insert(0, queue(waiting)?);
@@ -195,11 +230,16 @@ impl Ladder {
             waiting = frames_waiting(rung.width, rung.height);
             let tee = element("tee")?;
             chain.push(tee.clone());
-            let (end, ended) = mpsc::channel();
-            self.ends.push(ended);
+            let maker = makers.get(index).copied().unwrap_or(Maker::Software);
+            let encoder = picture_encoder(rung, gop_frames, maker)?;
+            let is_watched = matches!(maker, Maker::Device(_));
+            let likeness = is_watched.then(|| Likeness::watch(&encoder, frames, gop_frames, Part::Ends)).transpose()?;
+            let (end, muxed) = mpsc::channel();
+            self.ends.push(End { frames, muxed, likeness });
+            let muxer = muxer((plan, &self.chunk), index, rate, order.lead_ns, divisor)?;
             let mut encode = vec![queue(waiting)?];
-            encode.extend(picture_encoder(rung, self.plan.gop_frames / divisor)?);
-            encode.extend(muxer((&self.plan, &self.chunk), index, rate, lead_ns, divisor)?.elements(Arc::clone(output), end)?);
+            encode.extend(encoder);
+            encode.extend(muxer.elements(Arc::clone(output), end)?);
             self.pipeline.add_many(chain.iter().chain(&encode)).map_err(internal)?;
             gst::Element::link_many([&above].into_iter().chain(&chain)).map_err(internal)?;
             gst::Element::link_many([&tee].into_iter().chain(&encode)).map_err(internal)?;
@@ -244,29 +284,29 @@ impl Ladder {
         Ok(())
     }
 
-    /// Ends every rung and waits until the last segment is handed out; counts the frames.
-    fn finish(&self, frames: std::ops::Range<u64>) -> Result<(), Failure> {
+    /// Ends every rung and waits until the last segment is handed out; counts the frames, and looks at what a device made.
+    fn finish(&self, output: &dyn Output) -> Result<(), Failure> {
         for feed in &self.feeds {
             feed.source.end_of_stream().map_err(|_| self.failure())?;
         }
-        let mut wanted: Vec<_> = Vec::new();
-        for feed in &self.feeds {
-            let divisor = u64::from(feed.divisor.get());
-            let count = frames.end.div_ceil(divisor) - frames.start.div_ceil(divisor);
-            wanted.extend(encoded(&self.plan).filter(|(_, rung)| rung.divisor == feed.divisor).map(|_| count));
-        }
-        for (end, wanted) in self.ends.iter().zip(wanted) {
+        for end in &self.ends {
             let muxed = loop {
-                match end.recv_timeout(std::time::Duration::from_millis(100)) {
+                match end.muxed.recv_timeout(std::time::Duration::from_millis(100)) {
                     Ok(muxed) => break muxed?,
                     Err(mpsc::RecvTimeoutError::Timeout) => self.check()?,
                     Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.failure()),
                 }
             };
-            if muxed.samples != wanted {
-                let message = format!("an encoder made {} frames of {wanted}", muxed.samples);
+            if muxed.samples != end.frames {
+                let message = format!("an encoder made {} frames of {}", muxed.samples, end.frames);
                 return Err(Failure::new(Code::EncoderFailed, message));
             }
+        }
+        let whole_ns = self.plan.rate.start_ns(self.chunk.end - self.chunk.start);
+        for likeness in self.ends.iter().filter_map(|end| end.likeness.as_ref()) {
+            likeness.check()?;
+            // Each takes a while, in which nothing else is told.
+            output.progress(whole_ns).map_err(handed_on)?;
         }
         Ok(())
     }
@@ -282,7 +322,7 @@ impl Ladder {
 
     /// What a rung reported, if one failed.
     fn reported(&self) -> Option<Failure> {
-        self.ends.iter().find_map(|end| end.try_recv().ok().and_then(Result::err))
+        self.ends.iter().find_map(|end| end.muxed.try_recv().ok().and_then(Result::err))
     }
 
     /// Why frames are not taken any more: what a rung reported, or else what the pipeline posted.
@@ -311,4 +351,45 @@ fn queue(frames: u32) -> Result<gst::Element, Failure> {
     queue.set_property("max-size-bytes", 0_u32);
     queue.set_property("max-size-time", 0_u64);
     Ok(queue)
+}
+
+#[cfg(test)]
+mod tests {
+    use farm::Class;
+    use farm::encoder::Device;
+    use farm::job::VideoCodec;
+    use farm::media::{Colour, Interlace, Orientation, TrackId};
+    use farm::plan::PicturePlan;
+
+    use super::*;
+    use crate::encoders::rung;
+
+    #[test]
+    fn the_first_rungs_that_are_pinned_are_made_on_the_device() {
+        let pinned = |class| Rung { class, ..rung(VideoCodec::H264, (320, 180)) };
+        let classes = [Class::Nvenc, Class::Cpu, Class::Vaapi, Class::Nvenc, Class::Nvenc];
+        let plan = VideoPlan {
+            track: TrackId(0),
+            rate: Rate::new(25, 1).expect("a rate"),
+            frames: 100,
+            gop_frames: 50,
+            segment_frames: 50,
+            picture: PicturePlan { orientation: Orientation::default(), interlace: Interlace::default(), colour: Colour::BT709 },
+            rungs: classes.map(pinned).to_vec(),
+            chunks: Vec::new(),
+        };
+        let device = Device { class: Class::Nvenc, number: 0, node: "/dev/stand-in0".into() };
+        let (made, software, instead) = (Maker::Device(&device), Maker::Software, Maker::Instead);
+        let with = |sessions| OnDevice { device: device.clone(), sessions };
+        assert_eq!(makers(&plan, Some(&with(2))), [made, software, instead, made, instead]);
+        assert_eq!(makers(&plan, Some(&with(9))), [made, software, instead, made, made]);
+        assert_eq!(makers(&plan, Some(&with(0))), [instead, software, instead, instead, instead]);
+        assert_eq!(makers(&plan, None), [instead, software, instead, instead, instead]);
+    }
+
+    #[test]
+    fn a_rung_has_the_frames_that_stand_on_its_own_grid() {
+        let frames = |frames, divisor| frames_of(&frames, NonZeroU32::new(divisor).expect("not zero"));
+        assert_eq!([frames(0..100, 1), frames(100..150, 2), frames(100..151, 2), frames(50..51, 2)], [100, 25, 26, 1]);
+    }
 }

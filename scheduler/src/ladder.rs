@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use farm::job::{AutoLadder, LadderSpec, RungSpec, VideoCodec, VideoSpec};
 use farm::media::VideoTrack;
 use farm::plan::{RateControl, RenditionId, Rung};
-use farm::{Code, Failure, Rate};
+use farm::{Class, Code, Failure, Rate};
 use num_integer::Integer;
 
 const SIDE_PX_MAX: u32 = VideoTrack::SIDE_PX_MAX;
@@ -176,6 +176,7 @@ pub fn ladder(
             divisor,
             codec: codec(wanted),
             rate_control: rate_control(wanted.video.as_ref(), &cap),
+            class: Class::Cpu,
             threads: NonZeroU32::MIN,
         })
     });

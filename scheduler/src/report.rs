@@ -1,18 +1,19 @@
 //! `report.json`: what was made, of what, by which settings, and at what cost.
 
-use farm::Rate;
+use std::collections::BTreeMap;
+
 use farm::job::{JobSpec, Layout, shown_url};
-use farm::keys;
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
 use farm::plan::{Plan, RateControl, RenditionId};
 use farm::stills::{Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
 use farm::text::TextAccount;
+use farm::{Class, Rate, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
 use crate::playlist::Bandwidth;
-use crate::seal::{Medium, Rendition, Seal, TextRendition};
+use crate::seal::{Fallback, Medium, Rendition, Seal, TextRendition};
 
 /// Version of the report's form.
 pub const VERSION: u32 = 1;
@@ -44,6 +45,12 @@ pub struct Report {
     pub samples: Vec<SamplesReport>,
     /// What it cost.
     pub cost: CostReport,
+    /// The devices that encoded something of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceReport>,
+    /// What was made on the processor because a device failed at it, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Fallback>,
     /// What was decided that a viewer may wonder about.
     pub notes: Vec<String>,
     /// What a viewer of the result should know.
@@ -135,6 +142,8 @@ pub struct RenditionReport {
     pub codecs: String,
     /// Where its packets come from.
     pub made: Making,
+    /// Whose encoder the plan has for it; none for sound and what is copied.
+    pub encoder: Option<Class>,
     /// How its bits were limited; none of that for sound.
     pub rate_control: Option<RateControl>,
     /// Bit rate that was asked of the encoder, for sound.
@@ -251,6 +260,15 @@ pub struct CostReport {
     pub tasks: Vec<TaskCost>,
 }
 
+/// A device, and what it did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// Which.
+    pub device: String,
+    /// The tasks that were done with it.
+    pub tasks: Vec<TaskId>,
+}
+
 /// What a task cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskCost {
@@ -283,6 +301,8 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
         frames: accounts.frames,
         samples: samples.map(|(audio, account)| SamplesReport { id: audio.id.clone(), account: *account }).collect(),
         cost: cost(seal),
+        devices: devices(seal),
+        fallbacks: seal.fallbacks.clone(),
         notes: notes(plan, seal),
         dropped: info.dropped.clone(),
         chapters: chapters(info, plan),
@@ -331,6 +351,7 @@ fn rendition(plan: &Plan, accounts: &Accounts, seal: &Seal, made: &Rendition) ->
         medium: made.medium.clone(),
         codecs: made.codecs.clone(),
         made: if is_copied { Making::Copied } else { Making::Encoded },
+        encoder: rung.filter(|rung| !rung.is_copied()).map(|rung| rung.class),
         rate_control: rung.map(|rung| rung.rate_control),
         asked_bps: audio.filter(|_| !is_copied).map(|(audio, _)| audio.bitrate),
         segments: made.segments().count(),
@@ -415,6 +436,17 @@ fn cost(seal: &Seal) -> CostReport {
         sum.tasks.push(TaskCost { task: execution.task.clone(), cost: execution.cost });
         sum
     })
+}
+
+/// The tasks by the device that they were done with.
+fn devices(seal: &Seal) -> Vec<DeviceReport> {
+    let mut devices: BTreeMap<&str, Vec<TaskId>> = BTreeMap::new();
+    for execution in &seal.executions {
+        if let Some(device) = &execution.device {
+            devices.entry(device).or_default().push(execution.task.clone());
+        }
+    }
+    devices.into_iter().map(|(device, tasks)| DeviceReport { device: device.to_owned(), tasks }).collect()
 }
 
 /// The source's chapters by the result's time, as far as they lie in it.

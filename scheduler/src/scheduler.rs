@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farm::broker::{Broker, Queue};
-use farm::job::{JobId, JobSpec};
+use farm::job::{Hardware, JobId, JobSpec};
 use farm::storage::{Creation, Kind, Storage};
 use farm::task::{Event, Token};
 use farm::{Code, Failure, Life, keys};
@@ -60,6 +60,8 @@ pub struct Settings {
     pub settle: Duration,
     /// Shares of the farm by tenant, for those whose is not 1.
     pub weights: Arc<BTreeMap<String, u32>>,
+    /// Whether hardware encodes, by tenant, for those who have said it and jobs that do not.
+    pub hardware: Arc<BTreeMap<String, Hardware>>,
     /// Who cleans up after a job.
     pub aftercare: Aftercare,
     /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
@@ -88,6 +90,7 @@ impl Settings {
             tick: Duration::from_secs(10),
             settle: Duration::ZERO,
             weights: Arc::default(),
+            hardware: Arc::default(),
             aftercare: Aftercare::AtOnce,
             troubles_max: 8,
         }

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 /// Packets of sound that a rendition may have more or fewer than its samples ask for: encoders add one to flush themselves.
 const PACKETS_OFF_MAX: u64 = 4;
 
+/// Largest init segment in bytes.
+const INIT_BYTES_MAX: u64 = 1 << 20;
+
 /// Samples of an AAC packet.
 const PACKET_SAMPLES: u64 = 1024;
 
@@ -36,6 +39,20 @@ pub struct Seal {
     pub text: Vec<TextRendition>,
     /// The executions that count, in the order of their tasks.
     pub executions: Vec<Execution>,
+    /// What was made on the processor because a device failed at it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// A task that a device failed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt at it that failed.
+    pub attempt: u32,
+    /// The device and what it did.
+    pub failure: Failure,
 }
 
 /// A plain MP4 file.
@@ -58,6 +75,9 @@ pub struct Execution {
     pub cost: Cost,
     /// What became of the frames or samples, if it encoded.
     pub account: Option<Account>,
+    /// The device that rungs were encoded on, where it was not the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// A finished rendition of text.
@@ -76,7 +96,7 @@ pub struct Rendition {
     pub id: RenditionId,
     /// What it carries.
     pub medium: Medium,
-    /// Codec string (RFC 6381), the same in every init segment.
+    /// Codec string (RFC 6381): that of the highest level, where pieces were made by different encoders.
     pub codecs: String,
     /// Ticks per second of the segments' durations.
     pub timescale: u32,
@@ -306,6 +326,7 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
         task: marker.task.clone(),
         token: marker.token.clone(),
         cost: marker.cost,
+        device: marker.device.clone(),
         account: match &marker.outcome {
             Outcome::Encoded { account, .. } => Some(*account),
             Outcome::Probed { .. } | Outcome::Pictured { .. } | Outcome::Texted { .. } | Outcome::Packed { .. } => None,
@@ -313,7 +334,8 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
     });
     let stills = plan.stills.as_ref().map(|stills| pictured(stills, markers)).transpose()?;
     let text = plan.text.as_ref().map(|text| texted(text, markers)).transpose()?.unwrap_or_default();
-    Ok(Seal { executions: executions.collect(), stills, text, renditions: made, files, mp4: downloads(plan, markers)? })
+    let executions = executions.collect();
+    Ok(Seal { executions, stills, text, renditions: made, files, mp4: downloads(plan, markers)?, fallbacks: Vec::new() })
 }
 
 /// How the bytes of a rendition are laid out.
@@ -472,14 +494,11 @@ fn rendition(
             found: found.to_string(),
             expected: expected.to_string(),
         };
-        if piece.codecs != first.codecs {
+        if profile(&piece.codecs) != profile(&first.codecs) {
             return Err(differs(&piece.codecs, &first.codecs));
         }
         if piece.timescale != first.timescale {
             return Err(differs(&format!("1/{} s", piece.timescale), &format!("1/{} s", first.timescale)));
-        }
-        if shape == Shape::File && piece.init.sha256 != first.init.sha256 {
-            return Err(differs(&format!("init {}", piece.init.sha256), &format!("init {}", first.init.sha256)));
         }
         check_bytes(shape, task, &id, piece)?;
     }
@@ -496,11 +515,23 @@ fn rendition(
         },
         Shape::File => {
             let segments: Vec<Segment> = pieces.iter().flat_map(|(_, made)| made.segments.iter().cloned()).collect();
-            let object = packed(&id, first.init.bytes, &segments, markers)?;
-            Media::File { object, init_bytes: first.init.bytes, segments }
+            let is_one = pieces.iter().all(|(_, piece)| piece.init.sha256 == first.init.sha256);
+            let (object, init_bytes) = packed(&id, is_one.then_some(first.init.bytes), &segments, markers)?;
+            Media::File { object, init_bytes, segments }
         }
     };
-    Ok(Rendition { id, medium, codecs: first.codecs.clone(), timescale: first.timescale, media })
+    // Of one profile, in one form of writing, the higher level is the longer or the greater.
+    let codecs = pieces.iter().map(|(_, piece)| &piece.codecs).max_by_key(|codecs| (codecs.len(), codecs.as_str()));
+    Ok(Rendition { id, medium, codecs: codecs.unwrap_or(&first.codecs).clone(), timescale: first.timescale, media })
+}
+
+/// A codec string without what different encoders of the same profile say differently: for H.264 (`avc1.PPCCLL`) what stands
+/// behind the profile, for others the level, which is their third part.
+fn profile(codecs: &str) -> Vec<&str> {
+    match codecs.strip_prefix("avc1.") {
+        Some(rest) => vec!["avc1", rest.get(..2).unwrap_or(rest)],
+        None => codecs.split('.').enumerate().filter(|(place, _)| *place != 2 && *place != 3).map(|(_, part)| part).collect(),
+    }
 }
 
 /// Objects and segments of a piece are the same bytes, and stand where playlists can name them.
@@ -525,19 +556,20 @@ fn check_key(task: &TaskId, id: &RenditionId, object: &Object) -> Result<(), Mis
     Err(Mismatch::Key { task: task.clone(), rendition: id.clone(), key: object.key.clone() })
 }
 
-/// The joined file of a rendition, when it holds just what the parts held.
+/// The joined file of a rendition, when it holds just what the parts held, and the size of its init segment: that of all parts,
+/// where they have the same.
 fn packed(
     id: &RenditionId,
-    init_bytes: u64,
+    init_bytes: Option<u64>,
     segments: &[Segment],
     markers: &BTreeMap<TaskId, Marker>,
-) -> Result<Object, Mismatch> {
+) -> Result<(Object, u64), Mismatch> {
     let task = TaskId::Pack(id.clone());
     let object = joined(&task, id, markers)?;
-    if object.bytes != init_bytes + segments.iter().map(|segment| segment.bytes).sum::<u64>() {
-        return Err(Mismatch::Bytes { task, rendition: id.clone() });
+    match object.bytes.checked_sub(segments.iter().map(|segment| segment.bytes).sum::<u64>()) {
+        Some(before @ 1..=INIT_BYTES_MAX) if init_bytes.is_none_or(|bytes| bytes == before) => Ok((object, before)),
+        _ => Err(Mismatch::Bytes { task, rendition: id.clone() }),
     }
-    Ok(object)
 }
 
 /// The file that a task put together.

@@ -50,7 +50,8 @@ pub struct Config {
 /// When a part of it ends by itself.
 pub async fn run(config: Config, state: Storage, broker: Broker, stop: CancellationToken) -> Result<(), Failure> {
     let Config { mut settings, policy, notify, janitor, api, peertube, admin } = config;
-    settings.weights = Arc::new(policy.tenants.now().weights());
+    let tenants = policy.tenants.now();
+    (settings.weights, settings.hardware) = (Arc::new(tenants.weights()), Arc::new(tenants.hardware()));
     let scheduler = Arc::new(Scheduler::start(settings, state.clone(), broker.clone()));
     let watch = scheduler.watch();
     let mut parts: JoinSet<Result<(), Failure>> = JoinSet::new();

@@ -4,21 +4,23 @@ use std::collections::BTreeMap;
 use std::mem::discriminant;
 
 use farm::ended::{Ended, JobOutcome};
-use farm::job::{JobId, JobSpec, shown_url};
+use farm::job::{Hardware, JobId, JobSpec, shown_url};
 use farm::media::MediaInfo;
 use farm::plan::{Plan, RenditionId};
 use farm::storage::Kind;
 use farm::task::{Marker, Outcome, TaskId};
 use farm::text::TextPlan;
-use farm::{Code, Failure, Fault, Life, keys};
+use farm::{Class, Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
+use crate::offers::Served;
 use crate::pace::Pace;
+use crate::pin::pin;
 use crate::plan::plan_at;
 use crate::playlist::{self, Set};
 use crate::report::{self, Report};
-use crate::seal::{Medium, Seal, seal};
+use crate::seal::{Fallback, Medium, Seal, seal};
 use crate::stills;
 
 /// Most attempts at a task.
@@ -33,6 +35,23 @@ pub fn wait_ms(attempt: u32) -> u64 {
     }
 }
 
+/// What a plan goes by beside the job and its source: how things stand in the farm at that time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Around {
+    /// How fast pictures are encoded.
+    pub pace: Pace,
+    /// Which hardware there are workers for.
+    pub served: Served,
+    /// Whether it encodes, where the job does not say.
+    pub hardware: Hardware,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self { pace: Pace::USUAL, served: Served::default(), hardware: Hardware::default() }
+    }
+}
+
 /// A job as storage has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobState {
@@ -42,8 +61,8 @@ pub struct JobState {
     pub life: Life,
     /// What was asked for.
     pub spec: JobSpec,
-    /// How fast pictures are encoded, for the plan.
-    pub pace: Pace,
+    /// What the plan goes by beside the job and its source.
+    pub around: Around,
     /// Whether playlists of an earlier job were taken away from its output prefix.
     pub cleared: bool,
     /// Whether it is to stop.
@@ -69,7 +88,7 @@ impl JobState {
             job,
             life,
             spec,
-            pace: Pace::USUAL,
+            around: Around::default(),
             cleared: false,
             cancelled: false,
             plan: None,
@@ -93,6 +112,10 @@ impl JobState {
     /// The pace that the job's end shows; as it was where it shows none.
     pub fn pace_after(&self, pace: Pace) -> Pace {
         let (Some(plan), Some(seal), Some(Ok(info))) = (&self.plan, &self.seal, self.info()) else { return pace };
+        // What a device does is not seen in CPU time.
+        if plan.passes().any(|pass| pass.video.class().is_hardware()) {
+            return pace;
+        }
         let used = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
         used.map_or(pace, |track| pace.after(plan, track, seal))
     }
@@ -196,6 +219,8 @@ pub struct Due {
     pub attempt: u32,
     /// How long it is to wait, in ms.
     pub wait_ms: u64,
+    /// Whose device it may take. After a failed attempt none: what failed may have been the device.
+    pub class: Class,
 }
 
 /// What is next for a job.
@@ -274,7 +299,9 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
             Some(info) => {
                 let info = info?;
                 damage::judge_probe(job.spec.damage, info)?;
-                Ok(Next::StorePlan(Box::new(plan_at(job.pace, &job.spec, info)?)))
+                let plan = plan_at(job.around.pace, &job.spec, info)?;
+                let policy = job.spec.hardware.unwrap_or(job.around.hardware);
+                Ok(Next::StorePlan(Box::new(pin(plan, policy, &job.around.served)?)))
             }
         };
     };
@@ -284,7 +311,7 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
     }
     match missing(job, decided) {
         tasks if tasks.is_empty() => {
-            let seal = seal(decided, &job.markers)?;
+            let seal = Seal { fallbacks: fallbacks(job), ..seal(decided, &job.markers)? };
             damage::judge(job.spec.damage, probed()?, decided, &Accounts::of(decided, &seal))?;
             Ok(Next::StoreSeal(seal))
         }
@@ -331,12 +358,25 @@ fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Defeat> {
     let mut halted = None;
     for task in tasks {
         match verdict(job.failures.get(&task)) {
-            Verdict::Try(attempt) => due.push(Due { task, attempt, wait_ms: wait_ms(attempt) }),
+            Verdict::Try(attempt) => {
+                let planned = job.plan.as_ref().filter(|_| attempt == 1).map(|plan| task.class_in(plan));
+                due.push(Due { task, attempt, wait_ms: wait_ms(attempt), class: planned.unwrap_or_default() });
+            }
             Verdict::Halt(failure) => halted = halted.or(Some(failure)),
             Verdict::Fail { failure, attempts } => return Err(Defeat { failure, at: Some(FailedTask { task, attempts }) }),
         }
     }
     Ok(halted.map_or(Next::Run(due), Next::Halt))
+}
+
+/// What was made on the processor because a device failed at it.
+fn fallbacks(job: &JobState) -> Vec<Fallback> {
+    let failures =
+        job.failures.iter().flat_map(|(task, attempts)| attempts.iter().map(move |(attempt, failure)| (task, attempt, failure)));
+    let of_devices = failures.filter(|(_, _, failure)| failure.code == Code::DeviceFailed);
+    of_devices
+        .map(|(task, attempt, failure)| Fallback { task: task.clone(), attempt: *attempt, failure: failure.clone() })
+        .collect()
 }
 
 /// What the failed attempts at a task mean.

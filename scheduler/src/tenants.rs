@@ -1,5 +1,5 @@
-//! Who may use the farm: tenants and their tokens, read from a TOML file, and again when it is changed; weights at the start
-//! alone.
+//! Who may use the farm: tenants and their tokens, read from a TOML file, and again when it is changed; weights and hardware at
+//! the start alone.
 //!
 //! ```toml
 //! [[tenants]]
@@ -8,6 +8,7 @@
 //! weight = 2           # share of the farm against others, 1 to 1000; 1 when absent
 //! max_jobs = 100       # jobs that have not ended; no limit when absent
 //! admin = false        # an admin sees and submits jobs of every tenant
+//! hardware = "prefer"  # or "require", "avoid": for jobs that do not say; "prefer" when absent
 //! places = ["s3://videos/tube/"]   # below which its outputs are, and its sources in storage; anywhere when absent
 //! ```
 
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farm::job::Hardware;
 use farm::{Code, Failure};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -41,6 +43,8 @@ pub struct Tenant {
     pub jobs_max: Option<usize>,
     /// Whether it sees and submits jobs of every tenant.
     pub is_admin: bool,
+    /// Whether hardware encodes its jobs, where they do not say.
+    pub hardware: Option<Hardware>,
     /// Below which places its outputs are, and its sources in storage; anywhere when absent.
     pub places: Option<Vec<Url>>,
     token_sha256: [u8; 32],
@@ -76,6 +80,7 @@ struct Line {
     max_jobs: Option<usize>,
     #[serde(default)]
     admin: bool,
+    hardware: Option<Hardware>,
     places: Option<Vec<Url>>,
 }
 
@@ -134,6 +139,11 @@ impl Tenants {
     pub fn weights(&self) -> BTreeMap<String, u32> {
         let others = self.all.iter().filter(|tenant| tenant.weight != 1);
         others.map(|tenant| (tenant.name.clone(), tenant.weight)).collect()
+    }
+
+    /// Whether hardware encodes, by tenant, for those of whom it is said.
+    pub fn hardware(&self) -> BTreeMap<String, Hardware> {
+        self.all.iter().filter_map(|tenant| Some((tenant.name.clone(), tenant.hardware?))).collect()
     }
 
     /// The places that a tenant keeps to: of all who go by that name together. None where it may go anywhere.
@@ -216,8 +226,8 @@ impl Line {
             },
             _ => return refuse("give token or token_sha256, and not both"),
         };
-        let Self { name, weight, max_jobs: jobs_max, admin: is_admin, places, .. } = self;
-        Ok(Tenant { name, weight, jobs_max, is_admin, places, token_sha256 })
+        let Self { name, weight, max_jobs: jobs_max, admin: is_admin, hardware, places, .. } = self;
+        Ok(Tenant { name, weight, jobs_max, is_admin, hardware, places, token_sha256 })
     }
 }
 

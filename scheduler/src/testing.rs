@@ -160,7 +160,13 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
             Outcome::Packed { object: object(keys::whole(id, token), bytes) }
         }
     };
-    Marker { task: task.clone(), token: token.clone(), outcome, cost: Cost { cpu_ms: 100, wall_ms: 60, rss_kib: 1000 } }
+    Marker {
+        task: task.clone(),
+        token: token.clone(),
+        outcome,
+        cost: Cost { cpu_ms: 100, wall_ms: 60, rss_kib: 1000 },
+        device: None,
+    }
 }
 
 /// What the tasks of a rendition made of it, in order.

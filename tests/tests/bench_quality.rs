@@ -23,6 +23,11 @@ const SOURCES: [&str; 4] = ["bbb_720p_5s.mp4", "bbb_480p_30s.mp4", "sample_portr
 /// Points of VMAF that runs of the same encoder differ by where nothing but its input's rounding does.
 const NOISE: f64 = 0.2;
 
+/// Whether hardware is to encode: on a machine that has some, `require` tells how its qualities compare.
+fn hardware() -> String {
+    std::env::var("BENCH_HARDWARE").unwrap_or_else(|_| "avoid".to_owned())
+}
+
 /// Bytes and VMAF of ffmpeg's encode at this CRF.
 fn ffmpeg_point(folder: &Path, source: &Raw, rung: &Rung, crf: u32) -> Result<(f64, f64)> {
     let file = folder.join("ffmpeg.h264");
@@ -70,7 +75,7 @@ fn between(points: &mut [(f64, f64)], x: f64) -> f64 {
 
 fn measured(file: &Path) -> Result<Vec<String>> {
     let (folder, output) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    shoal::done(file, output.path(), &["--ladder", "480,360,240", "--copy", "never"])?;
+    shoal::done(file, output.path(), &["--ladder", "480,360,240", "--copy", "never", "--hardware", &hardware()])?;
     let source = Raw::of(file, size_of(file)?, folder.path().join("source.yuv"))?;
     let report: Value = serde_json::from_slice(&fs::read(output.path().join("report.json"))?)?;
     let presentation = Presentation::read(output.path())?;
@@ -98,7 +103,8 @@ fn measured(file: &Path) -> Result<Vec<String>> {
         let theirs = between(&mut points, rung.bytes);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         println!("| {name} | {} | {:.0} | {ours:.2} | {theirs:.2} | {:+.2} |", rung.name, rung.bytes / 1000.0, ours - theirs);
-        if ours < theirs - NOISE {
+        // A device's encoder is measured here, and not held to x264's.
+        if hardware() == "avoid" && ours < theirs - NOISE {
             faults.push(format!("{name} {}: {ours:.2}, ffmpeg {theirs:.2}", rung.name));
         }
     }

@@ -16,7 +16,7 @@ use farm::job::{JobId, JobSpec};
 use farm::keys;
 use farm::plan::Plan;
 use farm::storage::{Kind, Storage};
-use farm::task::{Event, Marker, Progress, TaskId, TaskMessage, Token};
+use farm::task::{Event, Marker, Progress, TaskId, TaskMessage, Token, Word};
 use scheduler::admit::Policy;
 use scheduler::service::{self, Config};
 use scheduler::{Settings, janitor, notify};
@@ -46,12 +46,12 @@ fn rss_mib() -> usize {
 /// Does what a worker does with storage and broker, and encodes nothing.
 async fn work(state: Storage, broker: Broker, started: mpsc::UnboundedSender<(JobId, TaskId, Instant)>) {
     let info = testing::source(vec![], vec![testing::sound(0, 48_000, 4)]);
-    let mut tasks = broker.consume(Queue::Tasks).await.unwrap();
+    let mut tasks = broker.consume(Queue::Tasks(farm::Class::Cpu)).await.unwrap();
     loop {
         let delivery = tasks.next().await.unwrap();
         let TaskMessage { job, task, epoch, .. } = delivery.read().unwrap();
         let token = Token::random();
-        broker.tell(Progress { job: job.clone(), task: task.clone(), token: token.clone(), media_ns: 0 });
+        broker.tell(Word::Progress(Progress { job: job.clone(), task: task.clone(), token: token.clone(), media_ns: 0 }));
         started.send((job.clone(), task.clone(), Instant::now())).unwrap();
         let spec: JobSpec = serde_json::from_slice(&state.get(&keys::spec(&job)).await.unwrap()).unwrap();
         let plan: Plan = match task {

@@ -24,9 +24,9 @@ async fn rabbit() -> Result<Fresh> {
 async fn a_dropped_delivery_is_the_next_to_come() -> Result<()> {
     let broker = Broker::local();
     for n in 0..3_u32 {
-        broker.publish(Queue::Tasks, &n).await?;
+        broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for _ in 0..2 {
         ensure!(consumer.next().await?.read::<u32>()? == 0);
     }
@@ -42,18 +42,18 @@ async fn a_dropped_delivery_is_the_next_to_come() -> Result<()> {
 async fn a_full_queue_refuses_and_has_room_again_when_one_is_taken() -> Result<()> {
     const QUEUE_MESSAGES_MAX: u32 = 100_000;
     let broker = Broker::local();
-    broker.publish_later(Queue::Tasks, &0_u32, Duration::from_secs(3600)).await?;
+    broker.publish_later(Queue::Tasks(farm::Class::Cpu), &0_u32, Duration::from_secs(3600)).await?;
     for n in 1..QUEUE_MESSAGES_MAX {
-        broker.publish(Queue::Tasks, &n).await?;
+        broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
     for delay in [Duration::ZERO, Duration::from_secs(1)] {
-        let refused = broker.publish_later(Queue::Tasks, &0_u32, delay).await;
+        let refused = broker.publish_later(Queue::Tasks(farm::Class::Cpu), &0_u32, delay).await;
         ensure!(matches!(refused, Err(BrokerError::Unavailable(_))), "{refused:?}");
     }
     broker.publish(Queue::Jobs, &"another queue has its own room").await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     consumer.next().await?.ack().await?;
-    broker.publish(Queue::Tasks, &0_u32).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &0_u32).await?;
     Ok(())
 }
 

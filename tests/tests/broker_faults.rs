@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use farm::broker::{Broker, BrokerError, Consumer, DeadLetter, Delivery, Queue};
 use farm::job::JobId;
-use farm::task::{Progress, TaskId, Token};
+use farm::task::{Progress, TaskId, Token, Word};
 use tests::process;
 use tests::proxy::{Mode, Proxy};
 use tests::rabbit::{Server, Vhost, shared};
@@ -83,7 +83,7 @@ async fn of_a_thousand_publishes_through_cut_connections_none_is_lost() -> Resul
         let (broker, confirmed) = (broker.clone(), confirmed.clone());
         publishers.spawn(async move {
             for n in (0..MESSAGES).filter(|n| n % 8 == part) {
-                broker.publish(Queue::Tasks, &n).await?;
+                broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
                 confirmed.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
@@ -95,7 +95,7 @@ async fn of_a_thousand_publishes_through_cut_connections_none_is_lost() -> Resul
     }
     publishers.join_all().await.into_iter().collect::<Result<()>>()?;
     ensure!(broker.stats().reconnects >= 4, "{:?}", broker.stats());
-    take_all(&mut connect(&vhost).await?.consume(Queue::Tasks).await?, MESSAGES).await
+    take_all(&mut connect(&vhost).await?.consume(Queue::Tasks(farm::Class::Cpu)).await?, MESSAGES).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,9 +103,9 @@ async fn a_delivery_of_a_cut_connection_is_no_longer_ours_and_comes_again() -> R
     let vhost = shared()?;
     let proxy = Proxy::start(vhost.address())?;
     let broker = connect_by(&proxy, &vhost).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 0..3_u32 {
-        broker.publish(Queue::Tasks, &n).await?;
+        broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
     let held = next(&mut consumer).await?;
     proxy.cut_once();
@@ -130,9 +130,9 @@ async fn a_busy_consumer_whose_connection_was_lost_holds_no_second_message() -> 
     let vhost = shared()?;
     let proxy = Proxy::start(vhost.address())?;
     let (broker, other) = (connect_by(&proxy, &vhost).await?, connect(&vhost).await?);
-    let mut busy = broker.consume(Queue::Tasks).await?;
+    let mut busy = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 0..3_u32 {
-        other.publish(Queue::Tasks, &n).await?;
+        other.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
     let held = next(&mut busy).await?;
     ensure!(held.is_ours());
@@ -143,10 +143,10 @@ async fn a_busy_consumer_whose_connection_was_lost_holds_no_second_message() -> 
     sleep(Duration::from_secs(2)).await;
     let ready = |info: farm::broker::BrokerInfo| info.queues.iter().find(|queue| queue.name == TASKS).map(|queue| queue.ready);
     ensure!(ready(other.check().await?) == Some(3), "one waits with the busy consumer");
-    take_all(&mut other.consume(Queue::Tasks).await?, 3).await?;
+    take_all(&mut other.consume(Queue::Tasks(farm::Class::Cpu)).await?, 3).await?;
     ensure!(matches!(held.ack().await, Err(BrokerError::LostLease)));
     // When it is free again, it takes as before.
-    broker.publish(Queue::Tasks, &9_u32).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &9_u32).await?;
     ensure!(take(&mut busy).await? == 9);
     Ok(())
 }
@@ -157,17 +157,17 @@ async fn a_stalled_connection_is_found_out_and_replaced() -> Result<()> {
     let vhost = shared()?;
     let proxy = Proxy::start(vhost.address())?;
     let (broker, other) = (connect_by(&proxy, &vhost).await?, connect(&vhost).await?);
-    let mut consumer = broker.consume(Queue::Tasks).await?;
-    other.publish(Queue::Tasks, &0_u32).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
+    other.publish(Queue::Tasks(farm::Class::Cpu), &0_u32).await?;
     let held = next(&mut consumer).await?;
     proxy.set(Mode::Stall);
     let publishing = {
         let broker = broker.clone();
-        tokio::spawn(async move { broker.publish(Queue::Tasks, &1_u32).await })
+        tokio::spawn(async move { broker.publish(Queue::Tasks(farm::Class::Cpu), &1_u32).await })
     };
     until("the stall is found out", Duration::from_secs(15), || !broker.stats().connected).await?;
     // The broker has taken the delivery back by now, or will soon; another worker has it.
-    let mut elsewhere = other.consume(Queue::Tasks).await?;
+    let mut elsewhere = other.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     ensure!(take(&mut elsewhere).await? == 0);
     drop(elsewhere);
     proxy.set(Mode::Pass);
@@ -184,10 +184,10 @@ async fn a_slow_connection_is_no_lost_one() -> Result<()> {
     let vhost = shared()?;
     let proxy = Proxy::start(vhost.address())?;
     let broker = connect_by(&proxy, &vhost).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     proxy.set(Mode::Throttle(20_000));
     let message = "x".repeat(60_000);
-    broker.publish(Queue::Tasks, &message).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &message).await?;
     let delivery = next(&mut consumer).await?;
     ensure!(delivery.read::<String>()? == message);
     delivery.ack().await?;
@@ -203,14 +203,14 @@ async fn a_publish_waits_for_an_outage_but_not_for_ever() -> Result<()> {
     let broker = connect_by(&proxy, &vhost).await?;
     proxy.set(Mode::Cut);
     let before = Instant::now();
-    let why = unavailable(timeout(ARRIVAL_TIME_MAX, broker.publish(Queue::Tasks, &0_u32)).await?)?;
+    let why = unavailable(timeout(ARRIVAL_TIME_MAX, broker.publish(Queue::Tasks(farm::Class::Cpu), &0_u32)).await?)?;
     ensure!((25..35).contains(&before.elapsed().as_secs()), "{:?}: {why}", before.elapsed());
     unavailable(timeout(ARRIVAL_TIME_MAX, broker.check()).await?)?;
     proxy.set(Mode::Pass);
     until("it comes back", ARRIVAL_TIME_MAX, || broker.stats().connected).await?;
-    broker.publish(Queue::Tasks, &1_u32).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &1_u32).await?;
     // The first may or may not have been taken.
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     while take(&mut consumer).await? != 1 {}
     Ok(())
 }
@@ -221,11 +221,11 @@ async fn a_killed_frozen_or_full_server_loses_nothing_that_it_confirmed() -> Res
     let vhost = server.vhost()?;
     let url = format!("{}?heartbeat=2", vhost.url());
     let broker = Broker::connect(&url.parse()?).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 1..50_u32 {
-        broker.publish(Queue::Tasks, &n).await?;
+        broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    broker.publish_later(Queue::Tasks, &0_u32, Duration::from_secs(3)).await?;
+    broker.publish_later(Queue::Tasks(farm::Class::Cpu), &0_u32, Duration::from_secs(3)).await?;
     let held = next(&mut consumer).await?;
     server.kill()?;
     until("the loss is seen", ARRIVAL_TIME_MAX, || !broker.stats().connected).await?;
@@ -237,7 +237,7 @@ async fn a_killed_frozen_or_full_server_loses_nothing_that_it_confirmed() -> Res
     server.freeze()?;
     let publishing = {
         let broker = broker.clone();
-        tokio::spawn(async move { broker.publish(Queue::Tasks, &0_u32).await })
+        tokio::spawn(async move { broker.publish(Queue::Tasks(farm::Class::Cpu), &0_u32).await })
     };
     until("the silence is noticed", ARRIVAL_TIME_MAX, || !broker.stats().connected).await?;
     server.thaw()?;
@@ -247,34 +247,34 @@ async fn a_killed_frozen_or_full_server_loses_nothing_that_it_confirmed() -> Res
     until("all connections are back", ARRIVAL_TIME_MAX, || broker.stats().connected).await?;
     broker.publish(Queue::Jobs, &7_u32).await?;
     server.control(&["set_disk_free_limit", "9000GB"])?;
-    let why = unavailable(broker.publish(Queue::Tasks, &8_u32).await)?;
+    let why = unavailable(broker.publish(Queue::Tasks(farm::Class::Cpu), &8_u32).await)?;
     ensure!(broker.stats().blocked, "{why}: {:?}", broker.stats());
     // Whoever only consumes is not stopped.
     ensure!(take(&mut broker.consume(Queue::Jobs).await?).await? == 7);
     server.control(&["set_disk_free_limit", "50MB"])?;
-    broker.publish(Queue::Tasks, &9_u32).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &9_u32).await?;
     while take(&mut consumer).await? != 9 {}
     ensure!(!broker.stats().blocked);
     Ok(())
 }
 
-fn progress(media_ns: u64) -> Result<Progress> {
-    Ok(Progress { job: JobId::try_from("j1".to_owned())?, task: TaskId::Probe, token: Token::random(), media_ns })
+fn progress(media_ns: u64) -> Result<Word> {
+    Ok(Word::Progress(Progress { job: JobId::try_from("j1".to_owned())?, task: TaskId::Probe, token: Token::random(), media_ns }))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_broker_is_set_up_again_and_used() -> Result<()> {
     let vhost = shared()?;
     let broker = connect(&vhost).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let mut heard = broker.listen();
-    broker.publish(Queue::Tasks, &0_u32).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &0_u32).await?;
     let held = next(&mut consumer).await?;
     vhost.delete()?;
     vhost.make()?;
     // What was there is gone; what comes after is not.
-    broker.publish(Queue::Tasks, &1_u32).await?;
-    broker.publish_later(Queue::Tasks, &2_u32, Duration::from_secs(1)).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &1_u32).await?;
+    broker.publish_later(Queue::Tasks(farm::Class::Cpu), &2_u32, Duration::from_secs(1)).await?;
     ensure!(take(&mut consumer).await? == 1);
     ensure!(take(&mut consumer).await? == 2);
     ensure!(matches!(held.ack().await, Err(BrokerError::LostLease)));
@@ -295,14 +295,14 @@ async fn a_wiped_broker_is_set_up_again_and_used() -> Result<()> {
 async fn a_deleted_queue_is_declared_again() -> Result<()> {
     let vhost = shared()?;
     let broker = connect(&vhost).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 0..3_u32 {
         for queue in [TASKS, "shoal.v1.delay.00"] {
             vhost.delete_queue(queue)?;
         }
-        broker.publish_later(Queue::Tasks, &n, Duration::from_millis(1)).await?;
+        broker.publish_later(Queue::Tasks(farm::Class::Cpu), &n, Duration::from_millis(1)).await?;
         ensure!(take(&mut consumer).await? == n);
-        broker.publish(Queue::Tasks, &(10 + n)).await?;
+        broker.publish(Queue::Tasks(farm::Class::Cpu), &(10 + n)).await?;
         ensure!(take(&mut consumer).await? == 10 + n);
     }
     Ok(())
@@ -321,7 +321,7 @@ async fn a_message_that_no_queue_takes_is_an_error_and_no_other_is() -> Result<(
         for n in 0..8 {
             let broker = broker.clone();
             publishing.spawn(async move {
-                let queue = if n == 3 { Queue::Jobs } else { Queue::Tasks };
+                let queue = if n == 3 { Queue::Jobs } else { Queue::Tasks(farm::Class::Cpu) };
                 (queue, broker.publish(queue, &(round * 8 + n)).await)
             });
         }
@@ -337,7 +337,7 @@ async fn a_message_that_no_queue_takes_is_an_error_and_no_other_is() -> Result<(
     }
     ensure!(broker.stats().returned >= u64::from(ROUNDS), "{:?}", broker.stats());
     vhost.permit(".*")?;
-    let (mut consumer, mut expected) = (broker.consume(Queue::Tasks).await?, Vec::new());
+    let (mut consumer, mut expected) = (broker.consume(Queue::Tasks(farm::Class::Cpu)).await?, Vec::new());
     let mut taken = Vec::new();
     for n in (0..ROUNDS * 8).filter(|n| n % 8 != 3) {
         expected.push(n);
@@ -440,7 +440,7 @@ async fn a_check_says_who_is_there_and_an_error_holds_no_secret() -> Result<()> 
     let vhost = shared()?;
     let broker = connect(&vhost).await?;
     broker.publish(Queue::Jobs, &1_u32).await?;
-    let _waiting = broker.consume(Queue::Tasks).await?;
+    let _waiting = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let info = broker.check().await?;
     ensure!(info.product == "RabbitMQ" && info.version.starts_with(|c: char| c.is_ascii_digit()), "{info:?}");
     let at = |name: &str| info.queues.iter().find(|queue| queue.name == name).map(|queue| (queue.ready, queue.consumers));
@@ -470,8 +470,8 @@ const CHILD_URL: &str = "SHOAL_TEST_BROKER_URL";
 async fn client_with_a_broker_of_its_own() -> Result<()> {
     let Ok(url) = std::env::var(CHILD_URL) else { return Ok(()) };
     let broker = Broker::connect(&url.parse()?).await?;
-    let mut consumer = broker.consume(Queue::Tasks).await?;
-    broker.publish(Queue::Tasks, &1_u32).await?;
+    let mut consumer = broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
+    broker.publish(Queue::Tasks(farm::Class::Cpu), &1_u32).await?;
     ensure!(take(&mut consumer).await? == 1);
     ensure!(broker.check().await?.product == "RabbitMQ");
     Ok(())

@@ -285,6 +285,16 @@ async fn a_child_that_was_taken_over_finds_no_other_way_out() {
     gets_nowhere("escape").await;
 }
 
+/// Where drivers have to work there is more, and still nobody and nothing else.
+#[tokio::test]
+async fn a_child_with_a_device_that_was_taken_over_gets_no_further() {
+    for deed in ["read", "environment", "connect", "write", "start", "memory", "trace", "escape"] {
+        for confession in gets_done(deed, "device").await {
+            assert_eq!(confession, "did [], still threads: true, still libraries: true", "{deed}");
+        }
+    }
+}
+
 /// That those deeds would be done without walls: what of them harms nothing here.
 #[tokio::test]
 async fn without_walls_a_child_does_what_it_likes() {

@@ -174,9 +174,9 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use farm::Life;
     use farm::job::JobId;
     use farm::task::TaskId;
+    use farm::{Class, Life};
 
     fn company(deaths: usize, alone: usize) -> Option<Company> {
         let records = (0..deaths + alone).map(|n| format!("record {n}")).collect();
@@ -217,7 +217,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let state = Storage::folder(folder.path());
         let job = JobId::try_from("j1".to_owned()).expect("a job id");
-        let message = TaskMessage { job, task: TaskId::Video(7), life: Life::FIRST, attempt: 2, epoch: 1, term: 0 };
+        let (task, life, class) = (TaskId::Video(7), Life::FIRST, Class::Cpu);
+        let message = TaskMessage { job, task, life, attempt: 2, class, epoch: 1, term: 0 };
         let begin = async || {
             let before = Deaths::of(&state, &message).await.expect("listed");
             Begun::note(&state, &message, &Token::random(), (Company::None, before)).await.expect("stored")

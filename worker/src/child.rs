@@ -40,7 +40,7 @@ const BLOCKS_KEPT: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
 /// worker.
 pub fn main(sandboxing: Sandboxing) -> ExitCode {
     ExitCode::from(run_with(|order, reader, output| {
-        sandbox::close(sandboxing)?;
+        sandbox::close(sandboxing, order.device())?;
         pipelines::run(order, reader, &output)
     }))
 }

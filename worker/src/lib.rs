@@ -6,6 +6,7 @@
 //!                                           │        └ session: what the child may say
 //!                                           ├ source: bytes in, on request
 //!                                           └ upload: segments out, as they come
+//! devices (lent to tasks, offered to the farm) → proof (one child) → attempt
 //! ```
 //! The parent never opens a demuxer and trusts nothing that a child says. The child has one socket and no credentials, and is
 //! walled in by `sandbox`.
@@ -14,6 +15,7 @@ mod attempt;
 mod awake;
 mod begun;
 pub mod child;
+mod devices;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
@@ -21,11 +23,14 @@ pub mod memory;
 mod mp4;
 mod pack;
 mod process;
+mod proof;
 mod protocol;
+mod rack;
 mod retry;
 mod running;
 pub mod sandbox;
 mod session;
+mod sets;
 mod source;
 mod still_upload;
 mod task;
@@ -37,4 +42,5 @@ mod worker;
 #[cfg(test)]
 mod testing;
 
-pub use worker::{ChildCommand, Drain, Handle, Settings, Worker, probe};
+pub use devices::Devices;
+pub use worker::{ChildCommand, Drain, Handle, Settings, Worker, probe, prove};

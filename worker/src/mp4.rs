@@ -58,8 +58,11 @@ struct Placed {
 
 impl Whole {
     async fn fetch(output: &Storage, id: &RenditionId, parts: &[Encoded], audio: Option<&AudioPlan>) -> Result<Self, Failure> {
-        let (first, timescale) = (one_init(id, parts)?, parts.first().map_or(1, |part| part.timescale));
-        let init = patiently(storage_may_pass, || output.get(&first.key)).await?;
+        let timescale = parts.first().map_or(1, |part| part.timescale);
+        let init = match one_init(output, id, parts).await? {
+            Part::Bytes(joined) => joined,
+            Part::Object { key, .. } => patiently(storage_may_pass, || output.get(&key)).await?,
+        };
         let mut segments = Vec::new();
         for part in parts {
             let broken = |why: &str| Failure::new(Code::Internal, format!("samples of {id} cannot be used: {why}"));

@@ -24,7 +24,7 @@ pub(crate) async fn pack(
     let unknown = || Failure::new(Code::InvalidRequest, format!("the plan has no rendition {rendition}"));
     let (medium, tasks) = parts_of(plan, rendition).ok_or_else(unknown)?;
     let parts = made(state, job, &tasks, rendition).await?;
-    let recipe = recipe(rendition, &parts)?;
+    let recipe = recipe(one_init(output, rendition, &parts).await?, &parts);
     join(output, keys::whole(rendition, token), &recipe, medium).await
 }
 
@@ -82,26 +82,49 @@ pub(crate) struct Recipe {
     pub(crate) bytes: u64,
 }
 
-/// The first part's init segment, then all media in order.
-fn recipe(rendition: &RenditionId, parts: &[Encoded]) -> Result<Recipe, Failure> {
-    let init = one_init(rendition, parts)?;
-    let objects = || std::iter::once(init).chain(parts.iter().flat_map(|part| &part.objects));
-    let part = |object: &Object| Part::Object { key: object.key.clone(), range: Some(0..object.bytes) };
-    Ok(Recipe { parts: objects().map(part).collect(), bytes: objects().map(|object| object.bytes).sum() })
+/// The init segment, then all media in order.
+fn recipe(init: Part, parts: &[Encoded]) -> Recipe {
+    let init_bytes = match &init {
+        Part::Object { range, .. } => range.as_ref().map_or(0, |range| range.end - range.start),
+        Part::Bytes(bytes) => bytes.len() as u64,
+    };
+    let media = || parts.iter().flat_map(|part| &part.objects);
+    let bytes = init_bytes + media().map(|object| object.bytes).sum::<u64>();
+    Recipe { parts: std::iter::once(init).chain(media().map(whole)).collect(), bytes }
 }
 
-/// The init segment that every part decodes with.
+/// All of an object.
+fn whole(object: &Object) -> Part {
+    Part::Object { key: object.key.clone(), range: Some(0..object.bytes) }
+}
+
+/// The init segment that every part decodes with: theirs, or one with the parameter sets of all, where pieces were made by
+/// different encoders.
 ///
 /// # Errors
-/// [`Code::EncoderFailed`] when they need different ones, [`Code::Internal`] without parts.
-pub(crate) fn one_init<'a>(rendition: &RenditionId, parts: &'a [Encoded]) -> Result<&'a Object, Failure> {
+/// [`Code::EncoderFailed`] when theirs do not go together, [`Code::Internal`] without parts; of the storage.
+pub(crate) async fn one_init(output: &Storage, rendition: &RenditionId, parts: &[Encoded]) -> Result<Part, Failure> {
     let nothing = || Failure::new(Code::Internal, format!("{rendition} has no parts"));
-    let first = parts.first().ok_or_else(nothing)?;
-    if let Some(other) = parts.iter().find(|part| part.init.sha256 != first.init.sha256) {
-        let message = format!("the parts of {rendition} need different init segments: {} and {}", first.init.key, other.init.key);
-        return Err(Failure::new(Code::EncoderFailed, message));
+    let first = &parts.first().ok_or_else(nothing)?.init;
+    let mut different: Vec<&Object> = Vec::new();
+    for part in parts {
+        if different.iter().all(|init| init.sha256 != part.init.sha256) {
+            different.push(&part.init);
+        }
     }
-    Ok(&first.init)
+    if different.len() == 1 {
+        return Ok(whole(first));
+    }
+    let mut inits = Vec::with_capacity(different.len());
+    for init in &different {
+        inits.push(patiently(storage_may_pass, || output.get(&init.key)).await?);
+    }
+    let joined = pipelines::parameter_sets::join(&inits).map_err(|error| {
+        let keys: Vec<&str> = different.iter().map(|init| init.key.as_str()).collect();
+        let message = format!("the parts of {rendition} need different init segments: {}: {error}", keys.join(", "));
+        Failure::new(Code::EncoderFailed, message)
+    })?;
+    Ok(Part::Bytes(joined))
 }
 
 #[cfg(test)]
@@ -121,21 +144,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_init_segment_goes_before_all_parts_in_order() {
+    #[tokio::test]
+    async fn one_init_segment_goes_before_all_parts_in_order() {
         let id = RenditionId("v720".to_owned());
-        let recipe = recipe(&id, &[part(1, "same"), part(2, "same")]).expect("parts that fit");
+        let made = [part(1, "same"), part(2, "same")];
+        let folder = tempfile::tempdir().expect("a folder");
+        let init = one_init(&Storage::folder(folder.path()), &id, &made).await.expect("parts that fit");
+        let recipe = recipe(init, &made);
         let part = |key: &str, bytes| Part::Object { key: key.to_owned(), range: Some(0..bytes) };
         let parts = [part("v720/1/init.mp4", 10), part("v720/1/part.m4s", 101), part("v720/2/part.m4s", 102)];
         assert_eq!(recipe.parts, parts);
         assert_eq!(recipe.bytes, 10 + 101 + 102);
     }
 
-    #[test]
-    fn parts_of_different_encoders_are_not_joined() {
+    #[tokio::test]
+    async fn parts_whose_init_segments_do_not_go_together_are_not_joined() {
         let id = RenditionId("v720".to_owned());
-        let refused = recipe(&id, &[part(1, "one"), part(2, "other")]).map_err(|f| f.code);
+        let folder = tempfile::tempdir().expect("a folder");
+        let output = Storage::folder(folder.path());
+        for n in [1, 2] {
+            output.put(&format!("v720/{n}/init.mp4"), vec![n; 10].into(), Kind::VideoMp4).await.expect("stored");
+        }
+        let refused = one_init(&output, &id, &[part(1, "one"), part(2, "other")]).await.map_err(|f| f.code);
         assert_eq!(refused, Err(Code::EncoderFailed));
-        assert!(recipe(&id, &[]).is_err());
+        assert!(one_init(&output, &id, &[]).await.is_err());
     }
 }

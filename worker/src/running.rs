@@ -86,7 +86,8 @@ mod tests {
 
     fn message(attempt: u32) -> TaskMessage {
         let job = JobId::try_from("j1".to_owned()).expect("a job id");
-        TaskMessage { job, task: TaskId::Probe, life: farm::Life::FIRST, attempt, epoch: 1, term: 0 }
+        let (life, class) = (farm::Life::FIRST, farm::Class::Cpu);
+        TaskMessage { job, task: TaskId::Probe, life, attempt, class, epoch: 1, term: 0 }
     }
 
     #[tokio::test]

@@ -1,13 +1,16 @@
 //! What a child may do once it has its order: compute, read the libraries and plugins it is made of, and talk on the socket it
-//! has. No other file, no network, no other process.
+//! has. No other file, no network, no other process. With a device it may use that besides (`device`).
 //!
 //! Two walls that do not know of each other: Landlock (files, TCP, signals; by path and scope) and seccomp (system calls). Both
 //! bind the calling thread and those it starts, so they are put up before there are others. What the kernel lacks is left out,
 //! said, and refused where it is [required](Sandboxing::Require).
 
+mod device;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use farm::encoder::Device;
 use farm::{Code, Failure};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -143,12 +146,12 @@ pub fn has_registry() -> bool {
     registry().is_none_or(|path| if path.is_dir() { path.join(file).is_file() } else { path.is_file() })
 }
 
-/// Walls in this process, which must have no other thread.
+/// Walls in this process, which must have no other thread, for an order on this device or on none.
 ///
 /// # Errors
 /// [`Code::Internal`] when there are other threads; [`Code::SandboxMissing`] when walls are required and this kernel has not
 /// enough of them.
-pub(crate) fn close(sandboxing: Sandboxing) -> Result<(), Failure> {
+pub(crate) fn close(sandboxing: Sandboxing, device: Option<&Device>) -> Result<(), Failure> {
     if sandboxing == Sandboxing::Off {
         return Ok(());
     }
@@ -156,7 +159,7 @@ pub(crate) fn close(sandboxing: Sandboxing) -> Result<(), Failure> {
     if threads != 1 {
         return Err(Failure::new(Code::Internal, format!("a child of {threads} threads cannot be walled in")));
     }
-    let walls = wall_in();
+    let walls = wall_in(device);
     match sandboxing {
         Sandboxing::Require if !walls.are_enough() => {
             let message = format!("this kernel cannot wall a child in as it is required: {walls}");
@@ -166,31 +169,32 @@ pub(crate) fn close(sandboxing: Sandboxing) -> Result<(), Failure> {
     }
 }
 
-/// How far this kernel walls a thread in: tried on one that ends then.
+/// How far this kernel walls a thread in that has no device: tried on one that ends then.
 pub fn walls() -> Walls {
     let tried = std::thread::Builder::new()
         .name("walls".to_owned())
-        .spawn(|| Walls { files: close_files(), system_calls: close_calls() });
+        .spawn(|| Walls { files: close_files(None), system_calls: close_calls(None) });
     let none = Walls { files: Wall::Missing, system_calls: Wall::Missing };
     tried.ok().and_then(|thread| thread.join().ok()).unwrap_or(none)
 }
 
 /// Walls the calling thread in, and those it will start.
-pub(crate) fn wall_in() -> Walls {
+pub(crate) fn wall_in(device: Option<&Device>) -> Walls {
     // Refused where somebody has set it before; then that holds.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // A lower limit that is there already holds.
-    for (resource, limit, more) in [
+    let addresses = device::limits_addresses(device).then_some((Resource::RLIMIT_AS, ADDRESS_BYTES_MAX, 0));
+    let others = [
         (Resource::RLIMIT_CORE, 0, 0),
-        (Resource::RLIMIT_NOFILE, FILES_MAX, 0),
-        (Resource::RLIMIT_AS, ADDRESS_BYTES_MAX, 0),
+        (Resource::RLIMIT_NOFILE, device.map_or(FILES_MAX, |_| device::FILES_MAX), 0),
         (Resource::RLIMIT_CPU, CPU_SECONDS_MAX, CPU_SECONDS_MORE),
-    ] {
+    ];
+    for (resource, limit, more) in addresses.into_iter().chain(others) {
         let _ = setrlimit(resource, limit, limit + more);
     }
     // Others of this user cannot look into it.
     let _ = nix::sys::prctl::set_dumpable(false);
-    Walls { files: close_files(), system_calls: close_calls() }
+    Walls { files: close_files(device), system_calls: close_calls(device) }
 }
 
 /// Everything that may be read, where it is there.
@@ -208,32 +212,36 @@ fn registry() -> Option<PathBuf> {
     named.map(PathBuf::from).or_else(|| cache().or_else(home).map(|cache| cache.join("gstreamer-1.0")))
 }
 
-fn close_files() -> Wall {
-    match landlocked(&readable()) {
+fn close_files(device: Option<&Device>) -> Wall {
+    match landlocked(&readable(), &device::Paths::of(device)) {
         Ok(RulesetStatus::FullyEnforced) => Wall::Whole,
         Ok(RulesetStatus::PartiallyEnforced) => Wall::Partly,
         Ok(RulesetStatus::NotEnforced) | Err(_) => Wall::Missing,
     }
 }
 
-fn landlocked(readable: &[PathBuf]) -> Result<RulesetStatus, RulesetError> {
+fn landlocked(readable: &[PathBuf], device: &device::Paths) -> Result<RulesetStatus, RulesetError> {
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(ABI::V5))?
         .handle_access(AccessNet::from_all(ABI::V4))?
         .scope(Scope::from_all(ABI::V6))?;
     let mut rules = rules.create()?;
-    for path in readable {
+    let read = |path: &Path| -> BitFlags<AccessFs> {
+        if path.is_dir() { AccessFs::ReadFile | AccessFs::ReadDir } else { AccessFs::ReadFile.into() }
+    };
+    let read = readable.iter().chain(&device.read).map(|path| (path, read(path)));
+    let used = device.used.iter().map(|path| (path, AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev));
+    let listed = device.listed.iter().map(|path| (path, BitFlags::from(AccessFs::ReadDir)));
+    for (path, access) in read.chain(used).chain(listed) {
         let Ok(opened) = PathFd::new(path) else { continue };
-        let access: BitFlags<AccessFs> =
-            if path.is_dir() { AccessFs::ReadFile | AccessFs::ReadDir } else { AccessFs::ReadFile.into() };
         rules = rules.add_rule(PathBeneath::new(opened, access))?;
     }
     Ok(rules.restrict_self()?.ruleset)
 }
 
-fn close_calls() -> Wall {
-    let Ok(filters) = filters() else { return Wall::Missing };
+fn close_calls(device: Option<&Device>) -> Wall {
+    let Ok(filters) = filters(device) else { return Wall::Missing };
     match filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)) {
         Ok(()) => Wall::Whole,
         Err(_) => Wall::Missing,
@@ -263,12 +271,13 @@ const FCNTL_COMMANDS: [i32; 6] =
 
 /// Two filters, one after another. What is not on the list fails with EPERM, which libraries bear. `clone3` has its flags where
 /// no filter can look; as if it did not exist, the C library uses `clone`.
-fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+fn filters(device: Option<&Device>) -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let target = || TargetArch::try_from(std::env::consts::ARCH);
     let errno = |errno: i32| SeccompAction::Errno(errno.cast_unsigned());
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 = SeccompFilter::new(no_clone3, SeccompAction::Allow, errno(libc::ENOSYS), target()?)?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    let more: &[i64] = if device.is_some() { &device::CALLS } else { &[] };
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().chain(more).map(|call| (*call, Vec::new())).collect();
     let equal = |argument: u8, value: u64| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value);
     let among = |argument: u8, mask: i32, value: i32| {
         let (mask, value) = (mask.cast_unsigned().into(), value.cast_unsigned().into());
@@ -285,9 +294,10 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let commands = FCNTL_COMMANDS.iter().map(|command| SeccompRule::new(vec![among(1, -1, *command)?]));
     rules.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);
     // For reading, also where Landlock does not know of cutting files off.
-    rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![among(2, WRITING, 0)?])?]);
+    let refused = device.map_or(WRITING, |_| device::MAKING);
+    rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![among(2, refused, 0)?])?]);
     #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_open, vec![SeccompRule::new(vec![among(1, WRITING, 0)?])?]);
+    rules.insert(libc::SYS_open, vec![SeccompRule::new(vec![among(1, refused, 0)?])?]);
     // The other filter has answered it; of two answers the later one would count.
     rules.insert(libc::SYS_clone3, Vec::new());
     // To be told a limit, not to set one.

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use farm::Class;
 use pipelines::Done;
 
 use super::*;
@@ -138,10 +139,16 @@ pub(crate) fn become_nobody() {
     }
 }
 
-/// What was not refused to this process, with walls around it or without.
-pub(crate) fn confess(deed: Deed, walled_in: bool) -> Result<Done, Failure> {
-    if walled_in {
-        wall_in();
+/// What was not refused to this process, with walls around it, those of an order on a device, or without.
+pub(crate) fn confess(deed: Deed, walls: &str) -> Result<Done, Failure> {
+    match walls {
+        "walled" => {
+            wall_in(None);
+        }
+        "device" => {
+            wall_in(Some(&Device { class: Class::Vaapi, number: 0, node: "/dev/dri/renderD128".into() }));
+        }
+        _ => {}
     }
     let deeds = hostile_deeds(deed);
     let threads = std::thread::spawn(|| ()).join().is_ok();

@@ -80,6 +80,8 @@ pub(crate) enum Breach {
     Incomplete { rendition: usize, what: &'static str, made: u64, ordered: u64 },
     #[error("findings about another source")]
     OtherSource,
+    #[error("something else than the end of a proof")]
+    NoProof,
     #[error("something after the end")]
     AfterEnd,
 }
@@ -92,14 +94,38 @@ impl From<Breach> for Failure {
 
 /// The state of the talk with one child.
 pub(crate) struct Session {
-    probe: bool,
+    asked: Asked,
     source_bytes: u64,
     reads: u64,
     served_bytes: u64,
     renditions: Vec<Making>,
-    stills: Option<Picturing>,
-    text: Option<Texting>,
     ended: bool,
+}
+
+/// What is to come of an order.
+enum Asked {
+    /// What the source is.
+    Findings,
+    /// Whether an encoder works, and not a word beside.
+    Proof,
+    /// Media of renditions.
+    Media,
+    /// Still pictures.
+    Stills(Picturing),
+    /// Renditions of text.
+    Text(Texting),
+}
+
+impl Asked {
+    fn by(order: &Order) -> Self {
+        match order {
+            Order::Probe => Self::Findings,
+            Order::Prove(_) => Self::Proof,
+            Order::Video(_) | Order::Audio(_) => Self::Media,
+            Order::Stills(plan) => Self::Stills(Picturing { plan: plan.clone(), poster: false, sheets: 0 }),
+            Order::Text(plan) => Self::Text(Texting { plan: plan.clone(), cues: Vec::new() }),
+        }
+    }
 }
 
 /// Still pictures that were ordered, and what came of them so far.
@@ -156,16 +182,7 @@ impl Session {
             ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
         let making = |ordered| Making { ordered, timescale: None, made: Amount::default(), bytes: 0 };
         let renditions = ordered.into_iter().map(making).collect();
-        let stills = match order {
-            Order::Stills(plan) => Some(Picturing { plan: plan.clone(), poster: false, sheets: 0 }),
-            Order::Probe | Order::Video(_) | Order::Audio(_) | Order::Text(_) => None,
-        };
-        let text = match order {
-            Order::Text(plan) => Some(Texting { plan: plan.clone(), cues: Vec::new() }),
-            Order::Probe | Order::Video(_) | Order::Audio(_) | Order::Stills(_) => None,
-        };
-        let probe = matches!(order, Order::Probe);
-        Ok(Self { probe, source_bytes, reads: 0, served_bytes: 0, renditions, stills, text, ended: false })
+        Ok(Self { asked: Asked::by(order), source_bytes, reads: 0, served_bytes: 0, renditions, ended: false })
     }
 
     /// What a frame means.
@@ -175,6 +192,10 @@ impl Session {
     pub(crate) fn hear(&mut self, frame: Frame<FromChild>) -> Result<Said, Breach> {
         if self.ended {
             return Err(Breach::AfterEnd);
+        }
+        let is_end = matches!(frame.header, FromChild::Done(_) | FromChild::Failed(_));
+        if matches!(self.asked, Asked::Proof) && !is_end {
+            return Err(Breach::NoProof);
         }
         match frame.header {
             FromChild::Read { offset, len } => self.read(offset, len),
@@ -239,7 +260,7 @@ impl Session {
 
     /// A poster once; sheets in order, each of a size that the plan may lead to.
     fn still(&mut self, place: StillPlace, bytes: Bytes) -> Result<Said, Breach> {
-        let Picturing { plan, poster, sheets } = self.stills.as_mut().ok_or(Breach::OtherStill)?;
+        let Asked::Stills(Picturing { plan, poster, sheets }) = &mut self.asked else { return Err(Breach::OtherStill) };
         let size = jpeg::size(&bytes).ok_or(Breach::OtherStill)?;
         let is_ordered = match place {
             StillPlace::Poster => {
@@ -258,7 +279,7 @@ impl Session {
 
     /// The cues of each rendition once, in the order of renditions and of time.
     fn cues(&mut self, rendition: u32, json: &[u8]) -> Result<Said, Breach> {
-        let Texting { plan, cues: came } = self.text.as_mut().ok_or(Breach::OtherText)?;
+        let Asked::Text(Texting { plan, cues: came }) = &mut self.asked else { return Err(Breach::OtherText) };
         if rendition as usize != came.len() || came.len() >= plan.tracks.len() {
             return Err(Breach::OtherText);
         }
@@ -274,13 +295,14 @@ impl Session {
 
     fn done(&mut self, done: Done) -> Result<Said, Breach> {
         self.ended = true;
-        match &done {
-            Done::Probed(info) if self.probe && info.bytes != self.source_bytes => return Err(Breach::OtherSource),
-            Done::Probed(_) if self.probe => {}
-            Done::Encoded(_) if !self.probe && self.stills.is_none() && self.text.is_none() => {}
-            Done::Pictured(pictured) if self.stills.as_ref().is_some_and(|stills| stills.fit(pictured)) => {}
-            Done::Texted(told) if self.text.as_ref().is_some_and(|text| text.fit(told)) => {}
-            Done::Probed(_) | Done::Encoded(_) | Done::Pictured(_) | Done::Texted(_) => return Err(Breach::OtherOrder),
+        match (&self.asked, &done) {
+            (Asked::Findings, Done::Probed(info)) if info.bytes != self.source_bytes => return Err(Breach::OtherSource),
+            (Asked::Findings, Done::Probed(_)) | (Asked::Proof, Done::Proven) | (Asked::Media, Done::Encoded(_)) => {}
+            (Asked::Stills(stills), Done::Pictured(pictured)) if stills.fit(pictured) => {}
+            (Asked::Text(text), Done::Texted(told)) if text.fit(told) => {}
+            (_, Done::Probed(_) | Done::Proven | Done::Encoded(_) | Done::Pictured(_) | Done::Texted(_)) => {
+                return Err(Breach::OtherOrder);
+            }
         }
         for (rendition, making) in self.renditions.iter().enumerate() {
             let (Ordered { amount, or, .. }, made) = (making.ordered, making.made);
@@ -319,7 +341,7 @@ impl Texting {
 /// What an order asks of each rendition; `None` when it names a chunk that its plan has not.
 fn ordered(order: &Order) -> Option<Vec<Ordered>> {
     match order {
-        Order::Probe | Order::Stills(_) | Order::Text(_) => Some(Vec::new()),
+        Order::Probe | Order::Prove(_) | Order::Stills(_) | Order::Text(_) => Some(Vec::new()),
         Order::Video(order) => {
             let chunk = order.plan.chunks.get(order.chunk as usize)?;
             let frames = chunk.end.checked_sub(chunk.start)?;
@@ -376,6 +398,7 @@ fn believable(failure: &Failure) -> Failure {
         | Code::ChildCrashed
         | Code::ChildStalled
         | Code::DeadlineExceeded
+        | Code::DeviceFailed
         | Code::Cancelled
         | Code::Interrupted => Code::ChildCrashed,
     };

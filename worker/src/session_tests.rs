@@ -6,6 +6,7 @@ use farm::plan::RenditionId;
 use farm::stills::{PosterPlan, StoryboardPlan, Tile};
 use farm::task::{Account, KeyFrame};
 use farm::text::{StreamName, TextTrackPlan};
+use pipelines::encoders::Proof;
 
 const SOURCE_BYTES: u64 = 1000;
 
@@ -92,6 +93,22 @@ fn the_sequence_is_init_then_segments_then_the_end() {
 }
 
 #[test]
+fn of_a_proof_nothing_is_said_but_how_it_ended() {
+    let order = Order::Prove(Proof { codec: "h264".to_owned(), device: None, width: 320, height: 180 });
+    let proven = || frame(FromChild::Done(Done::Proven));
+    assert_eq!(breach(&order, vec![proven()]), None);
+    assert_eq!(breach(&order, vec![frame(FromChild::Failed(Failure::new(Code::EncoderFailed, "it does not")))]), None);
+    assert_eq!(breach(&order, vec![done()]), Some(Breach::OtherOrder));
+    let read = FromChild::Read { offset: 0, len: 1 };
+    for other in [frame(read), frame(FromChild::Progress { media_ns: 0 }), init(0, 12_800), segment(0, 50), cues(0, &[])] {
+        assert_eq!(breach(&order, vec![other]), Some(Breach::NoProof));
+    }
+    for order in [Order::Probe, video_order(), audio_order(), stills_order(), text_order()] {
+        assert_eq!(breach(&order, vec![proven()]), Some(Breach::OtherOrder));
+    }
+}
+
+#[test]
 fn amounts_are_those_of_the_order() {
     let video = video_order();
     let mut more = whole_chunk();
@@ -155,6 +172,7 @@ fn a_child_may_not_claim_what_it_cannot_know() {
         (Code::Interrupted, Code::ChildCrashed),
         (Code::Cancelled, Code::ChildCrashed),
         (Code::StorageFull, Code::ChildCrashed),
+        (Code::DeviceFailed, Code::ChildCrashed),
         (Code::NotMedia, Code::NotMedia),
     ] {
         let told = Failure { code: claimed, message: "a\nb".repeat(1000), stream: Some("\u{1b}".repeat(5000)), lasting: false };
@@ -273,6 +291,6 @@ fn text_is_proper_and_comes_once_for_each_rendition_in_order() {
 fn the_fuzzers_orders_are_of_every_kind() {
     let orders: Vec<Order> = serde_json::from_str(include_str!("../../fuzz/orders.json")).expect("orders as children are told");
     let kinds: std::collections::HashSet<_> = orders.iter().map(std::mem::discriminant).collect();
-    assert_eq!(kinds.len(), 5);
+    assert_eq!(kinds.len(), 6);
     assert!(orders.iter().all(|order| Session::new(order, SOURCE_BYTES).is_ok()));
 }

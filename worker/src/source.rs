@@ -24,6 +24,8 @@ pub(crate) struct Source {
 }
 
 enum Place {
+    /// None: there are no bytes.
+    Nowhere,
     File(file::FileSource),
     Http(Blocks<http::HttpRemote>),
     S3(Blocks<s3::S3Remote>),
@@ -53,9 +55,15 @@ impl Source {
         Ok(Self { place })
     }
 
+    /// No bytes, for orders that read none.
+    pub(crate) fn empty() -> Self {
+        Self { place: Place::Nowhere }
+    }
+
     /// Which version of it was opened, and is read.
     pub(crate) fn version(&self) -> SourceVersion {
         match &self.place {
+            Place::Nowhere => SourceVersion { bytes: 0, etag: None, modified: None },
             Place::File(file) => file.version(),
             Place::Http(http) => http.version().clone(),
             Place::S3(s3) => s3.version().clone(),
@@ -85,6 +93,7 @@ impl Source {
     /// [`Code::SourceUnreadable`], or [`Code::SourceChanged`] when it is not the same source any more.
     pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Failure> {
         match &self.place {
+            Place::Nowhere => Err(Failure::new(Code::Internal, "a read of a source that has no bytes")),
             Place::File(file) => file.read_at(offset, len).await,
             Place::Http(http) => http.read_at(offset, len).await,
             Place::S3(s3) => s3.read_at(offset, len).await,

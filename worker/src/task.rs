@@ -3,6 +3,7 @@
 //! The order is the point: objects, then the marker, then the event, then the acknowledgement. Whatever breaks in between,
 //! the delivery comes again, and finds the marker or does the work anew under another token.
 
+mod encode;
 mod stills;
 mod text;
 
@@ -16,7 +17,7 @@ use farm::outbound::Reach;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
 use farm::storage::{Creation, Kind, Storage, StorageError, Stores};
-use farm::task::{Cost, Event, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token};
+use farm::task::{Cost, Event, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token, Word};
 use farm::{Code, Failure, keys, metrics};
 use pipelines::{Done, Order};
 use serde::Serialize;
@@ -26,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::{Attempt, Sink};
 use crate::begun::{Begun, Company, Deaths, Gate};
+use crate::devices::Keeper;
 use crate::guard::{Guard, is_cancelled};
 use crate::mp4::mp4;
 use crate::pack::pack;
@@ -33,8 +35,8 @@ use crate::process::{Spawner, Urgency};
 use crate::retry::{Patience, patiently, storage_may_pass};
 use crate::running::{Place, Running};
 use crate::source::Source;
-use crate::upload::{Uploads, discard};
-use crate::work::{self, Storing};
+use crate::upload::discard;
+use crate::work;
 use crate::worker::Settings;
 
 /// Shortest time between two words on how far a task is that has come further.
@@ -62,6 +64,8 @@ pub(crate) struct Farm {
     pub(crate) running: Running,
     /// Whom they let in.
     pub(crate) gate: Gate,
+    /// The devices that they use.
+    pub(crate) keeper: Arc<Keeper>,
     /// Given when no more is to be begun.
     pub(crate) stop: CancellationToken,
     /// Given when running children are to be killed and their deliveries given back.
@@ -346,13 +350,16 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     let media_ns = Arc::default();
     let execution = Execution { farm, message, spec: &spec, output: &output, token: token.clone(), guard: &guard, media_ns };
     let _beat = execution.beat();
-    let began = Instant::now();
+    let (began, mut device) = (Instant::now(), None);
     let made = match task {
         TaskId::Probe => execution.probe().await,
         TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_) => {
             let plan = execution.plan().await?;
             let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
-            execution.encode(&plan, encode).await
+            execution.encode(&plan, encode).await.map(|(made, made_on)| {
+                device = made_on;
+                made
+            })
         }
         TaskId::Stills => {
             let plan = execution.plan().await?;
@@ -379,7 +386,7 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     };
     match made {
         Ok((outcome, cost)) => {
-            let marker = Marker { task: task.clone(), token, outcome, cost };
+            let marker = Marker { task: task.clone(), token, outcome, cost, device };
             commit(farm, job, &output, &marker).await?;
             execution.count(&marker.outcome, began.elapsed());
             Ok(Verdict::Done)
@@ -467,7 +474,8 @@ impl Execution<'_> {
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 let media_ns = media_ns.load(Ordering::Relaxed);
-                broker.tell(Progress { job: job.clone(), task: task.clone(), token: token.clone(), media_ns });
+                let (job, task, token) = (job.clone(), task.clone(), token.clone());
+                broker.tell(Word::Progress(Progress { job, task, token, media_ns }));
                 tokio::time::sleep(BEAT).await;
             }
         }))
@@ -504,26 +512,6 @@ impl Execution<'_> {
         }
     }
 
-    async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<(Outcome, Cost), Failure> {
-        let mut uploads = Uploads::new(self.output.clone(), Storing::of(plan), self.token.clone(), encode.renditions);
-        let attempt = async {
-            // The probe has read it.
-            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Long).await?;
-            let source = source.check(plan.source.as_ref(), &self.spec.source)?;
-            let (done, cost) = self.attempt((&encode.order, encode.urgency), &source, Sink::Media(&mut uploads)).await?;
-            let renditions = uploads.finish().await?;
-            match done {
-                Done::Encoded(account) => Ok((Outcome::Encoded { renditions, account }, cost)),
-                _ => Err(Failure::new(Code::Internal, "something else came of an encode")),
-            }
-        };
-        let made = self.guard.hold(attempt).await;
-        if made.is_err() {
-            uploads.abandon().await;
-        }
-        made
-    }
-
     /// Puts an object together of what others made; without a child.
     async fn joined(&self, key: String, work: impl Future<Output = Result<Object, Failure>>) -> Result<(Outcome, Cost), Failure> {
         let began = Instant::now();
@@ -549,7 +537,7 @@ impl Execution<'_> {
             if told.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
                 told = Some(Instant::now());
                 let TaskMessage { job, task, .. } = self.message.clone();
-                self.farm.broker.tell(Progress { job, task, token: self.token.clone(), media_ns });
+                self.farm.broker.tell(Word::Progress(Progress { job, task, token: self.token.clone(), media_ns }));
             }
         };
         let stall = settings.stall;

@@ -5,16 +5,21 @@ use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
-use farm::Life;
 use farm::broker::Consumer;
+use farm::encoder::Device;
 use farm::job::Layout;
 use farm::plan::RenditionId;
+use farm::{Class, Life};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use url::Url;
 
+use crate::devices::Devices;
 use crate::testing::{child_command, pattern, plan};
 use crate::worker::{Drain, Handle, Worker};
+
+#[path = "task/device_tests.rs"]
+mod on_devices;
 
 /// A farm of one worker.
 struct Bench {
@@ -48,7 +53,12 @@ impl Bench {
     }
 
     fn worker_of(&self, slots: usize, how: &str) -> Handle {
+        self.worker_with(Vec::new(), slots, how)
+    }
+
+    fn worker_with(&self, devices: Vec<Device>, slots: usize, how: &str) -> Handle {
         let mut settings = Settings::new(slots, child_command(how));
+        settings.devices = Devices::These(devices);
         settings.drain_budget = Duration::from_millis(200);
         settings.stall = Duration::from_secs(40);
         Worker::start(settings, self.state.clone(), self.broker.clone()).expect("started")
@@ -64,9 +74,16 @@ impl Bench {
         runtime
     }
 
+    fn message(&self, task: TaskId, attempt: u32, class: Class) -> TaskMessage {
+        TaskMessage { job: self.job.clone(), task, life: Life::FIRST, attempt, class, epoch: 1, term: 0 }
+    }
+
     async fn send(&self, task: TaskId) {
-        let message = TaskMessage { job: self.job.clone(), task, life: Life::FIRST, attempt: 1, epoch: 1, term: 0 };
-        self.broker.publish(Queue::Tasks, &message).await.expect("published");
+        self.send_to(Class::Cpu, task, 1).await;
+    }
+
+    async fn send_to(&self, class: Class, task: TaskId, attempt: u32) {
+        self.broker.publish(Queue::Tasks(class), &self.message(task, attempt, class)).await.expect("published");
     }
 
     /// The next event, acknowledged.
@@ -128,7 +145,11 @@ impl Bench {
 
     /// Whether the tasks queue still holds something, after its worker is gone.
     async fn task_waits(&self) -> bool {
-        let mut tasks = self.broker.consume(Queue::Tasks).await.expect("a consumer");
+        self.task_waits_for(Class::Cpu).await
+    }
+
+    async fn task_waits_for(&self, class: Class) -> bool {
+        let mut tasks = self.broker.consume(Queue::Tasks(class)).await.expect("a consumer");
         tokio::time::timeout(Duration::from_millis(300), tasks.next()).await.is_ok()
     }
 }
@@ -264,7 +285,7 @@ async fn a_cancelled_job_is_not_begun_and_a_running_one_is_killed() {
     bench.send(TaskId::Video(1)).await;
     // There is one slot: when this is rejected, both before it are settled.
     let mut dead = bench.broker.consume(Queue::Dead).await.expect("a consumer");
-    bench.broker.publish(Queue::Tasks, &"what?").await.expect("published");
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &"what?").await.expect("published");
     let rejected = tokio::time::timeout(Duration::from_secs(60), dead.next()).await;
     rejected.expect("settled").expect("a working broker").ack().await.expect("acknowledged");
     assert_eq!(bench.objects().await, Vec::<String>::new(), "its objects are deleted");
@@ -312,8 +333,7 @@ async fn a_task_at_which_workers_die_is_isolated_and_at_last_a_failed_attempt() 
     assert_eq!((failure.code, failure.message.contains("4 workers died")), (Code::ChildCrashed, true), "{failure}");
     assert_eq!((bench.failures().await, bench.begun(&task).await.len()), (1, 0), "evidence becomes a failure");
     // The next attempt begins with a clean slate.
-    let message = TaskMessage { job: bench.job.clone(), task: task.clone(), life: Life::FIRST, attempt: 2, epoch: 1, term: 0 };
-    bench.broker.publish(Queue::Tasks, &message).await.expect("published");
+    bench.send_to(Class::Cpu, task.clone(), 2).await;
     assert_eq!(bench.event().await, Event::TaskDone { job: bench.job.clone(), task: task.clone() });
     worker.shutdown().await;
     assert_eq!(bench.begun(&task).await, Vec::<String>::new());
@@ -386,12 +406,12 @@ async fn what_makes_no_sense_is_rejected_with_the_reason_and_the_worker_goes_on(
     let mut bench = Bench::new(Layout::Segments).await;
     let mut dead = bench.broker.consume(Queue::Dead).await.expect("a consumer");
     let worker = bench.worker("honest");
-    bench.broker.publish(Queue::Tasks, &"what?").await.expect("published");
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &"what?").await.expect("published");
     bench.send(TaskId::Video(99)).await;
     bench.send(TaskId::Pack(RenditionId("v1".to_owned()))).await;
     let other = JobId::try_from("other".to_owned()).expect("a job id");
-    let message = TaskMessage { job: other, task: TaskId::Probe, life: Life::FIRST, attempt: 1, epoch: 1, term: 0 };
-    bench.broker.publish(Queue::Tasks, &message).await.expect("published");
+    let message = TaskMessage { job: other, ..bench.message(TaskId::Probe, 1, Class::Cpu) };
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &message).await.expect("published");
     for words in ["cannot be understood", "has no task video-00099", "has no task pack-v1", "jobs/other/spec.json is not there"] {
         let delivery =
             tokio::time::timeout(Duration::from_secs(20), dead.next()).await.expect("rejected").expect("a working broker");
@@ -409,14 +429,15 @@ async fn a_message_of_an_earlier_term_is_dropped_and_the_scheduler_told() {
     let worker = bench.worker("honest");
     let (job, task) = (bench.job.clone(), TaskId::Audio(0));
     bench.state.put(&keys::term(0), bytes::Bytes::from_static(b"5"), Kind::Json).await.expect("stored");
-    let of_term = |term| TaskMessage { job: job.clone(), task: task.clone(), life: Life::FIRST, attempt: 1, epoch: 1, term };
-    bench.broker.publish(Queue::Tasks, &of_term(4)).await.expect("published");
+    let message = bench.message(task.clone(), 1, Class::Cpu);
+    let of_term = |term| TaskMessage { term, ..message.clone() };
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &of_term(4)).await.expect("published");
     assert_eq!(bench.event().await, Event::Stale { job: job.clone(), task: task.clone() });
     assert!(bench.state.get(&keys::done(&job, &task)).await.is_err());
-    bench.broker.publish(Queue::Tasks, &of_term(5)).await.expect("published");
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &of_term(5)).await.expect("published");
     assert_eq!(bench.event().await, Event::TaskDone { job: job.clone(), task: task.clone() });
     // What is done is done in any term.
-    bench.broker.publish(Queue::Tasks, &of_term(4)).await.expect("published");
+    bench.broker.publish(Queue::Tasks(Class::Cpu), &of_term(4)).await.expect("published");
     assert_eq!(bench.event().await, Event::TaskDone { job: job.clone(), task: task.clone() });
     worker.shutdown().await;
 }
@@ -428,7 +449,8 @@ async fn progress_is_told_while_a_task_runs() {
     let worker = bench.worker("honest");
     let marker = bench.done(TaskId::Video(0)).await;
     let mut told = Vec::new();
-    while let Ok(progress) = heard.try_recv() {
+    while let Ok(word) = heard.try_recv() {
+        let Word::Progress(progress) = word else { panic!("nothing is offered: {word:?}") };
         assert_eq!(progress.token, marker.token);
         told.push(progress.media_ns);
     }
@@ -442,9 +464,10 @@ async fn a_marker_of_another_execution_condemns_our_objects_and_our_own_does_not
     let bench = Bench::new(Layout::Segments).await;
     let spawner = Spawner::start().expect("a thread");
     let settings = Settings::new(1, child_command("honest"));
-    let (running, gate) = (Running::default(), Gate::new(1));
+    let (running, gate, keeper) = (Running::default(), Gate::new(1), Arc::new(Keeper::new(Vec::new())));
     let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-    let farm = Farm { settings, state: bench.state.clone(), broker: bench.broker.clone(), spawner, running, gate, stop, kill };
+    let (state, broker) = (bench.state.clone(), bench.broker.clone());
+    let farm = Farm { settings, state, broker, spawner, running, gate, keeper, stop, kill };
     let mut markers = Vec::new();
     for _ in 0..2 {
         let token = Token::random();
@@ -452,7 +475,7 @@ async fn a_marker_of_another_execution_condemns_our_objects_and_our_own_does_not
         bench.output.put(&key, Bytes::from_static(b"film"), Kind::VideoMp4).await.expect("stored");
         let object = farm::task::Object { key, bytes: 4, sha256: String::new() };
         let task = TaskId::Pack(RenditionId("v720".to_owned()));
-        markers.push(Marker { task, token, outcome: Outcome::Packed { object }, cost: Cost::default() });
+        markers.push(Marker { task, token, outcome: Outcome::Packed { object }, cost: Cost::default(), device: None });
     }
     let [first, second] = markers.as_slice() else { panic!("two") };
     commit(&farm, &bench.job, &bench.output, first).await.expect("stored");

@@ -4,11 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use farm::encoder::Device;
 use farm::job::{Layout, Loudness, Mp4, VideoCodec};
 use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
-use farm::{Code, Failure, Rate};
+use farm::{Class, Code, Failure, Rate};
 use pipelines::boxes::{self, Fragment, Sample};
 use pipelines::{AudioOrder, Done, Init, Order, Output, Pictured, Reader, VideoOrder};
 
@@ -25,6 +26,7 @@ pub(crate) fn plan() -> Plan {
         divisor: NonZeroU32::new(divisor).expect("not zero"),
         codec: VideoCodec::H264,
         rate_control: RateControl::CappedQuality { quality: 23, max_bitrate: 1_000_000 },
+        class: Class::Cpu,
         threads: NonZeroU32::MIN,
     };
     let video = VideoPlan {
@@ -67,11 +69,23 @@ pub(crate) fn plan() -> Plan {
     }
 }
 
+/// As [`plan`], with both rungs pinned to a class.
+pub(crate) fn plan_on(class: Class) -> Plan {
+    let mut plan = plan();
+    plan.video.iter_mut().flat_map(|video| &mut video.rungs).for_each(|rung| rung.class = class);
+    plan
+}
+
+/// A device at this node, which nothing needs to be there for.
+pub(crate) fn device(node: &std::path::Path) -> Device {
+    Device { class: Class::Nvenc, number: 0, node: node.to_owned() }
+}
+
 /// The first chunk of [`plan`].
 pub(crate) fn video_order() -> Order {
     let plan = plan();
     let video = plan.video.expect("a picture");
-    Order::Video(VideoOrder { plan: video, chunk: 0, origin_ns: plan.origin_ns, lead_ns: plan.lead_ns })
+    Order::Video(VideoOrder { plan: video, chunk: 0, origin_ns: plan.origin_ns, lead_ns: plan.lead_ns, device: None })
 }
 
 /// The sound of [`plan`].
@@ -143,14 +157,14 @@ pub(crate) fn child_command(how: &str) -> ChildCommand {
 /// A way to do an order.
 type Work = fn(&Order, Arc<dyn Reader>, Arc<dyn Output>) -> Result<Done, Failure>;
 
-/// A child that was taken over: `root` or `nobody`, `walled` or `free`, and what it tries.
+/// A child that was taken over: `root` or `nobody`, `walled`, `device` or `free`, and what it tries.
 fn be_hostile(how: &str) -> Result<Done, Failure> {
     let [user, walls, deed] = how.split(' ').collect::<Vec<_>>()[..] else { panic!("not as told: {how}") };
     if user == "nobody" {
         become_nobody();
     }
     let (_, deed) = Deed::ALL.into_iter().find(|(name, _)| *name == deed).expect("a deed");
-    confess(deed, walls == "walled")
+    confess(deed, walls)
 }
 
 /// The children that keep to the protocol. Does not return when it knows the behaviour.
@@ -160,9 +174,16 @@ pub(crate) fn test_child(how: &str) {
     }
     let work: Work = match how {
         "real" => |order, reader, output| pipelines::run(order, reader, &output),
-        "honest" => |order, reader, output| {
-            check_source(&*reader)?;
-            make(order, &*output, usize::MAX)
+        "honest" => be_honest,
+        "by-node" => |order, reader, output| match order.device() {
+            Some(device) if !device.node.exists() => Err(Failure::new(Code::EncoderFailed, "the card is gone")),
+            _ => be_honest(order, reader, output),
+        },
+        "one-session" => |order, reader, output| match order {
+            Order::Video(VideoOrder { device: Some(on), .. }) if on.sessions > 1 => {
+                Err(Failure::new(Code::EncoderFailed, "it has no session left"))
+            }
+            _ => be_honest(order, reader, output),
         },
         "half" => |order, _, output| {
             make(order, &*output, 1)?;
@@ -178,6 +199,14 @@ pub(crate) fn test_child(how: &str) {
         _ => return,
     };
     std::process::exit(i32::from(run_with(work)));
+}
+
+/// A child that does what it is told.
+fn be_honest(order: &Order, reader: Arc<dyn Reader>, output: Arc<dyn Output>) -> Result<Done, Failure> {
+    if !matches!(order, Order::Prove(_)) {
+        check_source(&*reader)?;
+    }
+    make(order, &*output, usize::MAX)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "stands where an error is mapped")]
@@ -231,6 +260,7 @@ fn make(order: &Order, output: &dyn Output, segments_max: usize) -> Result<Done,
         Order::Stills(_) => return Ok(Done::Pictured(Pictured::default())),
         Order::Text(_) => return Ok(Done::Texted(Vec::new())),
         Order::Probe => return Ok(Done::Probed(Box::new(media_info((3 << 20) + 123)))),
+        Order::Prove(_) => return Ok(Done::Proven),
         Order::Video(order) => order.plan.rungs.iter().map(|rung| vec![50 / rung.divisor.get(); 2]).collect(),
         Order::Audio(order) => {
             vec![order.plan.segment_packets().into_iter().map(|packets| packets.try_into().expect("few packets")).collect()]

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::retry::{patiently, storage_may_pass};
+use crate::sets::Sets;
 use crate::work::{Medium, Rendition, Storing};
 
 /// Most objects on their way at a time.
@@ -41,6 +42,8 @@ pub(crate) struct Uploads {
     slots: Arc<Semaphore>,
     kib: Arc<Semaphore>,
     keys: Vec<String>,
+    /// What init segments are held against, where a device makes some.
+    sets: Option<Sets>,
 }
 
 /// How much is gathered.
@@ -138,13 +141,25 @@ impl Uploads {
             slots: Arc::new(Semaphore::new(UPLOADS_MAX)),
             kib: Arc::new(Semaphore::new(UPLOAD_KIB_MAX as usize)),
             keys: Vec::new(),
+            sets: None,
         }
+    }
+
+    /// The same, with init segments held against what was made before.
+    pub(crate) fn with_sets(self, sets: Option<Sets>) -> Self {
+        Self { sets, ..self }
+    }
+
+    /// Whether anything came of the renditions at these places.
+    pub(crate) fn has_begun(&self, places: &[usize]) -> bool {
+        places.iter().any(|place| self.made.get(*place).is_some_and(|made| made.init.is_some()))
     }
 
     /// Takes the init segment of a rendition. Waits while too much is on its way.
     ///
     /// # Errors
-    /// Of an upload that failed, this or an earlier one.
+    /// [`Code::DeviceFailed`] for one that does not go with what was made before; of an upload that failed, this or an earlier
+    /// one.
     pub(crate) async fn init(&mut self, rendition: usize, timescale: u32, codecs: String, bytes: Bytes) -> Result<(), Failure> {
         let made = self.made(rendition)?;
         made.init = Some(InitMade { codecs, timescale, object: None });
@@ -153,6 +168,9 @@ impl Uploads {
             Medium::Sound => Kind::AudioMp4,
         };
         let id = made.rendition.id.clone();
+        if let Some(sets) = &self.sets {
+            sets.check(rendition, &id, &bytes).await?;
+        }
         let key = keys::init(&id, &self.token);
         self.store(rendition, Place::Init, key, kind, bytes).await
     }
@@ -327,7 +345,8 @@ pub(crate) async fn put(output: &Storage, key: String, kind: Kind, content: Byte
     Ok(Object { key, bytes: content.len() as u64, sha256 })
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as text, two characters each.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -1,12 +1,14 @@
 //! What a task of a plan comes down to: the order for the child, and where the renditions it makes belong. Pure.
 
+use farm::Class;
 use farm::job::{Layout, Mp4};
-use farm::plan::{Plan, RenditionId};
+use farm::plan::{Plan, RenditionId, Rung};
 use farm::task::TaskId;
 
-use pipelines::{AudioOrder, Order, VideoOrder};
+use pipelines::{AudioOrder, OnDevice, Order, VideoOrder};
 
 use crate::process::Urgency;
+use crate::rack::Need;
 
 /// An encode task, ready to be done.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,33 @@ pub(crate) struct Encode {
     pub(crate) urgency: Urgency,
     /// The renditions it makes, in the order's order.
     pub(crate) renditions: Vec<Rendition>,
+}
+
+impl Encode {
+    /// What a device is to bear for the rungs that are pinned to its class, for each in the plan's order.
+    pub(crate) fn needs(&self, class: Class) -> Vec<Need> {
+        let Order::Video(VideoOrder { plan, .. }) = &self.order else { return Vec::new() };
+        let pinned = plan.rungs.iter().filter(|rung| class.is_hardware() && rung.class == class);
+        pinned.map(|Rung { codec, width, height, .. }| Need { codec: *codec, pixels: width.saturating_mul(*height) }).collect()
+    }
+
+    /// The same, on a device.
+    pub(crate) fn on(mut self, device: OnDevice) -> Self {
+        if let Order::Video(order) = &mut self.order {
+            order.device = Some(device);
+        }
+        self
+    }
+
+    /// Places of the renditions that are made on the device: the first of those that are pinned to its class, one for each of its
+    /// sessions.
+    pub(crate) fn on_device(&self) -> Vec<usize> {
+        let Order::Video(VideoOrder { plan, device: Some(OnDevice { device, sessions }), .. }) = &self.order else {
+            return Vec::new();
+        };
+        let pinned = plan.rungs.iter().enumerate().filter(|(_, rung)| rung.class == device.class);
+        pinned.map(|(place, _)| place).take(*sessions as usize).collect()
+    }
 }
 
 /// A rendition that an execution makes a part of.
@@ -50,7 +79,7 @@ pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
             let first_segment = start.checked_div(u64::from(video.segment_frames))?;
             let rendition = |id: &RenditionId| Rendition { id: id.clone(), medium: Medium::Picture, first_segment };
             let renditions = video.rungs.iter().map(|rung| rendition(&rung.id)).collect();
-            let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns });
+            let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns, device: None });
             let can_wait = plan.first.is_some() && matches!(task, TaskId::Video(_));
             let urgency = if can_wait { Urgency::CanWait } else { Urgency::Usual };
             Some(Encode { order, urgency, renditions })
@@ -86,6 +115,11 @@ impl Storing {
     }
 }
 
+/// Whether all parts of a rendition are to decode with one init segment: where they become one file.
+pub(crate) fn joins_parts(plan: &Plan) -> bool {
+    plan.layout.has_files() || plan.mp4 != Mp4::None
+}
+
 /// Whose parts make up a whole rendition: its medium, and the tasks that make them, in order. `None` when the plan has no
 /// such rendition.
 pub(crate) fn parts_of(plan: &Plan, rendition: &RenditionId) -> Option<(Medium, Vec<TaskId>)> {
@@ -108,7 +142,7 @@ pub(crate) fn tracks_of(plan: &Plan, rendition: &RenditionId) -> Option<Vec<Rend
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::plan;
+    use crate::testing::{device, plan, plan_on};
 
     #[test]
     fn segments_are_numbered_from_the_chunks_place_in_the_rendition() {
@@ -126,6 +160,34 @@ mod tests {
             assert_eq!(encode(&plan, &task), None, "{task}");
         }
         assert_eq!(parts_of(&plan, &RenditionId("v999".to_owned())), None);
+    }
+
+    #[test]
+    fn the_first_rungs_of_a_class_are_made_on_its_device_as_many_as_it_has_sessions() {
+        let mut plan = plan_on(Class::Nvenc);
+        let video = plan.video.as_mut().expect("a picture");
+        let rung = |id: &str, class| Rung { id: RenditionId(id.to_owned()), class, ..video.rungs.first().expect("two").clone() };
+        let (free, third) = (rung("v540", Class::Cpu), rung("v144", Class::Nvenc));
+        video.rungs.insert(1, free);
+        video.rungs.push(third);
+        let encode = encode(&plan, &TaskId::Video(0)).expect("a task of the plan");
+        let pixels = |class| encode.needs(class).iter().map(|need| need.pixels).collect::<Vec<_>>();
+        assert_eq!(pixels(Class::Nvenc), [1280 * 720, 640 * 360, 1280 * 720]);
+        assert!(pixels(Class::Cpu).is_empty() && pixels(Class::Vaapi).is_empty(), "nothing is asked of a device");
+        assert_eq!(encode.on_device(), [0; 0]);
+        let on = |sessions| encode.clone().on(OnDevice { device: device("/dev/x".as_ref()), sessions });
+        assert_eq!([1, 2, 3, 9].map(|sessions| on(sessions).on_device()), [vec![0], vec![0, 2], vec![0, 2, 3], vec![0, 2, 3]]);
+        let Order::Video(order) = on(2).order else { panic!("not a picture") };
+        assert_eq!(order.device.map(|on| on.sessions), Some(2));
+    }
+
+    #[test]
+    fn parts_are_joined_where_there_are_files() {
+        let with = |layout, mp4| joins_parts(&Plan { layout, mp4, ..plan() });
+        assert!(!with(Layout::Segments, Mp4::None));
+        for (layout, mp4) in [(Layout::SingleFile, Mp4::None), (Layout::Both, Mp4::None), (Layout::Segments, Mp4::EachRung)] {
+            assert!(with(layout, mp4), "{layout:?} {mp4:?}");
+        }
     }
 
     #[test]

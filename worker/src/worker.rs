@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farm::broker::{Broker, Queue};
+use farm::encoder::Device;
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
 use farm::outbound::Reach;
 use farm::storage::{Storage, Stores};
-use farm::{Code, Failure, metrics};
+use farm::{Class, Code, Failure, metrics};
+use pipelines::encoders::Proof;
 use pipelines::{Done, Order};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +19,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::attempt::{Attempt, Sink};
 use crate::begun::Gate;
+use crate::devices::{Devices, Keeper};
 use crate::guard::Guard;
 use crate::process::{Spawner, Urgency};
+use crate::proof;
 use crate::retry::Patience;
 use crate::running::Running;
 use crate::source::Source;
@@ -48,7 +52,7 @@ impl ChildCommand {
 /// How a worker works.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tasks done at a time, at least 1.
+    /// Tasks done at a time, at least 1; and as many beside them of those that take a device, for each class of devices.
     pub slots: usize,
     /// How children are started.
     pub child: ChildCommand,
@@ -60,10 +64,13 @@ pub struct Settings {
     pub drain_budget: Duration,
     /// Where sources behind HTTP may be.
     pub reach: Reach,
+    /// Which devices are used to encode, as far as they prove that they can.
+    pub devices: Devices,
 }
 
 impl Settings {
-    /// The usual limits: deadline 20 minutes, stall 60 s, drain budget 60 s. Sources may be anywhere.
+    /// The usual limits: deadline 20 minutes, stall 60 s, drain budget 60 s. Sources may be anywhere, and devices are those that
+    /// are found.
     pub fn new(slots: usize, child: ChildCommand) -> Self {
         Self {
             slots,
@@ -72,6 +79,7 @@ impl Settings {
             stall: Duration::from_secs(60),
             drain_budget: Duration::from_secs(60),
             reach: Reach::Anywhere,
+            devices: Devices::Found,
         }
     }
 }
@@ -97,7 +105,8 @@ pub enum Drain {
 }
 
 impl Worker {
-    /// Starts taking tasks. Needs a running tokio runtime with time and I/O.
+    /// Starts taking tasks: at once where there is no device, or else when what devices can do is known and offered. Needs a
+    /// running tokio runtime with time and I/O.
     ///
     /// # Errors
     /// [`Code::InvalidRequest`] for no slots; [`Code::Internal`] when no thread can be started.
@@ -107,13 +116,22 @@ impl Worker {
         }
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let drain_budget = settings.drain_budget;
-        let (running, gate) = (Running::default(), Gate::new(settings.slots));
-        let (spawner, stopping, killing) = (spawner()?, stop.clone(), kill.clone());
-        let farm = Arc::new(Farm { settings, state, broker, spawner, running, gate, stop: stopping, kill: killing });
+        let devices = settings.devices.list();
+        let (has_devices, classes) = (!devices.is_empty(), classes(&devices));
+        let (running, gate) = (Running::default(), Gate::new(settings.slots.saturating_mul(classes.len())));
+        let (spawner, keeper) = (spawner()?, Arc::new(Keeper::new(devices)));
+        let (stopping, killing) = (stop.clone(), kill.clone());
+        let farm = Farm { settings, state, broker, spawner, running, gate, keeper, stop: stopping, kill: killing };
+        let farm = Arc::new(farm);
         metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
         let mut slots = JoinSet::new();
-        for _ in 0..farm.settings.slots {
-            slots.spawn(slot(farm.clone()));
+        for class in classes {
+            for _ in 0..farm.settings.slots {
+                slots.spawn(slot(farm.clone(), class));
+            }
+        }
+        if has_devices {
+            slots.spawn(keep_devices(farm));
         }
         Ok(Handle { slots, stop, kill, drain_budget })
     }
@@ -153,12 +171,33 @@ fn spawner() -> Result<Spawner, Failure> {
     Spawner::start().map_err(|error| Failure::new(Code::Internal, format!("no thread to start children from: {error}")))
 }
 
-/// Takes deliveries one after another until told to stop. A slot is free before it takes, so none waits in a worker.
-async fn slot(farm: Arc<Farm>) {
+/// The classes whose tasks are taken: the processor's, and those of devices.
+fn classes(devices: &[Device]) -> Vec<Class> {
+    let is_there = |class: &Class| class.is_cpu() || devices.iter().any(|device| device.class == *class);
+    Class::ALL.into_iter().filter(is_there).collect()
+}
+
+/// Has devices prove themselves, and tells what they offer, until told to stop.
+async fn keep_devices(farm: Arc<Farm>) {
+    let prove = |proof: Proof| {
+        let farm = farm.clone();
+        async move { proof::prove(&proof, &farm.spawner, &farm.settings.child).await }
+    };
+    farm.keeper.keep(&farm.broker, &farm.stop, prove).await;
+}
+
+/// Takes deliveries of a class one after another until told to stop. A slot is free before it takes, so none waits in a worker.
+async fn slot(farm: Arc<Farm>, class: Class) {
     let stop = &farm.stop;
+    if stop.run_until_cancelled(farm.keeper.ready(class)).await.is_none() {
+        return;
+    }
+    if class.is_hardware() {
+        metrics::worker().device_slots.with_label_values(&[class.word()]).inc();
+    }
     let mut pause = *PAUSES.start();
     loop {
-        let error = match stop.run_until_cancelled(farm.broker.consume(Queue::Tasks)).await {
+        let error = match stop.run_until_cancelled(farm.broker.consume(Queue::Tasks(class))).await {
             None => return,
             Some(Err(error)) => error,
             Some(Ok(mut consumer)) => loop {
@@ -241,4 +280,13 @@ pub async fn probe(source: &SourceSpec, settings: &Settings) -> Result<MediaInfo
         (Done::Probed(info), _) => Ok(*info),
         _ => Err(Failure::new(Code::Internal, "something else came of a probe")),
     }
+}
+
+/// Has an encoder prove itself, in a child and without a broker. Dropping the future kills the child.
+///
+/// # Errors
+/// What is wrong with it: [`Code::MissingElement`] when there is none, [`Code::EncoderFailed`] when it does not do what it
+/// should, [`Code::ChildStalled`] when nothing is heard of it for 20 s.
+pub async fn prove(proof: &Proof, settings: &Settings) -> Result<(), Failure> {
+    proof::prove(proof, &spawner()?, &settings.child).await
 }

@@ -205,6 +205,9 @@ pub struct Doctor {
     /// Where broker and storage are; what is not given is not checked.
     #[command(flatten)]
     pub connection: Connection,
+    /// How children are kept in.
+    #[command(flatten)]
+    pub sandbox: Sandbox,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use super::{Backend, BrokerError, BrokerInfo, BrokerStats, DeadLetter, Delivery, Past, Queue, Settle, Source};
-use crate::task::Progress;
+use crate::Class;
+use crate::task::Word;
 
 /// Most messages that wait in a queue, delayed ones among them.
 const QUEUE_MESSAGES_MAX: usize = 100_000;
@@ -15,24 +16,24 @@ const QUEUE_MESSAGES_MAX: usize = 100_000;
 /// Most results kept that nobody fetches.
 const RESULTS_MAX: usize = 1000;
 
-/// Most progress reports kept for a listener that does not fetch them.
-const PROGRESS_REPORTS_MAX: usize = 1024;
+/// Most words kept for a listener that does not fetch them.
+const WORDS_MAX: usize = 1024;
 
 /// The queues.
 pub(super) struct Local {
     jobs: Arc<Line>,
-    tasks: Arc<Line>,
+    tasks: [Arc<Line>; Class::ALL.len()],
     events: Arc<Line>,
     dead: Arc<Line>,
     results: Arc<Line>,
-    progress: broadcast::Sender<Progress>,
+    words: broadcast::Sender<Word>,
 }
 
 impl Default for Local {
     fn default() -> Self {
-        let progress = broadcast::Sender::new(PROGRESS_REPORTS_MAX);
+        let words = broadcast::Sender::new(WORDS_MAX);
         let line = Arc::<Line>::default;
-        Self { jobs: line(), tasks: line(), events: line(), dead: line(), results: line(), progress }
+        Self { jobs: line(), tasks: Class::ALL.map(|_| line()), events: line(), dead: line(), results: line(), words }
     }
 }
 
@@ -40,7 +41,16 @@ impl Local {
     fn line(&self, queue: Queue) -> &Arc<Line> {
         match queue {
             Queue::Jobs => &self.jobs,
-            Queue::Tasks => &self.tasks,
+            Queue::Tasks(class) => {
+                let [cpu, nvenc, vaapi, qsv, v4l2] = &self.tasks;
+                match class {
+                    Class::Cpu => cpu,
+                    Class::Nvenc => nvenc,
+                    Class::Vaapi => vaapi,
+                    Class::Qsv => qsv,
+                    Class::V4l2 => v4l2,
+                }
+            }
             Queue::Events => &self.events,
             Queue::Dead => &self.dead,
             Queue::Results => &self.results,
@@ -69,13 +79,13 @@ impl Backend for Local {
         Ok(Box::new(Turn { line, dead, free: Arc::new(Semaphore::new(1)) }))
     }
 
-    fn tell(&self, progress: Progress) {
+    fn tell(&self, word: Word) {
         // An error means that nobody listens.
-        let _ = self.progress.send(progress);
+        let _ = self.words.send(word);
     }
 
-    fn listen(&self) -> broadcast::Receiver<Progress> {
-        self.progress.subscribe()
+    fn listen(&self) -> broadcast::Receiver<Word> {
+        self.words.subscribe()
     }
 
     fn stats(&self) -> BrokerStats {

@@ -31,7 +31,7 @@ use self::progress::{Hearer, Teller};
 use self::publish::Publisher;
 use super::stats::{BrokerInfo, BrokerStats, Counters, QueueInfo};
 use super::{Backend, BrokerError, Queue, Source};
-use crate::task::Progress;
+use crate::task::Word;
 
 /// Longest wait for one answer of the broker.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -90,11 +90,11 @@ impl Backend for Rabbit {
         Ok(Box::new(Turn::start(self.consume.clone(), self.publisher.clone(), queue).await?))
     }
 
-    fn tell(&self, progress: Progress) {
-        self.teller.tell(progress);
+    fn tell(&self, word: Word) {
+        self.teller.tell(word);
     }
 
-    fn listen(&self) -> broadcast::Receiver<Progress> {
+    fn listen(&self) -> broadcast::Receiver<Word> {
         let (hearer, _) = self.hearer.get_or_init(|| Hearer::start(self.consume.clone()));
         hearer.listen()
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use farm::broker::{Broker, BrokerError, Consumer, Delivery, Queue};
 use farm::job::JobId;
 use farm::storage::{Entry as Listed, Storage, StorageError};
-use farm::task::{Event, Progress, TaskId};
-use farm::{Code, Failure, Life, keys, metrics};
+use farm::task::{Event, Progress, TaskId, Word};
+use farm::{Class, Code, Failure, Life, keys, metrics};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -16,11 +16,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::entry::{Entry, since_ms};
 use crate::pace::Pace;
 
-use super::job::{Driven, News, Stand, drive};
+use super::job::{Conduct, Driven, News, Stand, drive};
 use super::lead::Lead;
 use super::view::{Board, Phase, Tally};
 use super::{PARTITION, Settings};
 use crate::dispatch::Shares;
+use crate::offers::{Offers, Served};
 
 /// Jobs driven at a time.
 const DRIVES_MAX: usize = 16;
@@ -48,13 +49,16 @@ pub(super) struct Engine {
     pub(super) term_at: Option<Instant>,
     /// Tasks that were heard of since the term began and are not taken into account yet.
     pub(super) heard: BTreeSet<(JobId, TaskId)>,
-    /// When tasks were done, those of the last second.
-    pub(super) finished: VecDeque<Instant>,
+    /// When tasks were done, those of the last second, and over which queue they went.
+    pub(super) finished: VecDeque<(Instant, Class)>,
     /// Failures of the broker in a row, and when to hand out tasks again.
     pub(super) broker_troubles: u32,
     pub(super) issue_at: Option<Instant>,
     /// How fast pictures were encoded so far.
     pub(super) pace: Pace,
+    /// What workers offer, and what comes of it.
+    pub(super) offers: Offers,
+    pub(super) served: Served,
 }
 
 /// Listing the active jobs.
@@ -102,6 +106,8 @@ impl Engine {
             broker_troubles: 0,
             issue_at: None,
             pace: Pace::USUAL,
+            offers: Offers::default(),
+            served: Served::default(),
             settings,
         }
     }
@@ -118,7 +124,7 @@ impl Engine {
     }
 
     async fn act(&mut self) {
-        let mut progress = self.broker.listen();
+        let mut words = self.broker.listen();
         // The first tick comes at once: starting is reconciling.
         let mut reconcile = interval(self.settings.reconcile);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,9 +136,18 @@ impl Engine {
             let wake_at = self.wake_at();
             tokio::select! {
                 _ = reconcile.tick() => self.reconcile().await,
-                _ = measure.tick() => self.measure(),
+                _ = measure.tick() => {
+                    self.note_offers();
+                    self.measure();
+                }
                 delivery = next_delivery(&mut self.consumer) => self.hear(delivery).await,
-                said = next_progress(&mut progress) => self.note_progress(&said),
+                said = next_word(&mut words) => match said {
+                    Word::Progress(progress) => self.note_progress(&progress),
+                    Word::Offer(offer) => {
+                        self.offers.note(offer, Instant::now());
+                        self.note_offers();
+                    }
+                },
                 Some(done) = self.work.join_next_with_id() => self.settle(done),
                 () = sleep_until(wake_at) => self.expire().await,
             }
@@ -167,8 +182,13 @@ impl Engine {
             entry.is_driven = true;
             entry.retry_at = None;
             let (job, news) = (entry.job.take(), std::mem::take(&mut entry.news));
-            let (state, driven_id, life, conduct) =
-                (self.state.clone(), id.clone(), entry.life, (self.settings.aftercare, self.pace));
+            let conduct = Conduct {
+                aftercare: self.settings.aftercare,
+                pace: self.pace,
+                served: self.served.clone(),
+                hardware: Arc::clone(&self.settings.hardware),
+            };
+            let (state, driven_id, life) = (self.state.clone(), id.clone(), entry.life);
             let started = self.work.spawn(async move {
                 let driven = drive(state, driven_id.clone(), life, job, news, conduct).await;
                 Work::Driven(driven_id, Box::new(driven))
@@ -255,8 +275,9 @@ impl Engine {
             None => (entry.news.everything, entry.has_others) = (true, true),
             Some(task) => {
                 entry.note_start();
+                let class = entry.outstanding.get(&task).map(|outstanding| outstanding.class);
                 entry.look_at(&task);
-                self.finished.push_back(Instant::now());
+                self.finished.push_back((Instant::now(), class.unwrap_or_default()));
             }
         }
         if let Event::TaskFailed { life, task, attempt, failure, .. } = event
@@ -277,6 +298,16 @@ impl Engine {
         let Some(entry) = self.jobs.get_mut(&progress.job) else { return };
         if entry.note_progress(&progress.task, progress.media_ns, Instant::now(), self.settings.lease) {
             entry.show(&progress.job, &self.board);
+        }
+    }
+
+    /// Looks at what is offered by now. Tasks on the queue of a class that nobody serves any more are handed out again.
+    fn note_offers(&mut self) {
+        let now = Instant::now();
+        self.offers.expire(now);
+        self.served = self.offers.served();
+        for entry in self.jobs.values_mut() {
+            entry.leave_queues(now, self.settings.lease, |class| self.served.has(class));
         }
     }
 
@@ -440,10 +471,10 @@ async fn next_delivery(consumer: &mut Option<Consumer>) -> Result<Delivery, Brok
     }
 }
 
-/// The next word on progress. Cancel-safe.
-async fn next_progress(progress: &mut broadcast::Receiver<Progress>) -> Progress {
+/// The next word of a worker. Cancel-safe.
+async fn next_word(words: &mut broadcast::Receiver<Word>) -> Word {
     loop {
-        match progress.recv().await {
+        match words.recv().await {
             Ok(said) => return said,
             // Some was missed; the next is as good.
             Err(broadcast::error::RecvError::Lagged(_)) => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use farm::job::JobId;
 use farm::task::TaskId;
-use farm::{Failure, Life, metrics};
+use farm::{Class, Failure, Life, metrics};
 use tokio::time::Instant;
 
 use super::job::{Job, Lost, News};
@@ -44,6 +44,8 @@ pub(super) struct Entry {
 pub(super) struct Outstanding {
     pub(super) attempt: u32,
     pub(super) lease_until: Instant,
+    /// Over which queue it went.
+    pub(super) class: Class,
     /// Whether it was handed out in this term; if not, it was heard to be running when the term began.
     pub(super) is_ours: bool,
     begun: Begun,
@@ -64,21 +66,29 @@ enum Begun {
 /// How long the last word of one who has given a task back may take to come.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// Who is at a task is heard every second: with nothing for so long it is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+
 impl Outstanding {
-    /// A task that is put on the queue.
-    pub(super) fn issued(attempt: u32, lease_until: Instant) -> Self {
-        Self { attempt, lease_until, is_ours: true, begun: Begun::No }
+    /// A task that is put on the queue of a class.
+    pub(super) fn issued(attempt: u32, class: Class, lease_until: Instant) -> Self {
+        Self { attempt, lease_until, class, is_ours: true, begun: Begun::No }
     }
 
     /// A task that was heard to be running when the term began.
     pub(super) fn adopted(attempt: u32, lease_until: Instant) -> Self {
-        Self { attempt, lease_until, is_ours: false, begun: Begun::Yes }
+        Self { attempt, lease_until, class: Class::Cpu, is_ours: false, begun: Begun::Yes }
+    }
+
+    /// Whether somebody is at it, as far as is known.
+    pub(super) fn is_begun(&self) -> bool {
+        matches!(self.begun, Begun::Yes)
     }
 
     /// The attempt that was lost, when nothing was heard until the lease ran out. A task that nobody was heard to be at is not:
     /// where there are no workers, it waits on the queue.
     fn lost(&self) -> Option<u32> {
-        matches!(self.begun, Begun::Yes).then_some(self.attempt)
+        self.is_begun().then_some(self.attempt)
     }
 
     /// Somebody says at this time that it is at it.
@@ -116,6 +126,13 @@ impl Entry {
         if let Some(outstanding) = self.outstanding.get_mut(task) {
             (outstanding.lease_until, outstanding.begun) = (now + lease, Begun::GivenBack(now + LAST_WORD));
         }
+    }
+
+    /// Takes back tasks from queues that are not served any more, but those of which somebody has just been heard to be at them.
+    pub(super) fn leave_queues(&mut self, now: Instant, lease: Duration, is_served: impl Fn(Class) -> bool) {
+        let is_heard = |outstanding: &Outstanding| outstanding.is_begun() && now + lease < outstanding.lease_until + SILENCE;
+        self.outstanding.retain(|_, outstanding| is_served(outstanding.class) || is_heard(outstanding));
+        self.running.retain(|task, _| self.outstanding.contains_key(task));
     }
 
     /// Has tasks looked at whose lease has run out; which. With `counts`, those that were begun have failed, unless storage
@@ -189,7 +206,7 @@ mod tests {
     /// An entry with the second attempt at the probe handed out at that time.
     fn issued(now: Instant) -> Entry {
         let mut entry = Entry::default();
-        entry.outstanding.insert(TaskId::Probe, Outstanding::issued(2, now + LEASE));
+        entry.outstanding.insert(TaskId::Probe, Outstanding::issued(2, Class::Cpu, now + LEASE));
         entry
     }
 
@@ -199,6 +216,30 @@ mod tests {
         assert_eq!(entry.expire(now + LEASE, LEASE, counts), [TaskId::Probe]);
         assert!(entry.outstanding.is_empty() && entry.running.is_empty() && entry.news.tasks.contains(&TaskId::Probe));
         entry.news.lost.iter().map(|lost| lost.attempt).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_nobody_serves_is_left_but_for_what_somebody_is_at() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let on = |class| {
+            let mut entry = Entry::default();
+            entry.outstanding.insert(TaskId::Video(1), Outstanding::issued(1, class, start + LEASE));
+            entry
+        };
+        let is_left = |mut entry: Entry, now, served| {
+            entry.leave_queues(now, LEASE, |class| class == served);
+            entry.outstanding.is_empty()
+        };
+        assert!(!is_left(on(Class::Nvenc), start, Class::Nvenc));
+        assert!(is_left(on(Class::Nvenc), start, Class::Vaapi));
+        let begun = || {
+            let mut entry = on(Class::Nvenc);
+            entry.note_progress(&TaskId::Video(1), 1, start + second, LEASE);
+            entry
+        };
+        assert!(!is_left(begun(), start + SILENCE, Class::Cpu));
+        assert!(is_left(begun(), start + second + SILENCE, Class::Cpu), "whoever was at it is gone");
+        assert!(!is_left(begun(), start + LEASE, Class::Nvenc), "or another is");
     }
 
     #[tokio::test(start_paused = true)]

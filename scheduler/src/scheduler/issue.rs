@@ -1,15 +1,17 @@
 //! Handing out: the tasks whose turn it is, as many as the window has room for.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use farm::broker::Queue;
-use farm::metrics;
 use farm::task::TaskMessage;
+use farm::{Class, metrics};
 use tokio::time::Instant;
 
 use super::engine::Engine;
 use super::entry::Outstanding;
 use crate::dispatch::{Candidate, pick_next, room};
+use crate::step::Due;
 
 /// How long a finished task counts as a sign that workers are fast.
 const LATELY: Duration = Duration::from_secs(1);
@@ -37,7 +39,7 @@ impl Engine {
         self.adopt(now);
         for Chosen { message, wait_ms, tenant, cost_ns } in self.choose(term) {
             let wait = Duration::from_millis(wait_ms);
-            if let Err(error) = self.broker.publish_later(Queue::Tasks, &message, wait).await {
+            if let Err(error) = self.broker.publish_later(Queue::Tasks(message.class), &message, wait).await {
                 self.broker_troubles = self.broker_troubles.saturating_add(1);
                 self.issue_at = Some(Instant::now() + self.settings.backoff(self.broker_troubles));
                 tracing::warn!(%error, "tasks cannot be handed out now");
@@ -50,29 +52,32 @@ impl Engine {
             self.shares.charge(&tenant, cost_ns);
             if let Some(entry) = self.jobs.get_mut(&message.job) {
                 let lease_until = Instant::now() + wait + self.settings.lease;
-                entry.outstanding.insert(message.task, Outstanding::issued(message.attempt, lease_until));
+                entry.outstanding.insert(message.task, Outstanding::issued(message.attempt, message.class, lease_until));
             }
         }
     }
 
     /// The tasks whose turn it is, as many as the window has room for.
     fn choose(&mut self, term: u64) -> Vec<Chosen> {
-        while self.finished.front().is_some_and(|at| at.elapsed() > LATELY) {
+        while self.finished.front().is_some_and(|(at, _)| at.elapsed() > LATELY) {
             self.finished.pop_front();
         }
-        let outstanding = self.jobs.values().map(|entry| entry.outstanding.len()).sum();
-        let running = self.jobs.values().map(|entry| entry.running.len()).sum();
-        let room = room(self.settings.window, outstanding, running, self.finished.len());
-        if room == 0 {
+        let mut rooms = self.rooms();
+        if rooms.values().all(|room| *room == 0) {
             return Vec::new();
         }
         self.shares.tidy(self.jobs.is_empty());
         let mut candidates = Vec::new();
         let mut dues = Vec::new();
         for (id, entry) in &self.jobs {
-            let free = entry.due.iter().filter(|due| !entry.outstanding.contains_key(&due.task));
+            let mut left = rooms.clone();
             // The most pressing come first, and no job can have more than all of the window.
-            for due in free.take(room) {
+            let mut fits = |due: &&Due| {
+                let room = left.get_mut(&self.queue_of(due)).filter(|room| **room > 0);
+                room.map(|room| *room -= 1).is_some()
+            };
+            let free = entry.due.iter().filter(|due| !entry.outstanding.contains_key(&due.task));
+            for due in free.filter(|due| fits(due)) {
                 candidates.push(Candidate {
                     tenant: &entry.tally.tenant,
                     priority: entry.tally.priority,
@@ -86,13 +91,14 @@ impl Engine {
         }
         let mut shares = self.shares.clone();
         let mut chosen = Vec::new();
-        while chosen.len() < room
-            && let Some(place) = pick_next(&candidates, &shares)
-        {
+        while let Some(place) = pick_next(&candidates, &shares) {
             let (candidate, (due, life, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
+            let class = self.queue_of(due);
+            let Some(room) = rooms.get_mut(&class).filter(|room| **room > 0) else { continue };
+            *room -= 1;
             shares.charge(candidate.tenant, candidate.cost_ns);
             let (job, task) = (candidate.job.clone(), due.task.clone());
-            let message = TaskMessage { job, life, task, attempt: due.attempt, epoch, term };
+            let message = TaskMessage { job, life, task, attempt: due.attempt, class, epoch, term };
             chosen.push(Chosen {
                 message,
                 wait_ms: due.wait_ms,
@@ -101,6 +107,29 @@ impl Engine {
             });
         }
         chosen
+    }
+
+    /// Over which queue a task goes: that of the device which the plan has for it, while there are workers with such.
+    fn queue_of(&self, due: &Due) -> Class {
+        if self.served.has(due.class) { due.class } else { Class::Cpu }
+    }
+
+    /// How many tasks may go on each queue. What waits for one class of devices does not hold up what goes to others.
+    fn rooms(&self) -> BTreeMap<Class, usize> {
+        let (mut outstanding, mut running) = (BTreeMap::<Class, usize>::new(), BTreeMap::<Class, usize>::new());
+        for entry in self.jobs.values() {
+            for (task, on_its_way) in &entry.outstanding {
+                *outstanding.entry(on_its_way.class).or_default() += 1;
+                *running.entry(on_its_way.class).or_default() += usize::from(entry.running.contains_key(task));
+            }
+        }
+        let of = |counts: &BTreeMap<Class, usize>, class| counts.get(&class).copied().unwrap_or(0);
+        let served = Class::ALL.into_iter().filter(|class| self.served.has(*class));
+        let room_of = |class| {
+            let finished = self.finished.iter().filter(|(_, of)| *of == class).count();
+            (class, room(self.settings.window, of(&outstanding, class), of(&running, class), finished))
+        };
+        served.map(room_of).collect()
     }
 
     /// Takes into account what was heard to be running when the term began, so that it is not handed out a second time.

@@ -1,9 +1,10 @@
 //! One job and its objects: loads what storage has, asks [`step`] what is next, and does it, until only workers can go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use farm::job::{JobId, JobSpec};
+use farm::job::{Hardware, JobId, JobSpec};
 use farm::plan::Plan;
 use farm::storage::{Creation, Kind, Storage, StorageError};
 use farm::task::{Marker, TaskId, Token};
@@ -15,10 +16,13 @@ use serde::de::DeserializeOwned;
 use super::again::claim_media;
 use super::view::Tally;
 use super::{Aftercare, PARTITION};
+use crate::offers::Served;
 use crate::pace::Pace;
 use crate::playlist::{self, Set};
 use crate::seal::Seal;
-use crate::step::{Document, Due, JobResult, JobState, Next, first_seal, is_environment, is_seen, lost, sealed_documents, step};
+use crate::step::{
+    Around, Document, Due, JobResult, JobState, Next, first_seal, is_environment, is_seen, lost, sealed_documents, step,
+};
 
 /// Objects fetched at a time.
 const FETCHES_MAX: usize = 16;
@@ -96,17 +100,27 @@ pub(super) struct Driven {
     pub(super) tally: Tally,
 }
 
+/// How jobs are driven, and what their plans go by.
+#[derive(Clone)]
+pub(super) struct Conduct {
+    pub(super) aftercare: Aftercare,
+    pub(super) pace: Pace,
+    pub(super) served: Served,
+    pub(super) hardware: Arc<BTreeMap<String, Hardware>>,
+}
+
+impl Conduct {
+    /// As in a farm without hardware of which nothing is known yet.
+    #[cfg(test)]
+    pub(super) fn usual(aftercare: Aftercare) -> Self {
+        Self { aftercare, pace: Pace::USUAL, served: Served::default(), hardware: Arc::default() }
+    }
+}
+
 /// Drives a life of a job as far as it goes without workers.
-pub(super) async fn drive(
-    state: Storage,
-    id: JobId,
-    life: Life,
-    job: Option<Job>,
-    news: News,
-    (aftercare, pace): (Aftercare, Pace),
-) -> Driven {
+pub(super) async fn drive(state: Storage, id: JobId, life: Life, job: Option<Job>, news: News, conduct: Conduct) -> Driven {
     let mut job = job;
-    let stand = match drive_on(&state, (&id, life), &mut job, news, (aftercare, pace)).await {
+    let stand = match drive_on(&state, (&id, life), &mut job, news, conduct).await {
         Ok(stand) => stand,
         Err(failure) if failure.code.may_pass_next_time() => Stand::Trouble(failure),
         Err(failure) => Stand::Halted(failure),
@@ -120,7 +134,7 @@ async fn drive_on(
     (id, life): (&JobId, Life),
     slot: &mut Option<Job>,
     news: News,
-    (aftercare, pace): (Aftercare, Pace),
+    conduct: Conduct,
 ) -> Result<Stand, Failure> {
     let news = if slot.is_none() { News { everything: true, ..news } } else { news };
     if slot.is_none() {
@@ -133,7 +147,8 @@ async fn drive_on(
         *slot = Some(Job { state: JobState::new(id.clone(), life, spec), epoch: FIRST_EPOCH });
     }
     let Some(job) = slot.as_mut() else { return Ok(Stand::Gone) };
-    job.state.pace = pace;
+    let hardware = conduct.hardware.get(&job.state.spec.tenant).copied().unwrap_or_default();
+    job.state.around = Around { pace: conduct.pace, served: conduct.served, hardware };
     let mut is_fresh = news.everything;
     job.refresh(state, news).await?;
     let output = state.open_beside(&job.state.spec.output.url)?;
@@ -167,7 +182,7 @@ async fn drive_on(
             }
             Next::Finish(result) => job.state.result = Some(store_once(state, &keys::result(id, life), result).await?),
             Next::Close(result) => {
-                close(state, &output, &job.state, &result, aftercare).await?;
+                close(state, &output, &job.state, &result, conduct.aftercare).await?;
                 return Ok(Stand::Ended(result));
             }
         }

@@ -1,26 +1,28 @@
 //! The scheduler on a real storage and broker. Only the worker is made up: it does what a worker does with storage and
 //! broker, but encodes nothing. Time is the runtime's: it passes when nothing else can happen.
 
-use crate::pace::Pace;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Mutex;
 use std::task::Poll;
 
+use farm::Class;
 use farm::job::{AutoLadder, LadderSpec, Layout, PosterSpec, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::plan::Plan;
-use farm::task::{Marker, Progress, TaskId, TaskMessage};
+use farm::task::{Marker, Progress, TaskId, TaskMessage, Word};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 
-use super::job::{News, Stand, drive};
+use super::job::{Conduct, News, Stand, drive};
 use super::*;
 use crate::step::JobResult;
 use crate::testing::{marker, picture, sound, source, spec};
+
+mod hardware;
 
 /// Longer than anything here takes, on the runtime's clock.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);
@@ -74,9 +76,14 @@ impl Farm {
 
     /// Adds a worker.
     pub(crate) fn add_worker(&mut self, act: impl Fn(&TaskMessage) -> Act + Send + 'static) {
+        self.add_worker_of(Class::Cpu, act);
+    }
+
+    /// Adds a worker that takes tasks of this class.
+    fn add_worker_of(&mut self, class: Class, act: impl Fn(&TaskMessage) -> Act + Send + 'static) {
         let (state, broker, taken) = (self.state.clone(), self.broker.clone(), Arc::clone(&self.taken));
         self.workers.spawn(async move {
-            let mut tasks = broker.consume(Queue::Tasks).await.expect("a consumer");
+            let mut tasks = broker.consume(Queue::Tasks(class)).await.expect("a consumer");
             loop {
                 let delivery = tasks.next().await.expect("a delivery");
                 let message: TaskMessage = delivery.read().expect("a message");
@@ -112,7 +119,7 @@ impl Farm {
                     },
                     Act::Hold => {
                         let (job, task) = (message.job, message.task);
-                        broker.tell(Progress { job, task, token: Token::random(), media_ns: 1_000_000_000 });
+                        broker.tell(Word::Progress(Progress { job, task, token: Token::random(), media_ns: 1_000_000_000 }));
                         std::future::pending::<()>().await;
                     }
                 }
@@ -145,8 +152,8 @@ impl Farm {
 }
 
 /// Word that an execution has just begun.
-fn word(message: &TaskMessage) -> Progress {
-    Progress { job: message.job.clone(), task: message.task.clone(), token: Token::random(), media_ns: 1 }
+fn word(message: &TaskMessage) -> Word {
+    Word::Progress(Progress { job: message.job.clone(), task: message.task.clone(), token: Token::random(), media_ns: 1 })
 }
 
 fn info() -> MediaInfo {
@@ -317,7 +324,7 @@ async fn a_job_goes_on_wherever_the_scheduler_is_stopped() {
         let mut done = Vec::new();
         loop {
             let driven = cut(
-                drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), (Aftercare::AtOnce, Pace::USUAL)),
+                drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), Conduct::usual(Aftercare::AtOnce)),
                 &mut waits_left,
             )
             .await;
@@ -529,7 +536,7 @@ async fn what_no_event_told_is_found() {
     let mut farm = Farm::new();
     let scheduler = farm.start();
     let job = scheduler.submit(farm.spec(Layout::Segments)).await.expect("a job");
-    let mut tasks = farm.broker.consume(Queue::Tasks).await.expect("a consumer");
+    let mut tasks = farm.broker.consume(Queue::Tasks(farm::Class::Cpu)).await.expect("a consumer");
     let delivery = timeout(LONG, tasks.next()).await.expect("in time").expect("a delivery");
     assert_eq!(delivery.read::<TaskMessage>().expect("a message").task, TaskId::Probe);
     work(&farm.state, &job, &TaskId::Probe).await;

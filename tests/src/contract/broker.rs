@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use farm::broker::{Broker, Consumer, DeadLetter, Delivery, Queue};
 use farm::job::JobId;
-use farm::task::{Progress, TaskId, Token};
+use farm::task::{Progress, TaskId, Token, Word};
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -100,9 +100,9 @@ pub async fn a_message_comes_as_it_was_sent(fresh: &Fresh) -> Result<()> {
 /// For one publisher and one consumer.
 pub async fn messages_come_in_the_order_sent(fresh: &Fresh) -> Result<()> {
     for n in 0..200_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 0..200 {
         ensure!(take(&mut consumer).await? == n);
     }
@@ -111,7 +111,7 @@ pub async fn messages_come_in_the_order_sent(fresh: &Fresh) -> Result<()> {
 
 /// What is published to one is not delivered from another.
 pub async fn queues_do_not_mix(fresh: &Fresh) -> Result<()> {
-    let queues = [Queue::Jobs, Queue::Tasks, Queue::Events, Queue::Dead];
+    let queues = [Queue::Jobs, Queue::Tasks(farm::Class::Cpu), Queue::Events, Queue::Dead];
     for (n, queue) in (0..).zip(queues) {
         for message in [n, 100 + n] {
             fresh.broker.publish(queue, &message).await?;
@@ -142,18 +142,18 @@ pub async fn a_waiting_consumer_is_woken(fresh: &Fresh) -> Result<()> {
 /// Not to this consumer and not to the next.
 pub async fn an_acked_message_never_comes_again(fresh: &Fresh) -> Result<()> {
     for n in 0..3_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
     let mut taken = Vec::new();
     for _ in 0..3 {
-        let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+        let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
         taken.push(take(&mut consumer).await?);
     }
     // A consumer that is dropped may hold the next message already; it goes back, perhaps behind the one after it.
     taken.sort_unstable();
     ensure!(taken == [0, 1, 2], "{taken:?}");
-    fresh.broker.publish(Queue::Tasks, &99_u32).await?;
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &99_u32).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     ensure!(take(&mut consumer).await? == 99, "an acked message came again");
     ensure!(is_silent(&mut consumer).await);
     Ok(())
@@ -162,9 +162,9 @@ pub async fn an_acked_message_never_comes_again(fresh: &Fresh) -> Result<()> {
 /// The same message, once for each time it was dropped; none of the others is lost.
 pub async fn a_dropped_delivery_comes_again(fresh: &Fresh) -> Result<()> {
     for n in 0..3_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let first = next(&mut consumer).await?;
     ensure!(first.read::<u32>()? == 0);
     drop(first);
@@ -180,8 +180,8 @@ pub async fn a_dropped_delivery_comes_again(fresh: &Fresh) -> Result<()> {
 
 /// A worker that gives work back again and again does not lose it.
 pub async fn a_delivery_may_be_dropped_often(fresh: &Fresh) -> Result<()> {
-    fresh.broker.publish(Queue::Tasks, &7_u32).await?;
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &7_u32).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for _ in 0..10 {
         let delivery = next(&mut consumer).await?;
         ensure!(delivery.read::<u32>()? == 7);
@@ -193,10 +193,10 @@ pub async fn a_delivery_may_be_dropped_often(fresh: &Fresh) -> Result<()> {
 
 /// In whichever order the two are dropped.
 pub async fn a_dropped_consumer_gives_back_what_it_held(fresh: &Fresh) -> Result<()> {
-    fresh.broker.publish(Queue::Tasks, &7_u32).await?;
-    let mut other = fresh.broker.consume(Queue::Tasks).await?;
+    fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &7_u32).await?;
+    let mut other = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for consumer_first in [true, false] {
-        let mut consumer = std::mem::replace(&mut other, fresh.broker.consume(Queue::Tasks).await?);
+        let mut consumer = std::mem::replace(&mut other, fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?);
         let delivery = next(&mut consumer).await?;
         if consumer_first {
             drop(consumer);
@@ -213,9 +213,9 @@ pub async fn a_dropped_consumer_gives_back_what_it_held(fresh: &Fresh) -> Result
 /// The next comes when the one at hand is settled, in whatever way.
 pub async fn a_consumer_holds_one_unsettled_delivery(fresh: &Fresh) -> Result<()> {
     for n in 0..4_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let held = next(&mut consumer).await?;
     ensure!(is_silent(&mut consumer).await, "a second delivery came before the first was settled");
     held.ack().await?;
@@ -236,9 +236,12 @@ pub async fn a_consumer_holds_one_unsettled_delivery(fresh: &Fresh) -> Result<()
 
 /// One that holds a message keeps it from the others, and keeps nothing else from them.
 pub async fn consumers_share_a_queue(fresh: &Fresh) -> Result<()> {
-    let mut consumers = [fresh.broker.consume(Queue::Tasks).await?, fresh.broker.consume(Queue::Tasks).await?];
+    let mut consumers = [
+        fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?,
+        fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?,
+    ];
     for n in 0..20_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
     let mut taken = BTreeSet::new();
     for _ in 0..9 {
@@ -280,10 +283,10 @@ pub async fn a_rejected_message_goes_to_the_dead_queue(fresh: &Fresh) -> Result<
 
 /// Not before, and not much later.
 pub async fn a_delayed_message_comes_after_its_delay(fresh: &Fresh) -> Result<()> {
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for delay in [Duration::from_millis(1), Duration::from_millis(700), Duration::from_millis(1500)] {
         let before = Instant::now();
-        fresh.broker.publish_later(Queue::Tasks, &1_u32, delay).await?;
+        fresh.broker.publish_later(Queue::Tasks(farm::Class::Cpu), &1_u32, delay).await?;
         let limit = before.elapsed() + delay + fresh.delay_excess_max;
         let delivery = timeout(limit, consumer.next()).await.context("the delayed message did not come")??;
         ensure!(before.elapsed() >= delay, "came after {:?} instead of {delay:?}", before.elapsed());
@@ -296,9 +299,9 @@ pub async fn a_delayed_message_comes_after_its_delay(fresh: &Fresh) -> Result<()
 pub async fn a_delayed_message_holds_up_no_other(fresh: &Fresh) -> Result<()> {
     let unit = Duration::from_millis(500) + fresh.delay_excess_max;
     for (n, delay) in [(3_u32, unit * 3), (2, unit), (1, Duration::ZERO)] {
-        fresh.broker.publish_later(Queue::Tasks, &n, delay).await?;
+        fresh.broker.publish_later(Queue::Tasks(farm::Class::Cpu), &n, delay).await?;
     }
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     for n in 1..=3 {
         ensure!(take(&mut consumer).await? == n);
     }
@@ -308,9 +311,9 @@ pub async fn a_delayed_message_holds_up_no_other(fresh: &Fresh) -> Result<()> {
 /// Those behind it come first.
 pub async fn a_postponed_message_comes_again_once_and_after_its_delay(fresh: &Fresh) -> Result<()> {
     for n in 0..2_u32 {
-        fresh.broker.publish(Queue::Tasks, &n).await?;
+        fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
     }
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let delivery = next(&mut consumer).await?;
     let delay = Duration::from_millis(1500);
     let before = Instant::now();
@@ -326,8 +329,8 @@ pub async fn a_postponed_message_comes_again_once_and_after_its_delay(fresh: &Fr
 
 /// Brokers move a message to the dead queue that was given back 20 times.
 pub async fn a_message_may_be_postponed_more_often_than_it_may_be_dropped(fresh: &Fresh) -> Result<()> {
-    fresh.broker.publish(Queue::Tasks, &7_u32).await?;
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    fresh.broker.publish(Queue::Tasks(farm::Class::Cpu), &7_u32).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let mut dead = fresh.broker.consume(Queue::Dead).await?;
     for n in 0..25 {
         let delivery = next(&mut consumer).await?;
@@ -341,8 +344,8 @@ pub async fn a_message_may_be_postponed_more_often_than_it_may_be_dropped(fresh:
 
 /// Whether somebody had it, and how often it was postponed.
 pub async fn a_message_knows_its_past(fresh: &Fresh) -> Result<()> {
-    fresh.broker.publish_later(Queue::Tasks, &7_u32, Duration::from_millis(1)).await?;
-    let mut consumer = fresh.broker.consume(Queue::Tasks).await?;
+    fresh.broker.publish_later(Queue::Tasks(farm::Class::Cpu), &7_u32, Duration::from_millis(1)).await?;
+    let mut consumer = fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?;
     let delivery = next(&mut consumer).await?;
     ensure!(!delivery.came_before() && delivery.postponed() == 0 && delivery.is_ours());
     drop(delivery);
@@ -396,7 +399,7 @@ pub async fn of_ten_thousand_messages_none_is_lost_or_doubled(fresh: &Fresh) -> 
     let acked = Arc::new(AtomicUsize::new(0));
     let mut consumers = JoinSet::new();
     for _ in 0..4 {
-        let (mut consumer, acked) = (fresh.broker.consume(Queue::Tasks).await?, acked.clone());
+        let (mut consumer, acked) = (fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?, acked.clone());
         consumers.spawn(async move {
             // How often each message was dropped by this consumer, and which it acked.
             let (mut dropped, mut kept) = (BTreeSet::new(), Vec::new());
@@ -419,7 +422,7 @@ pub async fn of_ten_thousand_messages_none_is_lost_or_doubled(fresh: &Fresh) -> 
         let broker = fresh.broker.clone();
         publishers.spawn(async move {
             for n in (0..MESSAGES).filter(|n| n % 4 == quarter) {
-                broker.publish(Queue::Tasks, &n).await?;
+                broker.publish(Queue::Tasks(farm::Class::Cpu), &n).await?;
             }
             anyhow::Ok(())
         });
@@ -433,19 +436,24 @@ pub async fn of_ten_thousand_messages_none_is_lost_or_doubled(fresh: &Fresh) -> 
     }
     let doubled: Vec<_> = counts.iter().filter(|(_, count)| **count != 1).collect();
     ensure!(counts.len() == MESSAGES as usize && doubled.is_empty(), "{} came, doubled: {doubled:?}", counts.len());
-    ensure!(is_silent(&mut fresh.broker.consume(Queue::Tasks).await?).await);
+    ensure!(is_silent(&mut fresh.broker.consume(Queue::Tasks(farm::Class::Cpu)).await?).await);
     Ok(())
 }
 
-fn progress(media_ns: u64) -> Result<Progress> {
-    Ok(Progress { job: JobId::try_from("j1".to_owned())?, task: TaskId::Video(3), token: Token::random(), media_ns })
+fn progress(media_ns: u64) -> Result<Word> {
+    Ok(Word::Progress(Progress {
+        job: JobId::try_from("j1".to_owned())?,
+        task: TaskId::Video(3),
+        token: Token::random(),
+        media_ns,
+    }))
 }
 
 /// Tells until each listener has heard it: a single report may be lost.
 async fn tell_until_heard(
     broker: &Broker,
-    listeners: &mut [&mut tokio::sync::broadcast::Receiver<Progress>],
-    told: &Progress,
+    listeners: &mut [&mut tokio::sync::broadcast::Receiver<Word>],
+    told: &Word,
 ) -> Result<()> {
     for listener in listeners {
         let hearing = async {

@@ -164,7 +164,7 @@ impl Held {
         let past = past::of(&delivery);
         let body = match queue {
             Queue::Dead => dead_letter(delivery.properties.headers().as_ref(), delivery.data)?,
-            Queue::Jobs | Queue::Tasks | Queue::Events | Queue::Results => delivery.data,
+            Queue::Jobs | Queue::Tasks(_) | Queue::Events | Queue::Results => delivery.data,
         };
         Some(Self { queue, body, past, acker: delivery.acker, publisher, settled: false, channel })
     }

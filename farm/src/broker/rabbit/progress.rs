@@ -1,4 +1,4 @@
-//! Progress: told and heard through a fanout exchange, and lost wherever it would be in the way.
+//! Words of workers: told and heard through a fanout exchange, and lost wherever they would be in the way.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use super::connection::{Backoff, Link, Session, while_it_lasts};
 use super::{TRANSIENT, bounded, topology};
 use crate::broker::BrokerError;
 use crate::job::JobId;
-use crate::task::{Progress, TaskId, Token};
+use crate::task::{TaskId, Token, Word};
 
 /// Most reports that wait to be sent, and that wait at the broker for a listener.
 const REPORTS_MAX: u16 = 256;
@@ -30,7 +30,7 @@ const TASKS_MAX: usize = 1024;
 
 /// Sends reports.
 pub(super) struct Teller {
-    reports: mpsc::Sender<Progress>,
+    reports: mpsc::Sender<Word>,
     last: Mutex<HashMap<(JobId, TaskId), Instant>>,
 }
 
@@ -42,14 +42,15 @@ impl Teller {
         Self { reports, last: Mutex::default() }
     }
 
-    /// Sends a report, or drops it: when the last about this task was just now, or too many wait.
-    pub(super) fn tell(&self, progress: Progress) {
-        if self.is_due(&progress, Instant::now()) {
-            let _ = self.reports.try_send(progress);
+    /// Sends a word, or drops it: when the last about this task was just now, or too many wait.
+    pub(super) fn tell(&self, word: Word) {
+        if self.is_due(&word, Instant::now()) {
+            let _ = self.reports.try_send(word);
         }
     }
 
-    fn is_due(&self, progress: &Progress, now: Instant) -> bool {
+    fn is_due(&self, word: &Word, now: Instant) -> bool {
+        let Word::Progress(progress) = word else { return true };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_recent = |at: &Instant| now.duration_since(*at) < TELL_INTERVAL;
         let task = (progress.job.clone(), progress.task.clone());
@@ -67,9 +68,9 @@ impl Teller {
     }
 }
 
-async fn tell(link: Arc<Link>, mut queue: mpsc::Receiver<Progress>) {
+async fn tell(link: Arc<Link>, mut queue: mpsc::Receiver<Word>) {
     let mut channel: Option<Channel> = None;
-    while let Some(progress) = queue.recv().await {
+    while let Some(word) = queue.recv().await {
         let Some(session) = link.session_now().filter(|session| !session.is_blocked()) else { continue };
         let open = match channel.take().filter(|channel| channel.status().connected()) {
             Some(open) => open,
@@ -78,15 +79,15 @@ async fn tell(link: Arc<Link>, mut queue: mpsc::Receiver<Progress>) {
                 Err(_) => continue,
             },
         };
-        if send(&open, &progress).await.is_some() {
+        if send(&open, &word).await.is_some() {
             channel = Some(open);
         }
     }
 }
 
 /// Sends a report without waiting for a confirm. `None` when the channel is no good any more.
-async fn send(channel: &Channel, progress: &Progress) -> Option<()> {
-    let body = serde_json::to_vec(progress).ok()?;
+async fn send(channel: &Channel, word: &Word) -> Option<()> {
+    let body = serde_json::to_vec(word).ok()?;
     let exchange = topology::progress();
     let properties = BasicProperties::default().with_delivery_mode(TRANSIENT).with_content_type("application/json".into());
     let sending = channel.basic_publish(exchange.as_str().into(), "".into(), BasicPublishOptions::default(), &body, properties);
@@ -95,7 +96,7 @@ async fn send(channel: &Channel, progress: &Progress) -> Option<()> {
 
 /// Hears reports, those of this process among them.
 pub(super) struct Hearer {
-    heard: broadcast::Sender<Progress>,
+    heard: broadcast::Sender<Word>,
 }
 
 impl Hearer {
@@ -106,12 +107,12 @@ impl Hearer {
         (Self { heard }, tokio_util::task::AbortOnDropHandle::new(task))
     }
 
-    pub(super) fn listen(&self) -> broadcast::Receiver<Progress> {
+    pub(super) fn listen(&self) -> broadcast::Receiver<Word> {
         self.heard.subscribe()
     }
 }
 
-async fn hear(link: Arc<Link>, heard: broadcast::Sender<Progress>) {
+async fn hear(link: Arc<Link>, heard: broadcast::Sender<Word>) {
     let mut backoff = Backoff::default();
     loop {
         let session = link.session().await;
@@ -120,8 +121,8 @@ async fn hear(link: Arc<Link>, heard: broadcast::Sender<Progress>) {
                 backoff = Backoff::default();
                 while let Some(Some(Ok(delivery))) = while_it_lasts(&session, consumer.next()).await {
                     // What cannot be read is of a newer version: a later report may do. An error means that nobody listens.
-                    if let Ok(progress) = serde_json::from_slice(&delivery.data) {
-                        let _ = heard.send(progress);
+                    if let Ok(word) = serde_json::from_slice(&delivery.data) {
+                        let _ = heard.send(word);
                     }
                 }
             }
@@ -156,11 +157,13 @@ mod tests {
     fn a_task_is_told_of_once_a_second_and_others_do_not_wait_for_it() {
         let (reports, _queue) = mpsc::channel(1);
         let teller = Teller { reports, last: Mutex::default() };
-        let progress = |chunk| Progress {
-            job: JobId::try_from("j1".to_owned()).unwrap(),
-            task: TaskId::Video(chunk),
-            token: Token::random(),
-            media_ns: 0,
+        let progress = |chunk| {
+            Word::Progress(crate::task::Progress {
+                job: JobId::try_from("j1".to_owned()).unwrap(),
+                task: TaskId::Video(chunk),
+                token: Token::random(),
+                media_ns: 0,
+            })
         };
         let now = Instant::now();
         let due = |chunk, millis| teller.is_due(&progress(chunk), now + Duration::from_millis(millis));

@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
 use super::{bounded, delay};
+use crate::Class;
 use crate::broker::{BrokerError, Queue};
 
 /// What every name begins with, version included.
@@ -26,13 +27,23 @@ const RESULTS_MAX: i64 = 1000;
 const TASK_HOLD_MAX: Duration = Duration::from_secs(45 * 60);
 
 /// Every queue that can be consumed.
-pub(super) const QUEUES: [Queue; 5] = [Queue::Dead, Queue::Jobs, Queue::Tasks, Queue::Events, Queue::Results];
+pub(super) const QUEUES: [Queue; 9] = [
+    Queue::Dead,
+    Queue::Jobs,
+    Queue::Tasks(Class::Cpu),
+    Queue::Tasks(Class::Nvenc),
+    Queue::Tasks(Class::Vaapi),
+    Queue::Tasks(Class::Qsv),
+    Queue::Tasks(Class::V4l2),
+    Queue::Events,
+    Queue::Results,
+];
 
 /// Name of a queue.
 pub(super) fn name(queue: Queue) -> String {
     let tail = match queue {
         Queue::Jobs => "jobs",
-        Queue::Tasks => "tasks.cpu",
+        Queue::Tasks(class) => return format!("{PREFIX}.tasks.{class}"),
         Queue::Events => "sched.0",
         Queue::Dead => "dead",
         Queue::Results => "results",
@@ -57,7 +68,7 @@ fn arguments(queue: Queue) -> FieldTable {
     all.extend(dead_lettering_to(""));
     all.push(text("x-dead-letter-routing-key", &name(Queue::Dead)));
     match queue {
-        Queue::Tasks => all.push(number("x-consumer-timeout", millis(TASK_HOLD_MAX))),
+        Queue::Tasks(_) => all.push(number("x-consumer-timeout", millis(TASK_HOLD_MAX))),
         // One scheduler acts, the others stand by.
         Queue::Events => all.push(("x-single-active-consumer", AMQPValue::Boolean(true))),
         Queue::Jobs | Queue::Dead | Queue::Results => {}

@@ -8,11 +8,10 @@ use farm::job::{JobSpec, LadderSpec, Layout, Publishing, RungSpec};
 use farm::plan::Plan;
 use farm::task::TaskId;
 
-use super::super::job::{Job, News, Stand, drive};
+use super::super::job::{Conduct, Job, News, Stand, drive};
 use super::super::tests::{Farm, check_complete, cut, pause, work};
 use super::super::{Aftercare, submit};
 use super::*;
-use crate::pace::Pace;
 use crate::scheduler::job::fetch;
 use crate::step::JobState;
 
@@ -22,7 +21,7 @@ fn second() -> Life {
 
 /// Drives a life of a job once, without news of anything.
 async fn driven(farm: &Farm, job: &JobId, life: Life) -> Stand {
-    drive(farm.state.clone(), job.clone(), life, None, News::fresh_start(), (Aftercare::Later, Pace::USUAL)).await.stand
+    drive(farm.state.clone(), job.clone(), life, None, News::fresh_start(), Conduct::usual(Aftercare::Later)).await.stand
 }
 
 /// Does tasks of a life of a job until nothing is left to do. Fails one of them instead, if told so.
@@ -127,8 +126,14 @@ async fn whoever_acts_on_an_old_copy_at_any_place_does_not_touch_the_life_that_c
             .await
             .expect("stored");
         // One finds that it failed, and is held up in the midst of it.
-        let mut zombie =
-            pin!(drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), (Aftercare::Later, Pace::USUAL)));
+        let mut zombie = pin!(drive(
+            farm.state.clone(),
+            job.clone(),
+            Life::FIRST,
+            None,
+            News::fresh_start(),
+            Conduct::usual(Aftercare::Later)
+        ));
         let mut waits_left = Some(cuts);
         pause(&mut zombie, &mut waits_left).await;
         let was_held_up = waits_left.is_none();
@@ -169,7 +174,7 @@ async fn whoever_thinks_an_old_life_was_cancelled_takes_no_media_from_the_one_th
     let before = farm.outputs().await;
     let old = Job { state, epoch: 1 };
     let late =
-        drive(farm.state.clone(), job.clone(), Life::FIRST, Some(old), News::default(), (Aftercare::Later, Pace::USUAL)).await;
+        drive(farm.state.clone(), job.clone(), Life::FIRST, Some(old), News::default(), Conduct::usual(Aftercare::Later)).await;
     assert!(matches!(late.stand, Stand::Ended(JobResult::Cancelled)));
     assert_eq!(farm.outputs().await, before);
     assert!(matches!(live(&farm, &job, second(), None).await, JobResult::Done(_)), "it is not cancelled");
@@ -268,7 +273,7 @@ async fn a_first_stage_that_is_published_too_late_is_put_right() {
         while uncut < 3 {
             let farm = Farm::new();
             let job = with_a_first_stage(&farm).await;
-            let fresh = (Aftercare::Later, Pace::USUAL);
+            let fresh = Conduct::usual(Aftercare::Later);
             let mut zombie = pin!(drive(farm.state.clone(), job.clone(), Life::FIRST, None, News::fresh_start(), fresh));
             let mut waits_left = Some(cuts);
             pause(&mut zombie, &mut waits_left).await;

@@ -1,0 +1,260 @@
+//! The devices of this worker: found at its start, lent to tasks, proven while it runs, and told of to the farm. What is decided
+//! about them is in [`crate::rack`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use farm::broker::Broker;
+use farm::encoder::{Device, Offer, Offered};
+use farm::job::VideoCodec;
+use farm::task::{Token, Word};
+use farm::{Class, Code, Failure, metrics};
+use pipelines::OnDevice;
+use pipelines::encoders::{CANDIDATES, Proof, devices_of, name_of};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::rack::{Ending, Lending, Need, Proven, Rack, Tally};
+
+/// Time between two words on what is offered when nothing changes: who begins to listen learns of it.
+const OFFER_PAUSE: Duration = Duration::from_secs(5);
+/// Longest wait of tasks for the processor until it is known what is offered: plans that are made before know of no device.
+const FIRST_PROOFS_WAIT: Duration = Duration::from_secs(60);
+
+/// Width and height of the pictures that a device is tried with: the largest first, where that fails a usual one, and in any
+/// case one that is small.
+const LARGE: (u32, u32) = (3840, 2160);
+const USUAL: (u32, u32) = (1920, 1080);
+const SMALL: (u32, u32) = (426, 240);
+
+/// Where devices are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Devices {
+    /// In the file system, as drivers make their nodes.
+    #[default]
+    Found,
+    /// Just these.
+    These(Vec<Device>),
+}
+
+impl Devices {
+    /// The devices. Looks for nodes, and asks nothing of a driver.
+    pub(crate) fn list(&self) -> Vec<Device> {
+        let found = |class: Class| {
+            devices_of(class).unwrap_or_else(|failure| {
+                tracing::debug!(%class, %failure, "no device");
+                Vec::new()
+            })
+        };
+        match self {
+            Self::Found => Class::ALL.into_iter().filter(|class| class.is_hardware()).flat_map(found).collect(),
+            Self::These(devices) => devices.clone(),
+        }
+    }
+}
+
+/// Keeps the devices of a worker.
+pub(crate) struct Keeper {
+    /// The worker, to those who hear what it offers.
+    name: Token,
+    rack: Mutex<Rack>,
+    /// Told of whatever others may wait for.
+    changed: watch::Sender<()>,
+}
+
+/// Sessions of a device that are a task's own until this is dropped.
+pub(crate) struct Lease {
+    keeper: Arc<Keeper>,
+    place: usize,
+    on: OnDevice,
+    ending: Ending,
+}
+
+impl Keeper {
+    /// Of these devices, of which nothing is known.
+    pub(crate) fn new(devices: Vec<Device>) -> Self {
+        let rack = Mutex::new(Rack::new(devices, Instant::now()));
+        Self { name: Token::random(), rack, changed: watch::Sender::new(()) }
+    }
+
+    /// Waits until tasks of a class may be taken: for those on hardware until a device of it works for the first time, for others
+    /// until all devices were tried, or for a while.
+    pub(crate) async fn ready(&self, class: Class) {
+        if class.is_hardware() {
+            return self.until(|rack| rack.serves(class).then_some(())).await;
+        }
+        let tried = self.until(|rack| rack.is_tried().then_some(()));
+        if timeout(FIRST_PROOFS_WAIT, tried).await.is_err() {
+            tracing::warn!("devices are not tried yet: tasks are taken all the same");
+        }
+    }
+
+    /// Lends a device of a class for rungs that need this; waits while all that would do are in use. None when there is none that
+    /// would do.
+    pub(crate) async fn lend(self: &Arc<Self>, class: Class, needs: &[Need]) -> Option<Lease> {
+        let lent = self.until(|rack| match rack.lend(class, needs) {
+            Lending::Now(place, on) => Some(Some((place, on))),
+            Lending::Later => None,
+            Lending::Never => Some(None),
+        });
+        let (place, on) = lent.await?;
+        Some(Lease { keeper: Arc::clone(self), place, on, ending: Ending::Neither })
+    }
+
+    /// Has devices proven when they are due, and tells what they offer, until told to stop; then, that nothing is offered.
+    pub(crate) async fn keep<F>(&self, broker: &Broker, stop: &CancellationToken, prove: impl Fn(Proof) -> F)
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        tokio::join!(self.tell(broker, stop), stop.run_until_cancelled(self.prove_all(&prove)));
+    }
+
+    async fn tell(&self, broker: &Broker, stop: &CancellationToken) {
+        let tell = |encoders| broker.tell(Word::Offer(Offer { worker: self.name.clone(), encoders }));
+        let mut told: Vec<Offered> = Vec::new();
+        while !stop.is_cancelled() {
+            let offered = self.rack().offered();
+            // That there is nothing is said once.
+            if !offered.is_empty() || !told.is_empty() {
+                tell(offered.clone());
+            }
+            told = offered;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.until(|rack| (rack.offered() != told).then_some(())) => {}
+                () = sleep(OFFER_PAUSE) => {}
+            }
+        }
+        tell(Vec::new());
+    }
+
+    async fn prove_all<F: Future<Output = Result<(), Failure>>>(&self, prove: &impl Fn(Proof) -> F) {
+        let mut changes = self.changed.subscribe();
+        loop {
+            let next = self.rack().next_proof();
+            match next {
+                Some((due, place)) if due <= Instant::now() => self.prove(place, prove).await,
+                Some((due, _)) => tokio::select! {
+                    () = sleep_until(due) => {}
+                    _ = changes.changed() => {}
+                },
+                None => {
+                    // The sender is ours, and does not end before.
+                    let _ = changes.changed().await;
+                }
+            }
+        }
+    }
+
+    /// Has the device at this place prove what it can do.
+    async fn prove<F: Future<Output = Result<(), Failure>>>(&self, place: usize, prove: &impl Fn(Proof) -> F) {
+        let Some(device) = self.change(|rack| rack.begin_proof(place)) else { return };
+        let is_looked_for = |codec: &VideoCodec| CANDIDATES.iter().any(|c| c.class == device.class && c.codec == name_of(*codec));
+        let (mut proven, mut works, mut fails) = (Vec::new(), Vec::new(), Vec::new());
+        for codec in VideoCodec::ALL.into_iter().filter(is_looked_for) {
+            match largest(prove, &device, codec).await {
+                Ok((width, height)) => {
+                    proven.push(Proven { codec, pixels_max: width * height });
+                    works.push(format!("{} up to {width}x{height}", name_of(codec)));
+                }
+                Err(failure) => {
+                    tracing::debug!(%device, codec = name_of(codec), code = %failure.code, %failure, "an encoder does not work");
+                    fails.push(format!("{}: {failure}", name_of(codec)));
+                }
+            }
+        }
+        if self.change(|rack| rack.end_proof(place, proven, Instant::now())) {
+            tracing::info!(%device, works = works.join(", "), fails = fails.join("; "), "a device was tried");
+        }
+    }
+
+    /// Waits until something is found in how the devices stand.
+    async fn until<T>(&self, mut find: impl FnMut(&mut Rack) -> Option<T>) -> T {
+        let mut changes = self.changed.subscribe();
+        loop {
+            let found = {
+                let mut rack = self.rack();
+                find(&mut rack).inspect(|_| show(&rack))
+            };
+            if let Some(found) = found {
+                return found;
+            }
+            // The sender is ours, and does not end before.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Changes how the devices stand, and has all look who wait for something.
+    fn change<T>(&self, action: impl FnOnce(&mut Rack) -> T) -> T {
+        let done = {
+            let mut rack = self.rack();
+            let done = action(&mut rack);
+            show(&rack);
+            done
+        };
+        self.changed.send_replace(());
+        done
+    }
+
+    fn rack(&self) -> MutexGuard<'_, Rack> {
+        self.rack.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shows in numbers how the devices stand.
+fn show(rack: &Rack) {
+    let series = metrics::worker();
+    for class in Class::ALL.into_iter().filter(|class| class.is_hardware()) {
+        let Tally { works, aside, sessions } = rack.tally(class);
+        series.devices.with_label_values(&[class.word(), "works"]).set(works);
+        series.devices.with_label_values(&[class.word(), "aside"]).set(aside);
+        series.device_sessions.with_label_values(&[class.word()]).set(sessions);
+    }
+}
+
+/// The largest picture that a device encodes, if a small one passes as well.
+async fn largest<F>(prove: &impl Fn(Proof) -> F, device: &Device, codec: VideoCodec) -> Result<(u32, u32), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let with = |(width, height)| prove(Proof { codec: name_of(codec).to_owned(), device: Some(device.clone()), width, height });
+    let largest = match with(LARGE).await {
+        Ok(()) => LARGE,
+        Err(failure) if may_be_too_large(failure.code) => with(USUAL).await.map(|()| USUAL)?,
+        Err(failure) => return Err(failure),
+    };
+    with(SMALL).await.map(|()| largest)
+}
+
+/// Whether a proof that failed so may pass with a smaller picture: not where there is no encoder.
+fn may_be_too_large(code: Code) -> bool {
+    !matches!(code, Code::MissingElement | Code::SandboxMissing)
+}
+
+impl Lease {
+    /// What is lent.
+    pub(crate) fn on(&self) -> &OnDevice {
+        &self.on
+    }
+
+    /// Gives it back, and says how the task ended.
+    pub(crate) fn end(mut self, ending: Ending) {
+        self.ending = ending;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (place, ending, OnDevice { device, sessions }) = (self.place, self.ending, &self.on);
+        if let Ending::Failed { .. } = ending {
+            metrics::worker().device_failures.with_label_values(&[device.class.word()]).inc();
+            tracing::warn!(%device, sessions, "a device failed: it is put aside until it proves itself again");
+        }
+        self.keeper.change(|rack| rack.take_back(place, *sessions, ending, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+#[path = "devices_tests.rs"]
+mod tests;

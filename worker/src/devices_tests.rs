@@ -1,0 +1,137 @@
+//! Devices by a clock that is turned. A proof takes a second, and no child: H.264 up to 1920x1080 passes while the device works.
+
+use super::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::broadcast;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A device that is kept.
+struct Stand {
+    keeper: Arc<Keeper>,
+    works: Arc<AtomicBool>,
+    heard: broadcast::Receiver<Word>,
+    stop: CancellationToken,
+    _keeping: AbortOnDropHandle<()>,
+}
+
+impl Stand {
+    fn new(proof_seconds: u64) -> Self {
+        let device = Device { class: Class::Nvenc, number: 0, node: "/dev/stand-in0".into() };
+        let (keeper, works) = (Arc::new(Keeper::new(vec![device])), Arc::new(AtomicBool::new(true)));
+        let (broker, stop) = (Broker::local(), CancellationToken::new());
+        let heard = broker.listen();
+        let (kept, stopping, switch) = (keeper.clone(), stop.clone(), works.clone());
+        let keeping = tokio::spawn(async move {
+            let prove = |proof: Proof| {
+                let switch = switch.clone();
+                async move {
+                    sleep(Duration::from_secs(proof_seconds)).await;
+                    let is_passed = switch.load(Ordering::Relaxed) && proof.codec == "h264" && proof.height <= 1080;
+                    if is_passed { Ok(()) } else { Err(Failure::new(Code::EncoderFailed, "it does not")) }
+                }
+            };
+            kept.keep(&broker, &stopping, prove).await;
+        });
+        Self { keeper, works, heard, stop, _keeping: AbortOnDropHandle::new(keeping) }
+    }
+
+    /// What is offered by the next word.
+    async fn offered(&mut self) -> Vec<Offered> {
+        match self.heard.recv().await.expect("a word") {
+            Word::Offer(offer) => offer.encoders,
+            Word::Progress(progress) => panic!("nothing is under way: {progress:?}"),
+        }
+    }
+
+    async fn lend(&self) -> Option<Lease> {
+        self.keeper.lend(Class::Nvenc, &[Need { codec: VideoCodec::H264, pixels: 1920 * 1080 }]).await
+    }
+}
+
+fn h264(sessions_max: Option<u32>) -> Vec<Offered> {
+    vec![Offered { class: Class::Nvenc, codec: VideoCodec::H264, pixels_max: 1920 * 1080, sessions_max }]
+}
+
+const FAILED: Ending = Ending::Failed { has_begun: true };
+
+#[tokio::test(start_paused = true)]
+async fn what_works_is_offered_as_soon_as_it_is_known_and_then_again_and_again_until_the_drain() {
+    let mut stand = Stand::new(1);
+    assert!(stand.lend().await.is_none(), "nothing is known of it");
+    let (began, mut seconds) = (Instant::now(), Vec::new());
+    for _ in 0..3 {
+        assert_eq!(stand.offered().await, h264(None));
+        seconds.push(began.elapsed().as_secs());
+    }
+    assert_eq!(seconds, [7, 12, 17], "three proofs of H.264, and two of each other codec");
+    stand.stop.cancel();
+    assert_eq!(stand.offered().await, Vec::new());
+    assert!(stand.heard.recv().await.is_err(), "that was the last word");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_fails_is_neither_offered_nor_lent_until_it_has_proven_itself() {
+    let mut stand = Stand::new(1);
+    assert_eq!(stand.offered().await, h264(None));
+    for seconds in [7, 17] {
+        let failed = Instant::now();
+        stand.lend().await.expect("it works").end(FAILED);
+        assert!(stand.lend().await.is_none());
+        assert_eq!((stand.offered().await, failed.elapsed().as_secs()), (Vec::new(), 0));
+        assert_eq!((stand.offered().await, failed.elapsed().as_secs()), (h264(None), seconds));
+    }
+    // What it is not to blame for is forgiven.
+    drop(stand.lend().await.expect("it works"));
+    assert!(stand.lend().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_breaks_while_it_has_nothing_to_do_is_found_out() {
+    let mut stand = Stand::new(1);
+    assert_eq!(stand.offered().await, h264(None));
+    let began = Instant::now();
+    stand.works.store(false, Ordering::Relaxed);
+    while stand.offered().await == h264(None) {}
+    assert_eq!(began.elapsed().as_secs(), 606, "ten minutes, and two proofs of each codec");
+    stand.works.store(true, Ordering::Relaxed);
+    assert_eq!((stand.offered().await, began.elapsed().as_secs()), (h264(None), 606 + 10 + 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_all_sessions_are_in_use_waits_for_one() {
+    let mut stand = Stand::new(1);
+    assert_eq!(stand.offered().await, h264(None));
+    let (first, second) = (stand.lend().await.expect("room"), stand.lend().await.expect("room"));
+    second.end(Ending::Failed { has_begun: false });
+    assert_eq!(stand.offered().await, Vec::new());
+    // The one session that it bears is in use, so it cannot prove itself yet.
+    sleep(Duration::from_secs(60)).await;
+    assert!(stand.lend().await.is_none());
+    first.end(Ending::Done);
+    assert_eq!(stand.offered().await, h264(Some(1)));
+    let first = stand.lend().await.expect("it works");
+    let mut waiting = std::pin::pin!(stand.lend());
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    drop(first);
+    assert_eq!(waiting.await.expect("its turn").on().sessions, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_wait_for_the_first_proofs_but_not_for_ever() {
+    let began = Instant::now();
+    let none = Keeper::new(Vec::new());
+    none.ready(Class::Cpu).await;
+    assert!(futures::poll!(std::pin::pin!(none.ready(Class::Nvenc))).is_pending());
+    let stand = Stand::new(1);
+    tokio::join!(stand.keeper.ready(Class::Cpu), stand.keeper.ready(Class::Nvenc));
+    assert_eq!(began.elapsed().as_secs(), 7);
+    let began = Instant::now();
+    let slow = Stand::new(1000);
+    slow.keeper.ready(Class::Cpu).await;
+    assert_eq!(began.elapsed().as_secs(), 60);
+    let broken = Stand::new(1);
+    broken.works.store(false, Ordering::Relaxed);
+    broken.keeper.ready(Class::Cpu).await;
+    assert!(futures::poll!(std::pin::pin!(broken.keeper.ready(Class::Nvenc))).is_pending(), "it never worked");
+}
