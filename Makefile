@@ -10,7 +10,7 @@ CLIP := target/clip.mp4
 # The same names on Debian 12, Debian 13 and Ubuntu 24.04.
 PACKAGES := gcc pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libzimg-dev gstreamer1.0-tools \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
-TEST_PACKAGES := ffmpeg chromium nodejs rabbitmq-server prometheus python3-yaml yamllint systemd
+TEST_PACKAGES := ffmpeg chromium nodejs rabbitmq-server prometheus python3-yaml python3-venv yamllint systemd
 
 .PHONY: help
 help: ## what can be made
@@ -119,7 +119,12 @@ fuzz: deps ## fuzz what reads messages, state, frames of children, boxes, URLs a
 deps: ## install the Debian packages that building and running need
 	@deploy/packages.sh $(PACKAGES)
 
+# What reads the description of the API, and asks what can be made up from it. Hypothesis is what makes it up.
+SCHEMATHESIS := schemathesis==4.32.5 hypothesis==6.170.17 openapi-spec-validator==0.9.0
+
 .PHONY: test-deps
 test-deps: deps ## install what only the tests need
 	@deploy/packages.sh $(TEST_PACKAGES)
+	[ -x target/schemathesis/bin/pip ] || python3 -m venv target/schemathesis
+	target/schemathesis/bin/pip install --quiet --disable-pip-version-check $(SCHEMATHESIS)
 	cd tests/player && { [ -d node_modules/hls.js ] || npm ci --no-audit --no-fund; }

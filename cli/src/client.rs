@@ -5,7 +5,8 @@ use std::time::Duration;
 use farm::job::{JobId, JobSpec};
 use farm::{Code, Failure};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use scheduler::status::{JobStatus, Listed};
+use scheduler::api::{Named, Page};
+use scheduler::status::JobStatus;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -25,29 +26,11 @@ pub struct Client {
     token: String,
 }
 
-/// A page of jobs.
-#[derive(Deserialize, serde::Serialize)]
-pub struct Page {
-    /// The jobs.
-    pub jobs: Vec<Listed>,
-    /// After which job the next page begins, if there may be one.
-    pub next: Option<JobId>,
-}
-
+/// What is read of a problem. A newer farm may have other codes.
 #[derive(Deserialize)]
-struct Named {
-    id: JobId,
-}
-
-#[derive(Deserialize)]
-struct Refused {
-    error: Told,
-}
-
-#[derive(Deserialize)]
-struct Told {
+struct Problem {
     code: String,
-    message: String,
+    detail: String,
 }
 
 impl Client {
@@ -149,12 +132,38 @@ fn cause(error: &dyn std::error::Error) -> String {
 
 /// What the farm says is wrong. Codes that are about requests alone are all the request's fault.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
-    let Ok(Refused { error }) = serde_json::from_slice::<Refused>(body) else {
+    let Ok(Problem { code, detail }) = serde_json::from_slice(body) else {
         return Failure::new(Code::SchedulerUnavailable, format!("the answer is {status}, not of a scheduler"));
     };
     // It has too much to do at the moment, and not this request is wrong.
-    let is_busy = status == StatusCode::REQUEST_TIMEOUT || error.code == "too_many_requests";
+    let is_busy = status == StatusCode::REQUEST_TIMEOUT || code == "too_many_requests";
     let usual = if status.is_server_error() || is_busy { Code::SchedulerUnavailable } else { Code::InvalidRequest };
-    let known = serde_json::from_value::<Code>(serde_json::Value::String(error.code));
-    Failure::new(known.unwrap_or(usual), error.message)
+    let known = serde_json::from_value::<Code>(serde_json::Value::String(code));
+    Failure::new(known.unwrap_or(usual), detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_becomes_a_failure_of_whose_fault_it_is() {
+        let problem = |code: &str| format!(r#"{{"type":"about:blank","status":400,"detail":"why","code":"{code}"}}"#);
+        for (status, code, failure) in [
+            (400, "invalid_request", Code::InvalidRequest),
+            (404, "not_found", Code::InvalidRequest),
+            (408, "timeout", Code::SchedulerUnavailable),
+            (429, "too_many_requests", Code::SchedulerUnavailable),
+            (429, "too_many_jobs", Code::InvalidRequest),
+            (503, "busy", Code::SchedulerUnavailable),
+            (503, "storage_full", Code::StorageFull),
+            (409, "a word of another year", Code::InvalidRequest),
+        ] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(refused(status, problem(code).as_bytes()), Failure::new(failure, "why"), "{status} {code}");
+        }
+        for odd in ["", "<html>", "{}", r#"{"error":{"code":"busy","message":"why"}}"#] {
+            assert_eq!(refused(StatusCode::BAD_GATEWAY, odd.as_bytes()).code, Code::SchedulerUnavailable, "{odd}");
+        }
+    }
 }

@@ -6,11 +6,14 @@
 //! | `GET /v1/jobs?state=active\|ended&limit=&after=` | 200: `{"jobs": [..], "next"}` |
 //! | `GET /v1/jobs/{id}` | 200: state, progress, result, error |
 //! | `POST /v1/jobs/{id}/cancel`, `POST /v1/jobs/{id}/retry` | 202: `{"id"}` |
+//! | `GET /v1/openapi.json` | 200: all this as OpenAPI has it; no token is needed |
 //!
-//! Errors are `{"error": {"code", "message"}}`. A job of another tenant does not exist. There is no TLS here: outside of a
-//! trusted network this stands behind a proxy that has it.
+//! What is refused is told as RFC 9457 has it: `{"type", "title", "status", "detail", "code"}`. A job of another tenant does not
+//! exist. There is no TLS here: outside of a trusted network this stands behind a proxy that has it.
 
 mod answer;
+mod description;
+mod routes;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,31 +25,30 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, on};
 use axum::{Json, Router};
 use farm::broker::Broker;
 use farm::job::{JobId, JobSpec};
 use farm::storage::Storage;
-use farm::{Failure, metrics, serve};
-use serde::Deserialize;
-use serde_json::json;
+use farm::{Failure, Fault, metrics, serve};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use self::answer::Refusal;
+pub use self::answer::{Ground, Named, Page, Problem, Word};
+pub use self::description::description;
+
+use self::answer::{JSON, Refusal};
+use self::routes::{PAGE_MAX, Part, Route, Wanted};
 use crate::admit::{Policy, admit_for};
 use crate::scheduler::{Accepted, Handle, accept, fetch_if_there};
-use crate::status::{self, Filter};
+use crate::status::{self, Filter, JobStatus};
 use crate::tenants::{Tenant, Tenants};
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 256 << 10;
 /// Connections at a time: as many again as requests, for those that wait for their next one.
 const CONNECTIONS_MAX: usize = 512;
-/// Jobs of a page: at most, and when nothing is said.
-const PAGE_MAX: usize = 1000;
-const PAGE_USUAL: usize = 100;
 
 /// What the API works on.
 pub struct Api {
@@ -80,6 +82,8 @@ impl Limits {
 struct Shared {
     api: Api,
     limits: Limits,
+    /// What the API is, as it is sent.
+    description: Bytes,
     /// Places for requests: of all, of each tenant, and of strangers.
     all: Semaphore,
     of_tenant: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -104,19 +108,31 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 
 fn router(api: Api, limits: Limits) -> Router {
     let (all, of_strangers) = (Semaphore::new(limits.all), Arc::new(Semaphore::new(limits.of_strangers)));
-    let shared = Arc::new(Shared { api, limits, all, of_tenant: Mutex::default(), of_strangers });
-    Router::new()
-        .route("/v1/jobs", post(submit).get(list))
-        .route("/v1/jobs/{id}", get(show))
-        .route("/v1/jobs/{id}/cancel", post(cancel))
-        .route("/v1/jobs/{id}/retry", post(retry))
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such page") })
+    let description = Bytes::from(description().to_string());
+    let shared = Arc::new(Shared { api, limits, description, all, of_tenant: Mutex::default(), of_strangers });
+    Route::ALL
+        .into_iter()
+        .fold(Router::new(), |pages, route| pages.route(route.path(), page(route)))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, Ground::NotFound, "there is no such page") })
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this page knows no such method")
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Ground::MethodNotAllowed, "this page knows no such method")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(Arc::clone(&shared), limited))
         .with_state(shared)
+}
+
+/// Who answers a route.
+fn page(route: Route) -> MethodRouter<Arc<Shared>> {
+    let way = route.way().filter();
+    match route {
+        Route::Describe => on(way, describe),
+        Route::Submit => on(way, submit),
+        Route::List => on(way, list),
+        Route::Show => on(way, show),
+        Route::Cancel => on(way, cancel),
+        Route::Retry => on(way, retry),
+    }
 }
 
 /// Keeps requests few and short, and counts them.
@@ -128,7 +144,7 @@ async fn limited(State(shared): State<Arc<Shared>>, request: Request, next: Next
 }
 
 /// Has a request answered if there is a place for it, and notes whose it is.
-async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer {
+async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer<Response> {
     let tenants = shared.api.policy.tenants.now();
     let tenant = tenant_of(request.headers(), &tenants);
     let places = tenant.map_or_else(|| Arc::clone(&shared.of_strangers), |tenant| shared.places_of(&tenant.name));
@@ -185,9 +201,29 @@ impl Caller {
     }
 }
 
-type Answer = Result<Response, Refusal>;
+/// The job that a path names, if the caller may see it. Asked before anything else of it is read.
+struct Visible(JobId);
 
-async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): Sent) -> Answer {
+impl FromRequestParts<Arc<Shared>> for Visible {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
+        let caller = Caller::from_request_parts(parts, shared).await?;
+        // What is no name is the name of no job.
+        let Path(name) = Path::<String>::from_request_parts(parts, shared).await.map_err(|_| Refusal::no_job())?;
+        let id = JobId::try_from(name).map_err(|_| Refusal::no_job())?;
+        let spec = fetch_if_there::<JobSpec>(&shared.api.state, &farm::keys::spec(&id)).await?;
+        spec.filter(|spec| caller.may_see(&spec.tenant)).map(|_| Self(id)).ok_or_else(Refusal::no_job)
+    }
+}
+
+type Answer<T> = Result<T, Refusal>;
+
+async fn describe(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, JSON)], shared.description.clone())
+}
+
+async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): Sent) -> Answer<(StatusCode, Json<Named>)> {
     let (api, Caller { tenant, among }) = (&shared.api, caller);
     let mut reader = serde_json::Deserializer::from_slice(&body);
     let read = serde_path_to_error::deserialize::<_, JobSpec>(&mut reader).map_err(|error| error.to_string());
@@ -199,8 +235,7 @@ async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): S
     let accepted = async {
         admit_for(&spec, &api.policy, &among)?;
         if tenant.jobs_max.is_some_and(|most| api.scheduler.active_of(&spec.tenant) >= most) {
-            let why = "this tenant has as many jobs under way as it may: wait until one has ended";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", why));
+            return Err(Refusal::too_many_jobs());
         }
         Ok(accept(&api.state, &api.broker, spec).await?)
     };
@@ -208,13 +243,12 @@ async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): S
         Ok((id, Accepted::New)) => {
             count("accepted");
             tracing::info!(job = %id, tenant = tenant.name, "submitted");
-            Ok((StatusCode::CREATED, Json(json!({ "id": id }))).into_response())
+            Ok((StatusCode::CREATED, Json(Named { id })))
         }
-        Ok((id, Accepted::Known | Accepted::Ended(_))) => Ok(Json(json!({ "id": id })).into_response()),
+        Ok((id, Accepted::Known | Accepted::Ended(_))) => Ok((StatusCode::OK, Json(Named { id }))),
         Ok((id, Accepted::Other)) => {
             count("rejected");
-            let why = format!("id: job {id} was submitted before with another message");
-            Err(Refusal::new(StatusCode::CONFLICT, "conflict", why))
+            Err(Refusal::conflict(format!("id: job {id} was submitted before with another message")))
         }
         Err(refusal) => {
             count("rejected");
@@ -223,73 +257,47 @@ async fn submit(State(shared): State<Arc<Shared>>, caller: Caller, Sent(body): S
     }
 }
 
-/// The query of a list.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wanted {
-    state: Option<String>,
-    limit: Option<usize>,
-    after: Option<JobId>,
-    tenant: Option<String>,
-}
-
 async fn list(
     State(shared): State<Arc<Shared>>,
     Caller { tenant, .. }: Caller,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
-) -> Answer {
-    let Query(wanted) = wanted.map_err(|refused| Refusal::invalid(refused.body_text()))?;
-    let ended = match wanted.state.as_deref() {
-        None => None,
-        Some("active") => Some(false),
-        Some("ended") => Some(true),
-        Some(other) => return Err(Refusal::invalid(format!("state: '{other}' is neither active nor ended"))),
-    };
-    let limit = wanted.limit.unwrap_or(PAGE_USUAL);
+) -> Answer<Json<Page>> {
+    let Query(Wanted { state, limit, after, tenant: wanted }) =
+        wanted.map_err(|refused| Refusal::invalid(refused.body_text()))?;
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Refusal::invalid(format!("limit: {limit} is not from 1 to {PAGE_MAX}")));
     }
-    let of = if tenant.is_admin { wanted.tenant } else { Some(tenant.name) };
-    let filter = Filter { tenant: of, ended, after: wanted.after, limit };
+    let of = if tenant.is_admin { wanted } else { Some(tenant.name) };
+    let filter = Filter { tenant: of, ended: state.map(|part| part == Part::Ended), after, limit };
     let scheduler = &shared.api.scheduler;
     let tenant_of = |id: &JobId| scheduler.view(id).map(|view| view.tenant).filter(|tenant| !tenant.is_empty());
     let jobs = status::list(&shared.api.state, &filter, tenant_of).await?;
     let next = (jobs.len() == limit).then(|| jobs.last().map(|job| job.id.clone())).flatten();
-    Ok(Json(json!({ "jobs": jobs, "next": next })).into_response())
+    Ok(Json(Page { jobs, next }))
 }
 
-/// The name of a job in a path. What is no name is the name of no job.
-fn job_id(text: String) -> Result<JobId, Refusal> {
-    JobId::try_from(text).map_err(|_| Refusal::no_job())
-}
-
-async fn show(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let id = visible(&shared, &caller, id).await?;
+async fn show(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<Json<JobStatus>> {
     let status = status::status(&shared.api.state, &id, shared.api.scheduler.view(&id)).await?;
-    status.map(|status| Json(status).into_response()).ok_or_else(Refusal::no_job)
+    status.map(Json).ok_or_else(Refusal::no_job)
 }
 
-async fn cancel(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let id = visible(&shared, &caller, id).await?;
-    shared.api.scheduler.cancel(&id).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
-}
-
-async fn retry(State(shared): State<Arc<Shared>>, caller: Caller, Path(id): Path<String>) -> Answer {
-    let id = visible(&shared, &caller, id).await?;
+async fn cancel(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<(StatusCode, Json<Named>)> {
+    // One that was just seen may have been forgotten since.
     let not_now = |failure: Failure| match failure.code.fault() {
-        farm::Fault::Request => Refusal::new(StatusCode::CONFLICT, "conflict", failure.message),
-        _ => Refusal::from(failure),
+        Fault::Request => Refusal::no_job(),
+        Fault::Source | Fault::Environment | Fault::Interruption => Refusal::from(failure),
+    };
+    shared.api.scheduler.cancel(&id).await.map_err(not_now)?;
+    Ok((StatusCode::ACCEPTED, Json(Named { id })))
+}
+
+async fn retry(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<(StatusCode, Json<Named>)> {
+    let not_now = |failure: Failure| match failure.code.fault() {
+        Fault::Request => Refusal::conflict(failure.message),
+        Fault::Source | Fault::Environment | Fault::Interruption => Refusal::from(failure),
     };
     shared.api.scheduler.retry(&id).await.map_err(not_now)?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response())
-}
-
-/// A job that the caller may see. Asked before anything else of it is read.
-async fn visible(shared: &Shared, caller: &Caller, id: String) -> Result<JobId, Refusal> {
-    let id = job_id(id)?;
-    let spec = fetch_if_there::<JobSpec>(&shared.api.state, &farm::keys::spec(&id)).await?;
-    spec.filter(|spec| caller.may_see(&spec.tenant)).map(|_| id).ok_or_else(Refusal::no_job)
+    Ok((StatusCode::ACCEPTED, Json(Named { id })))
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! How jobs stand, as outsiders are told: from storage, and from the scheduler where it knows more.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
-use farm::ended::Ended;
+use farm::ended::{Ended, JobOutcome};
 use farm::job::{JobId, JobSpec, shown_url};
-use farm::plan::Plan;
+use farm::plan::{Plan, RenditionId};
 use farm::storage::{Entry, Storage};
 use farm::task::TaskId;
 use farm::{Failure, Life, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::scheduler::{JobView, PARTITION, Phase, current_life, fetch, fetch_if_there};
@@ -18,7 +20,7 @@ use crate::step::{JobResult, Summary};
 const FETCHES_MAX: usize = 16;
 
 /// How a job stands, in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Nobody has looked at it yet.
@@ -49,7 +51,7 @@ impl State {
 }
 
 /// How a job stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobStatus {
     /// Its name.
     pub id: JobId,
@@ -65,14 +67,36 @@ pub struct JobStatus {
     pub progress: Progress,
     /// What was made, when it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Summary>,
+    pub result: Option<Made>,
     /// Why it failed or is halted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
 }
 
+/// What was made, in short; the report has the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Made {
+    /// Key of the multivariant playlist under the output prefix.
+    pub master: String,
+    /// The renditions.
+    pub renditions: Vec<RenditionId>,
+    /// How long the result lasts in ns.
+    pub duration_ns: u64,
+    /// Bytes of all media segments.
+    pub bytes: u64,
+    /// What a viewer of the result should know.
+    pub warnings: Vec<String>,
+}
+
+impl From<Summary> for Made {
+    fn from(summary: Summary) -> Self {
+        let Summary { master, renditions, duration_ns, bytes, warnings } = summary;
+        Self { master, renditions, duration_ns, bytes, warnings }
+    }
+}
+
 /// How far a job is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// Tasks that are done.
     pub tasks_done: usize,
@@ -85,16 +109,51 @@ pub struct Progress {
 }
 
 /// A job in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listed {
     /// Its name.
     pub id: JobId,
     /// Who it is for.
     pub tenant: String,
-    /// `active`, `done`, `failed` or `cancelled`.
-    pub state: String,
+    /// Whether it has ended, and how.
+    pub state: Standing,
     /// When it was submitted or retried, or when it ended; in ms since 1970, by storage's clock.
     pub since_ms: u64,
+}
+
+/// How a job of a list stands, in a word: its own state says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It has not ended.
+    Active,
+    /// The output is complete.
+    Done,
+    /// There is no output.
+    Failed,
+    /// Somebody stopped it; there is no output.
+    Cancelled,
+}
+
+impl From<JobOutcome> for Standing {
+    fn from(outcome: JobOutcome) -> Self {
+        match outcome {
+            JobOutcome::Done => Self::Done,
+            JobOutcome::Failed => Self::Failed,
+            JobOutcome::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Active => "active",
+            Self::Done => JobOutcome::Done.word(),
+            Self::Failed => JobOutcome::Failed.word(),
+            Self::Cancelled => JobOutcome::Cancelled.word(),
+        })
+    }
 }
 
 /// Which jobs to list.
@@ -135,7 +194,7 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
         _ => counted(state, id, &listed).await?,
     };
     let (word, result, error) = match (result, view.map(|view| view.phase)) {
-        (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary), None),
+        (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary.into()), None),
         (Some(JobResult::Failed { failure, .. }), _) => (State::Failed, None, Some(failure)),
         (Some(JobResult::Cancelled), _) => (State::Cancelled, None, None),
         (None, _) if is_there(keys::cancel(id, life)) => (State::Cancelling, None, None),
@@ -269,12 +328,12 @@ async fn ended(state: &Storage, filter: &Filter) -> Result<Vec<Found>, Failure> 
 /// A line of the list; none for a job that went away meanwhile.
 async fn line(state: &Storage, job: Found) -> Result<Option<Listed>, Failure> {
     let Found { id, since_ms, place, .. } = job;
-    let (tenant, word) = match place {
-        Place::Active { tenant } => (tenant, "active"),
+    let (tenant, state) = match place {
+        Place::Active { tenant } => (tenant, Standing::Active),
         Place::Ended(key) => match fetch_if_there::<Ended>(state, &key).await? {
-            Some(ended) => (ended.tenant, ended.outcome.word()),
+            Some(ended) => (ended.tenant, ended.outcome.into()),
             None => return Ok(None),
         },
     };
-    Ok(Some(Listed { id, tenant, state: word.to_owned(), since_ms }))
+    Ok(Some(Listed { id, tenant, state, since_ms }))
 }

@@ -30,8 +30,11 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
-/// The routes of the API as `scheduler/src/api.rs` has them, each with the methods that it knows.
-const ROUTES: [(&str, &[&str]); 4] = [
+/// The only route that needs no token: it says what everybody may know.
+const OPEN: &str = "/v1/openapi.json";
+/// The routes of the API as its description has them, each with the methods that it knows.
+const ROUTES: [(&str, &[&str]); 5] = [
+    (OPEN, &["GET", "HEAD"]),
     ("/v1/jobs", &["GET", "HEAD", "POST"]),
     ("/v1/jobs/{id}", &["GET", "HEAD"]),
     ("/v1/jobs/{id}/cancel", &["POST"]),
@@ -108,6 +111,8 @@ const TRICKS: &[&str] = &[
     "/v1/jobs/..",
     "/v1/jobs/*",
     "/v1/jobs/{id}/../../jobs",
+    "/v1/openapi.json/{id}",
+    "/v1/openapi.json/../jobs/{id}",
     "/state/jobs/{id}/spec.json",
     "/metrics",
     "/healthz",
@@ -358,7 +363,11 @@ fn no_token_opens_a_route(farm: &Farm) -> Result<()> {
                 for method in METHODS {
                     let body = if method == "POST" { job.as_str() } else { "" };
                     let said = ask(farm.api(), (method, &format!("{path}{query}")), &headers, body)?;
-                    let wanted = if known.contains(&method) { 401 } else { 405 };
+                    let wanted = match known.contains(&method) {
+                        true if route == OPEN => 200,
+                        true => 401,
+                        false => 405,
+                    };
                     ensure!(said.status == wanted, "{who}: {method} {path}{query}: {}", said.whole);
                     said.told_nothing("")?;
                 }
@@ -492,21 +501,42 @@ fn route(code: &str) -> Option<(&str, BTreeSet<&'static str>)> {
     Some((path, known))
 }
 
+/// How routes may come that nobody looks for here.
+const OTHER_WAYS: [&str; 5] = [".nest(", ".nest_service(", ".merge(", ".route_service(", ".fallback_service("];
+
 /// The routes of a router's code.
 fn routes(code: &str) -> Result<BTreeMap<&str, BTreeSet<&'static str>>> {
-    for way in [".nest(", ".nest_service(", ".merge(", ".route_service(", ".fallback_service("] {
-        ensure!(!code.contains(way), "routes come by {way} too: tell these tests");
-    }
     let found = code.split(".route(").skip(1).map(|code| route(code).with_context(|| format!("no route: {code}")));
     found.collect()
+}
+
+/// The routes of the API by its description.
+fn described() -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let description = scheduler::api::description();
+    let paths = description["paths"].as_object().context("no paths")?;
+    let known = |methods: &Value| -> BTreeSet<String> {
+        let known = methods.as_object().into_iter().flat_map(|methods| methods.keys()).map(|method| method.to_uppercase());
+        // Whoever answers GET answers HEAD.
+        known.flat_map(|method| if method == "GET" { vec![method, "HEAD".to_owned()] } else { vec![method] }).collect()
+    };
+    Ok(paths.iter().map(|(path, methods)| (path.clone(), known(methods))).collect())
 }
 
 #[test]
 fn the_tables_of_routes_are_those_of_the_program() -> Result<()> {
     let api = fs::read_to_string(root().join("scheduler/src/api.rs"))?;
-    let table = BTreeMap::from(ROUTES.map(|(route, known)| (route, BTreeSet::from_iter(known.iter().copied()))));
-    ensure!(routes(&api)? == table, "{:?} are routes, {table:?} are tried", routes(&api)?);
     let admin = fs::read_to_string(root().join("farm/src/admin.rs"))?;
+    for way in OTHER_WAYS {
+        ensure!(!api.contains(way) && !admin.contains(way), "routes come by {way} too: tell these tests");
+    }
+    // Router and description are made of one table, of which the router takes all.
+    ensure!(
+        api.matches(".route(").count() == 1 && api.contains("pages.route(route.path(), page(route))"),
+        "routes come from elsewhere too: tell these tests"
+    );
+    let of = |known: &[&str]| -> BTreeSet<String> { known.iter().map(|method| (*method).to_owned()).collect() };
+    let table = BTreeMap::from(ROUTES.map(|(route, known)| (route.to_owned(), of(known))));
+    ensure!(described()? == table, "{:?} are routes, {table:?} are tried", described()?);
     let pages: BTreeSet<&str> = routes(&admin)?.into_keys().collect();
     ensure!(pages == BTreeSet::from(ADMIN_ROUTES), "{pages:?} are on the admin port");
     Ok(())

@@ -1,85 +1,194 @@
-//! How requests are refused: a status, and one JSON object with a code and a line for people.
+//! What is answered: what was asked for, or why not, as RFC 9457 has it and with a code.
+
+use std::fmt;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use farm::job::JobId;
 use farm::{Code, Failure, Fault};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::status::Listed;
+
+/// The media type of what is answered.
+pub(super) const JSON: &str = "application/json";
+/// The media type of a problem.
+pub(super) const PROBLEM: &str = "application/problem+json";
+
+/// A job that is only named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Named {
+    /// Its name.
+    pub id: JobId,
+}
+
+/// A page of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<Listed>,
+    /// After which job the next page begins, if there may be one.
+    pub next: Option<JobId>,
+}
+
+/// Why a request is not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// Always `about:blank`: `code` says what is wrong.
+    #[serde(rename = "type")]
+    #[schemars(extend("format" = "uri-reference"))]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The status.
+    pub status: u16,
+    /// What is wrong, for people: one line.
+    pub detail: String,
+    /// What is wrong, for programs.
+    pub code: Word,
+}
+
+/// What is wrong, as a word that scripts can test. There may be others in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Word {
+    /// How, by whom or when it was asked.
+    Ground(Ground),
+    /// What was asked for, or the farm.
+    Farm(Code),
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// On what ground a request is refused, beside those for which a job fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ground {
+    /// No token that is known comes with it.
+    Unauthorized,
+    /// There is no such page, or no such job of this tenant.
+    NotFound,
+    /// The page knows no such method.
+    MethodNotAllowed,
+    /// It cannot be done as the job stands, or the name stands for another job.
+    Conflict,
+    /// The body is too large.
+    TooLarge,
+    /// The body (408) or what storage answers (504) does not come in time.
+    Timeout,
+    /// As many requests are under way as there may be for whoever asks.
+    TooManyRequests,
+    /// As many jobs are under way as the tenant may have.
+    TooManyJobs,
+    /// As many requests are under way as there may be in all.
+    Busy,
+}
 
 /// A request that is not done.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
-    code: String,
-    message: String,
+    code: Word,
+    detail: String,
 }
 
 impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into() }
+    pub(super) fn new(status: StatusCode, ground: Ground, detail: impl Into<String>) -> Self {
+        Self { status, code: Word::Ground(ground), detail: detail.into() }
     }
 
-    /// A request that cannot be understood or done.
-    pub(super) fn invalid(why: impl Into<String>) -> Self {
-        Failure::new(Code::InvalidRequest, why).into()
-    }
-
-    /// A body that is not taken.
-    pub(super) fn of_body(status: StatusCode) -> Self {
-        match status {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, "too_large", "the body is larger than 256 KiB"),
-            StatusCode::REQUEST_TIMEOUT => Self::new(status, "timeout", "the body does not come in time"),
-            _ => Self::new(StatusCode::BAD_REQUEST, "invalid_request", "the body cannot be read"),
-        }
-    }
-
-    /// A request without a token that is known.
-    pub(super) fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "send a token that is known: 'Authorization: Bearer …'")
-    }
-
-    /// A tenant, or all strangers together, ask for more at a time than they may.
-    pub(super) fn too_many_requests() -> Self {
-        let why = "as many requests are under way as there may be for whoever asks: wait for an answer";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", why)
-    }
-
-    /// All together ask for more at a time than can be done.
-    pub(super) fn busy() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many requests at a time: try again")
-    }
-
-    /// A request that takes too long.
-    pub(super) fn late() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", "storage does not answer in time")
-    }
-
-    /// There is none, or it is another tenant's: which, is not told.
-    pub(super) fn no_job() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such job")
-    }
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
+    /// For what a job fails with.
+    pub(super) fn of(failure: Failure) -> Self {
         let status = match failure.code.fault() {
             Fault::Request => StatusCode::BAD_REQUEST,
             Fault::Source | Fault::Interruption => StatusCode::CONFLICT,
             Fault::Environment if failure.code == Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Fault::Environment => StatusCode::SERVICE_UNAVAILABLE,
         };
-        if status.is_server_error() {
-            tracing::warn!(%failure, "a request fails");
+        Self { status, code: Word::Farm(failure.code), detail: failure.message }
+    }
+
+    /// A request that cannot be understood or done.
+    pub(super) fn invalid(why: impl Into<String>) -> Self {
+        Self::of(Failure::new(Code::InvalidRequest, why))
+    }
+
+    /// A body that is not taken.
+    pub(super) fn of_body(status: StatusCode) -> Self {
+        match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::new(status, Ground::TooLarge, "the body is larger than 256 KiB"),
+            StatusCode::REQUEST_TIMEOUT => Self::new(status, Ground::Timeout, "the body does not come in time"),
+            _ => Self::invalid("the body cannot be read"),
         }
-        Self { status, code: failure.code.to_string(), message: failure.message }
+    }
+
+    /// A request without a token that is known.
+    pub(super) fn unauthorized() -> Self {
+        let why = "send a token that is known: 'Authorization: Bearer …'";
+        Self::new(StatusCode::UNAUTHORIZED, Ground::Unauthorized, why)
+    }
+
+    /// A tenant, or all strangers together, ask for more at a time than they may.
+    pub(super) fn too_many_requests() -> Self {
+        let why = "as many requests are under way as there may be for whoever asks: wait for an answer";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, Ground::TooManyRequests, why)
+    }
+
+    /// A tenant submits more than it may have under way.
+    pub(super) fn too_many_jobs() -> Self {
+        let why = "this tenant has as many jobs under way as it may: wait until one has ended";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, Ground::TooManyJobs, why)
+    }
+
+    /// All together ask for more at a time than can be done.
+    pub(super) fn busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Ground::Busy, "too many requests at a time: try again")
+    }
+
+    /// A request that takes too long.
+    pub(super) fn late() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, Ground::Timeout, "storage does not answer in time")
+    }
+
+    /// There is none, or it is another tenant's: which, is not told.
+    pub(super) fn no_job() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Ground::NotFound, "there is no such job")
+    }
+
+    /// A request that does not go with how the job stands.
+    pub(super) fn conflict(why: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, Ground::Conflict, why)
+    }
+
+    /// As it is sent.
+    pub(super) fn problem(self) -> Problem {
+        let title = self.status.canonical_reason().unwrap_or_default().to_owned();
+        Problem { kind: "about:blank".to_owned(), title, status: self.status.as_u16(), detail: self.detail, code: self.code }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let refusal = Self::of(failure);
+        if refusal.status.is_server_error() {
+            tracing::warn!(code = %refusal.code, failure = refusal.detail, "a request fails");
+        }
+        refusal
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = Json(json!({ "error": { "code": self.code, "message": self.message } }));
-        let mut answer = (self.status, body).into_response();
-        if self.status == StatusCode::UNAUTHORIZED {
+        let status = self.status;
+        let mut answer = (status, Json(self.problem())).into_response();
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
+        if status == StatusCode::UNAUTHORIZED {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         answer

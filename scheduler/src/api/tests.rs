@@ -2,13 +2,14 @@
 
 use std::sync::Mutex;
 
+use axum::routing::post;
 use farm::broker::{DeadLetter, Queue};
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{Layout, NotifySpec};
 use farm::storage::Kind;
 use farm::task::{TaskId, Token};
 use farm::{Life, keys};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -20,6 +21,8 @@ use crate::scheduler::tests::{Act, Farm, check_complete};
 use crate::service::{self, Config};
 use crate::tenants::Register;
 use crate::{janitor, notify, scheduler};
+
+mod described;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ONE: &str = "the token of tenant one";
@@ -77,11 +80,16 @@ impl Running {
         timeout(LIMIT, self.task).await.expect("in time").expect("no panic").expect("a good end");
     }
 
+    /// Status and body of the answer, which is to be one of those that are described.
     async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let answer = timeout(LIMIT, request.send()).await.expect("in time").expect("an answer");
-        let status = answer.status().as_u16();
+        let request = request.build().expect("a request");
+        let asked = (request.method().as_str().to_lowercase(), request.url().path().to_owned());
+        let answer = timeout(LIMIT, self.client.execute(request)).await.expect("in time").expect("an answer");
+        let (status, head) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.bytes().await.expect("a body");
-        (status, serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status}: {}", String::from_utf8_lossy(&body))))
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status}: {}", String::from_utf8_lossy(&body)));
+        described::check((asked.0.as_str(), asked.1.as_str()), (status, &head), &body);
+        (status, body)
     }
 
     async fn get(&self, path: &str, token: &str) -> (u16, Value) {
@@ -97,7 +105,7 @@ impl Running {
         let heard = async {
             loop {
                 let (got, answer) = self.get("/v1/jobs", token).await;
-                if (got, answer["error"]["code"].as_str().unwrap_or_default()) == (status, code) {
+                if (got, answer["code"].as_str().unwrap_or_default()) == (status, code) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -166,17 +174,18 @@ async fn a_job_is_submitted_followed_and_seen_by_its_tenant_only() {
     check_sealed_only_after_sweep(&farm).await;
     let other = JobSpec { segment_seconds: 6, ..message(&farm, "film") };
     let (status, refused) = running.post("/v1/jobs", ONE, text(&other)).await;
-    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")));
+    assert_eq!((status, &refused["code"]), (409, &json!("conflict")));
     assert_eq!(running.get("/v1/jobs/film", ADMIN).await.0, 200);
     for path in ["/v1/jobs/film/cancel", "/v1/jobs/film/retry"] {
         assert_eq!(running.post(path, TWO, "").await.0, 404, "{path}");
     }
-    for (path, token) in [("/v1/jobs/film", TWO), ("/v1/jobs/none", ONE), ("/v1/jobs/..%2Fterm", ADMIN)] {
+    for (path, token) in [("/v1/jobs/film", TWO), ("/v1/jobs/none", ONE), ("/v1/jobs/..%2Fterm", ADMIN), ("/v1/jobs/%FF", ADMIN)]
+    {
         let (status, refused) = running.get(path, token).await;
-        assert_eq!((status, &refused["error"]["code"]), (404, &json!("not_found")), "{path}");
+        assert_eq!((status, &refused["code"]), (404, &json!("not_found")), "{path}");
     }
     let (status, refused) = running.post("/v1/jobs/film/retry", ONE, "").await;
-    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")));
+    assert_eq!((status, &refused["code"]), (409, &json!("conflict")));
     running.stop().await;
 }
 
@@ -228,12 +237,12 @@ async fn what_cannot_be_done_is_refused_with_the_right_status() {
         (big, 413, "too_large", "256 KiB"),
     ] {
         let (got, refused) = running.post("/v1/jobs", ONE, body).await;
-        assert_eq!((got, &refused["error"]["code"]), (status, &json!(code)), "{refused}");
-        assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains(said)), "{said}: {refused}");
+        assert_eq!((got, &refused["code"]), (status, &json!(code)), "{refused}");
+        assert!(refused["detail"].as_str().is_some_and(|message| message.contains(said)), "{said}: {refused}");
     }
     for token in ["", "no token of anybody"] {
         let (status, refused) = running.get("/v1/jobs", token).await;
-        assert_eq!((status, &refused["error"]["code"]), (401, &json!("unauthorized")));
+        assert_eq!((status, &refused["code"]), (401, &json!("unauthorized")));
     }
     for (path, status) in
         [("/v1/jobs?limit=0", 400), ("/v1/jobs?state=odd", 400), ("/v1/jobs?no=1", 400), ("/v2", 404), ("/v1/jobs", 200)]
@@ -300,7 +309,7 @@ async fn a_tenant_has_so_many_jobs_and_lists_its_own() {
         running.reach(id, token, "encoding").await;
     }
     let (status, refused) = running.post("/v1/jobs", ONE, text(&message(&farm, "one-c"))).await;
-    assert_eq!((status, &refused["error"]["code"]), (429, &json!("too_many_jobs")));
+    assert_eq!((status, &refused["code"]), (429, &json!("too_many_jobs")));
     assert_eq!(running.post("/v1/jobs/one-a/cancel", ONE, "").await.0, 202);
     running.reach("one-a", ONE, "cancelled").await;
     let closed = async {
@@ -461,7 +470,7 @@ async fn a_failed_job_is_given_up_by_the_janitor_and_then_cannot_be_retried() {
     assert_eq!(farm.outputs().await, std::collections::BTreeSet::new());
     let (status, refused) = running.post("/v1/jobs/bad/retry", ONE, "").await;
     assert_eq!(status, 409, "{refused}");
-    assert!(refused["error"]["message"].as_str().is_some_and(|message| message.contains("media is gone")), "{refused}");
+    assert!(refused["detail"].as_str().is_some_and(|message| message.contains("media is gone")), "{refused}");
     let forgetful = janitor::Settings { retention: Some(Duration::ZERO), ..at_once };
     janitor::round(&forgetful, &farm.state).await.expect("a round");
     assert!(farm.state.list(&keys::job_prefix(&id)).await.expect("a listing").is_empty());

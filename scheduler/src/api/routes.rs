@@ -1,0 +1,126 @@
+//! What can be asked for: the one table that the router and the description are made of.
+
+use axum::routing::MethodFilter;
+use farm::job::JobId;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Most jobs of a page.
+pub(super) const PAGE_MAX: usize = 1000;
+
+/// Jobs of a page when nothing is said.
+fn page_usual() -> usize {
+    100
+}
+
+/// A path and a method that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Says what the API is.
+    Describe,
+    /// Takes a job in.
+    Submit,
+    /// Names jobs.
+    List,
+    /// Says how a job stands.
+    Show,
+    /// Has a job stopped.
+    Cancel,
+    /// Takes a failed job up again.
+    Retry,
+}
+
+/// By which method a route is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// GET, and HEAD with it.
+    Get,
+    /// POST.
+    Post,
+}
+
+impl Way {
+    /// As the router has it.
+    pub(super) fn filter(self) -> MethodFilter {
+        match self {
+            Self::Get => MethodFilter::GET,
+            Self::Post => MethodFilter::POST,
+        }
+    }
+
+    /// As the description has it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Post => "post",
+        }
+    }
+}
+
+impl Route {
+    /// Every route.
+    pub(super) const ALL: [Self; 6] = [Self::Describe, Self::Submit, Self::List, Self::Show, Self::Cancel, Self::Retry];
+
+    /// Its path; what stands in braces is any one part of a path.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Describe => "/v1/openapi.json",
+            Self::Submit | Self::List => "/v1/jobs",
+            Self::Show => "/v1/jobs/{id}",
+            Self::Cancel => "/v1/jobs/{id}/cancel",
+            Self::Retry => "/v1/jobs/{id}/retry",
+        }
+    }
+
+    /// Its method.
+    pub(super) fn way(self) -> Way {
+        match self {
+            Self::Describe | Self::List | Self::Show => Way::Get,
+            Self::Submit | Self::Cancel | Self::Retry => Way::Post,
+        }
+    }
+
+    /// Its name in the description, which clients are made of.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Describe => "describe",
+            Self::Submit => "submit",
+            Self::List => "list",
+            Self::Show => "show",
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// The query of a list.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Only those that have not ended, or that have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Part")]
+    pub(super) state: Option<Part>,
+    /// At most so many.
+    #[serde(default = "page_usual")]
+    #[schemars(range(min = 1, max = PAGE_MAX))]
+    pub(super) limit: usize,
+    /// Only those after this one: `next` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "JobId")]
+    pub(super) after: Option<JobId>,
+    /// Only those of this tenant. Whoever is no admin is shown its own, whatever stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) tenant: Option<String>,
+}
+
+/// A part of all jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Part {
+    /// Those that have not ended.
+    Active,
+    /// Those that have.
+    Ended,
+}
