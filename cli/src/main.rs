@@ -14,6 +14,7 @@ mod peertube;
 mod probe;
 mod progress;
 mod services;
+mod systemd;
 mod transcode;
 
 use std::io::IsTerminal as _;

@@ -14,12 +14,15 @@ use scheduler::{janitor, notify, peertube, service};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
+use worker::notice::Notices;
 
 use crate::arguments::{Connection, Scheduler, Worker};
 use crate::ending::say;
+use crate::systemd::Attended;
 
 /// Largest file of settings or secrets, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -47,7 +50,11 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
     };
     let day = Duration::from_secs(24 * 3600);
     let config = service::Config {
-        settings: scheduler::Settings::for_farm(),
+        settings: scheduler::Settings {
+            scale_target: Duration::from_secs(arguments.scale_seconds.into()),
+            slots_per_worker: arguments.slots_per_worker.into(),
+            ..scheduler::Settings::for_farm()
+        },
         policy: Policy { allow_file_urls: arguments.allow_file_urls, state: arguments.connection.storage.clone(), tenants },
         notify: notify::Settings { reach: arguments.outbound.reach(), ..notify::Settings::default() },
         janitor: janitor::Settings {
@@ -75,7 +82,16 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
         }
     };
     say("scheduler: running; Ctrl-C stops it, and nothing is lost");
-    let ended = service::run(config, state, broker, stop).await;
+    let attended = Attended::ready();
+    let mut running = std::pin::pin!(service::run(config, state, broker, stop.clone()));
+    let ended = tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            attended.stopping();
+            running.await
+        }
+        ended = &mut running => ended,
+    };
     if let Some(workers) = workers {
         workers.shutdown().await;
     }
@@ -92,7 +108,8 @@ fn instances(file: &Path, connection: &Connection) -> Result<peertube::Config, F
     Ok(peertube::Config { instances, url })
 }
 
-/// Runs a worker until a signal, and then drains it. A second signal ends it at once.
+/// Runs a worker until a signal, until notice that its machine is taken away, or until it has done as much as it was to do, and
+/// then drains it. A second signal ends it at once.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -100,13 +117,15 @@ pub async fn worker(arguments: &Worker) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     let state = storage(&arguments.connection)?;
     let broker = broker(&arguments.connection).await?;
+    let notices = Notices::listen(arguments.spot_notices.provider(), arguments.spot_endpoint.as_ref()).await?;
+    if notices.is_given() {
+        // Whoever looks after it may start it again and again: it begins nothing that it could not end.
+        Attended::ready().stopping();
+        say("worker: this machine is to be taken away: nothing is begun");
+        return Ok(());
+    }
     let slots = arguments.slots.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     worker::sandbox::announce(arguments.sandbox.sandbox.into())?;
-    let mut settings = worker::Settings::new(slots, arguments.sandbox.child());
-    settings.reach = arguments.outbound.reach();
-    settings.drain_budget = Duration::from_secs(arguments.drain_seconds.into());
-    settings.deadline = Duration::from_secs(arguments.deadline_seconds.into());
-    settings.stall = Duration::from_secs(arguments.stall_seconds.into());
     let (ready, seen) = watch::channel(Readiness::Ready);
     let _admin = match arguments.admin_listen {
         Some(address) => {
@@ -115,19 +134,71 @@ pub async fn worker(arguments: &Worker) -> Result<(), Failure> {
         }
         None => None,
     };
-    let workers = worker::Worker::start(settings, state, broker.clone())?;
+    let workers = worker::Worker::start(settings(arguments, slots), state, broker.clone())?;
     say(&format!("worker: running with {slots} slots; Ctrl-C drains it"));
-    watch_broker(&broker, &ready, &stop).await;
+    let attended = Attended::ready();
+    let is_asked = tokio::select! {
+        () = watch_broker(&broker, &ready, &stop) => true,
+        _ = notices.given() => true,
+        () = workers.stopped() => false,
+    };
     ready.send_replace(Readiness::NotReady("draining".to_owned()));
-    say(&format!("worker: draining, {} s at most; Ctrl-C again ends it at once", arguments.drain_seconds));
-    let again = stop_on_signal()?;
+    if is_asked {
+        // From here on a service manager gives it no more than its time to stop.
+        attended.stopping();
+        say(&format!("worker: draining, {} s at most; Ctrl-C again ends it at once", arguments.drain_seconds));
+    } else {
+        say("worker: done; what still runs comes to its end");
+    }
     tokio::select! {
-        drained = workers.shutdown() => {
+        drained = workers.drain(patience(&stop, &notices, Duration::from_secs(arguments.drain_seconds.into()))) => {
             tracing::info!(?drained, "drained");
             Ok(())
         }
-        () = again.cancelled() => Err(Failure::new(Code::Interrupted, "ended at once: what was running will be done elsewhere")),
+        again = asked_again(&stop) => {
+            again?;
+            Err(Failure::new(Code::Interrupted, "ended at once: what was running will be done elsewhere"))
+        }
     }
+}
+
+/// How a worker works.
+fn settings(arguments: &Worker, slots: usize) -> worker::Settings {
+    let seconds = |count: u32| Duration::from_secs(count.into());
+    let mut settings = worker::Settings::new(slots, arguments.sandbox.child());
+    settings.reach = arguments.outbound.reach();
+    settings.drain_budget = seconds(arguments.drain_seconds);
+    settings.deadline = seconds(arguments.deadline_seconds);
+    settings.stall = seconds(arguments.stall_seconds);
+    settings.ends = worker::Ends { tasks: arguments.tasks, idle: arguments.idle_seconds.map(seconds) };
+    settings
+}
+
+/// Waits until what still runs is to be given back: so long after a signal or notice, and in time before the machine goes. Nobody
+/// waits for a worker that ends by itself: what it runs has deadlines of its own.
+async fn patience(stop: &CancellationToken, notices: &Notices, budget: Duration) {
+    let asked = async {
+        stop.cancelled().await;
+        sleep(budget).await;
+    };
+    let taken_away = async {
+        let by = notices.given().await;
+        sleep_until(by.min(Instant::now() + budget)).await;
+    };
+    tokio::select! {
+        () = asked => {}
+        () = taken_away => {}
+    }
+}
+
+/// Waits for a second signal: the first may come after the drain has begun, when a machine that gave notice is shut down.
+///
+/// # Errors
+/// When signals cannot be heard.
+async fn asked_again(stop: &CancellationToken) -> Result<(), Failure> {
+    stop.cancelled().await;
+    stop_on_signal()?.cancelled().await;
+    Ok(())
 }
 
 /// Keeps readiness up to date until it is time to stop.

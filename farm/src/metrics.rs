@@ -55,6 +55,8 @@ pub struct SchedulerSeries {
     pub tasks_outstanding: IntGaugeVec,
     /// Media still to be gone through.
     pub backlog_media_seconds: IntGauge,
+    /// Workers that would do what there is in time, by class.
+    pub wanted_workers: IntGaugeVec,
     /// Tasks handed out, by why.
     pub tasks_issued: IntCounterVec,
     /// Failed attempts.
@@ -108,6 +110,8 @@ pub struct WorkerSeries {
     pub lost_leases: IntCounter,
     /// Whether it takes no more.
     pub draining: IntGauge,
+    /// Notices that its machine is to be taken away.
+    pub notices: IntCounterVec,
     /// When a child last said how far it is.
     pub last_progress: IntGauge,
     /// How far children are walled in.
@@ -116,6 +120,8 @@ pub struct WorkerSeries {
     pub devices: IntGaugeVec,
     /// Slots for tasks that take a device.
     pub device_slots: IntGaugeVec,
+    /// Those of them with a task.
+    pub device_slots_busy: IntGaugeVec,
     /// Encoders that are open on devices.
     pub device_sessions: IntGaugeVec,
     /// Tasks that devices failed at.
@@ -188,6 +194,12 @@ impl SchedulerSeries {
                 "shoal_backlog_media_seconds",
                 "Media that planned tasks have still to go through, in seconds.",
             ),
+            wanted_workers: gauges(
+                &r,
+                "shoal_wanted_workers",
+                "Workers, of as many slots as the scheduler is told, that do what there is in time; 0 while it stands by.",
+                &["class"],
+            ),
             tasks_issued: counters(&r, "shoal_tasks_issued_total", "Tasks handed out.", &["reason"]),
             task_failures: counters(&r, "shoal_task_failures_total", "Failed attempts, by task and code.", &["kind", "code"]),
             leader: gauge(&r, "shoal_leader", "1 while this scheduler is the one that acts."),
@@ -242,6 +254,9 @@ impl SchedulerSeries {
             series.tasks_runnable.with_label_values(&[kind]);
             series.tasks_outstanding.with_label_values(&[kind]);
         }
+        for class in Class::ALL.map(Class::word) {
+            series.wanted_workers.with_label_values(&[class]);
+        }
         for (via, result) in [("queue", "accepted"), ("queue", "rejected"), ("queue", "postponed"), ("http", "accepted")] {
             series.intake.with_label_values(&[via, result]);
         }
@@ -284,6 +299,12 @@ impl WorkerSeries {
                 "Deliveries that were no longer this worker's when it wanted to settle them.",
             ),
             draining: gauge(&r, "shoal_draining", "1 while this worker takes no more tasks."),
+            notices: counters(
+                &r,
+                "shoal_worker_notices_total",
+                "Notices that this machine is to be taken away, by who gave them.",
+                &["provider"],
+            ),
             last_progress: gauge(
                 &r,
                 "shoal_last_progress_timestamp_seconds",
@@ -307,6 +328,12 @@ impl WorkerSeries {
                 "Places, beside the others, where this worker runs a task that takes a device.",
                 &["class"],
             ),
+            device_slots_busy: gauges(
+                &r,
+                "shoal_worker_device_slots_busy",
+                "Of the places for tasks that take a device, those that have one.",
+                &["class"],
+            ),
             device_sessions: gauges(&r, "shoal_worker_device_sessions", "Encoders that are open on devices.", &["class"]),
             device_failures: counters(&r, "shoal_worker_device_failures_total", "Tasks that devices failed at.", &["class"]),
             registry: r,
@@ -317,6 +344,9 @@ impl WorkerSeries {
                 series.tasks.with_label_values(&[kind, outcome]);
             }
         }
+        for provider in ["ec2", "gcp", "azure"] {
+            series.notices.with_label_values(&[provider]);
+        }
         for wall in ["files", "system_calls"] {
             series.walls.with_label_values(&[wall]);
         }
@@ -325,6 +355,7 @@ impl WorkerSeries {
                 series.devices.with_label_values(&[class, state]);
             }
             series.device_slots.with_label_values(&[class]);
+            series.device_slots_busy.with_label_values(&[class]);
             series.device_sessions.with_label_values(&[class]);
             series.device_failures.with_label_values(&[class]);
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farm::broker::{Broker, Queue};
+use farm::broker::{Broker, BrokerError, Consumer, Queue};
 use farm::encoder::Device;
 use farm::job::SourceSpec;
 use farm::media::MediaInfo;
@@ -26,6 +26,7 @@ use crate::proof;
 use crate::retry::Patience;
 use crate::running::Running;
 use crate::source::Source;
+use crate::tally::{Ends, Tally};
 use crate::task::{Farm, Handled, handle, postpone};
 
 /// First and longest pause of a slot whose surroundings do not work.
@@ -52,7 +53,7 @@ impl ChildCommand {
 /// How a worker works.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Tasks done at a time, at least 1; and as many beside them of those that take a device, for each class of devices.
+    /// Tasks done at a time, at least 1; and half as many beside them of those that take a device, for each class of devices.
     pub slots: usize,
     /// How children are started.
     pub child: ChildCommand,
@@ -62,6 +63,8 @@ pub struct Settings {
     pub stall: Duration,
     /// How long a drain waits for running attempts before it kills them.
     pub drain_budget: Duration,
+    /// When no more tasks are taken though nobody asks for that.
+    pub ends: Ends,
     /// Where sources behind HTTP may be.
     pub reach: Reach,
     /// Which devices are used to encode, as far as they prove that they can.
@@ -78,6 +81,7 @@ impl Settings {
             deadline: Duration::from_secs(20 * 60),
             stall: Duration::from_secs(60),
             drain_budget: Duration::from_secs(60),
+            ends: Ends::default(),
             reach: Reach::Anywhere,
             devices: Devices::Found,
         }
@@ -116,9 +120,11 @@ impl Worker {
         }
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
         let drain_budget = settings.drain_budget;
+        let tally = Arc::new(Tally::new(settings.ends, stop.clone()));
         let devices = settings.devices.list();
         let (has_devices, classes) = (!devices.is_empty(), classes(&devices));
-        let (running, gate) = (Running::default(), Gate::new(settings.slots.saturating_mul(classes.len())));
+        let all = classes.iter().map(|class| slots_of(*class, settings.slots)).fold(0, usize::saturating_add);
+        let (running, gate) = (Running::default(), Gate::new(all));
         let (spawner, keeper) = (spawner()?, Arc::new(Keeper::new(devices)));
         let (stopping, killing) = (stop.clone(), kill.clone());
         let farm = Farm { settings, state, broker, spawner, running, gate, keeper, stop: stopping, kill: killing };
@@ -126,28 +132,42 @@ impl Worker {
         metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
         let mut slots = JoinSet::new();
         for class in classes {
-            for _ in 0..farm.settings.slots {
-                slots.spawn(slot(farm.clone(), class));
+            for _ in 0..slots_of(class, farm.settings.slots) {
+                slots.spawn(slot(farm.clone(), Arc::clone(&tally), class));
             }
         }
         if has_devices {
-            slots.spawn(keep_devices(farm));
+            slots.spawn(keep_devices(Arc::clone(&farm)));
         }
+        let broker = farm.broker.clone();
+        slots.spawn(async move { tally.watch(|| broker.stats().connected).await });
         Ok(Handle { slots, stop, kill, drain_budget })
     }
 }
 
 impl Handle {
-    /// Drains: takes no more, waits up to the drain budget for what runs, then kills it and gives it back. Ends within the
-    /// budget and half a minute. Dropping the future ends everything at once.
-    pub async fn shutdown(mut self) -> Drain {
+    /// Waits until no more tasks are taken, for its [`Ends`] have come. What runs goes on: it is for [`Handle::drain`] to end.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Drains within the drain budget and half a minute: see [`Handle::drain`].
+    pub async fn shutdown(self) -> Drain {
+        let budget = tokio::time::sleep(self.drain_budget);
+        self.drain(budget).await
+    }
+
+    /// Drains: takes no more, waits for what runs until `patience` ends, then kills it and gives it back. Ends half a minute
+    /// after that at the latest. Dropping the future ends everything at once.
+    pub async fn drain(mut self, patience: impl Future<Output = ()>) -> Drain {
         metrics::worker().draining.set(1);
         self.stop.cancel();
-        let drained = tokio::time::timeout(self.drain_budget, ended(&mut self.slots)).await;
-        if drained.is_ok() {
-            return Drain::Complete;
+        tokio::select! {
+            biased;
+            () = ended(&mut self.slots) => return Drain::Complete,
+            () = patience => {}
         }
-        tracing::warn!("the drain budget is used up: running attempts are given back");
+        tracing::warn!("what still runs is given back: there is no more time");
         self.kill.cancel();
         if tokio::time::timeout(CLEAN_UP_WAIT, ended(&mut self.slots)).await.is_err() {
             tracing::warn!("attempts that were given back leave objects behind");
@@ -177,6 +197,12 @@ fn classes(devices: &[Device]) -> Vec<Class> {
     Class::ALL.into_iter().filter(is_there).collect()
 }
 
+/// How many tasks of a class are done at a time where there are so many slots. With a device a task still decodes and scales on
+/// the processor, which has tasks of its own.
+fn slots_of(class: Class, slots: usize) -> usize {
+    if class.is_cpu() { slots } else { slots.div_ceil(2) }
+}
+
 /// Has devices prove themselves, and tells what they offer, until told to stop.
 async fn keep_devices(farm: Arc<Farm>) {
     let prove = |proof: Proof| {
@@ -186,44 +212,19 @@ async fn keep_devices(farm: Arc<Farm>) {
     farm.keeper.keep(&farm.broker, &farm.stop, prove).await;
 }
 
-/// Takes deliveries of a class one after another until told to stop. A slot is free before it takes, so none waits in a worker.
-async fn slot(farm: Arc<Farm>, class: Class) {
+/// Takes deliveries of a class one after another until told to stop, while there is a device for them. A slot is free before it
+/// takes, so none waits in a worker.
+async fn slot(farm: Arc<Farm>, tally: Arc<Tally>, class: Class) {
     let stop = &farm.stop;
-    if stop.run_until_cancelled(farm.keeper.ready(class)).await.is_none() {
-        return;
-    }
-    if class.is_hardware() {
-        metrics::worker().device_slots.with_label_values(&[class.word()]).inc();
-    }
     let mut pause = *PAUSES.start();
-    loop {
+    while stop.run_until_cancelled(farm.keeper.ready(class)).await.is_some() {
+        let _open = Open::new(class);
         let error = match stop.run_until_cancelled(farm.broker.consume(Queue::Tasks(class))).await {
             None => return,
             Some(Err(error)) => error,
-            Some(Ok(mut consumer)) => loop {
-                let delivery = match stop.run_until_cancelled(consumer.next()).await {
-                    None => return,
-                    Some(Err(error)) => break error,
-                    Some(Ok(delivery)) => delivery,
-                };
-                let _busy = Busy::new();
-                let handling = farm.clone();
-                // A task of its own, so that a panic costs one delivery and not the slot.
-                let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
-                match handled {
-                    Ok(Handled::Settled) => pause = *PAUSES.start(),
-                    Ok(Handled::GivenBack) => rest(stop, &mut pause).await,
-                    Ok(Handled::Unsettled(delivery)) => {
-                        rest(stop, &mut pause).await;
-                        if !stop.is_cancelled() {
-                            postpone(delivery).await;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "a delivery was dropped");
-                        rest(stop, &mut pause).await;
-                    }
-                }
+            Some(Ok(consumer)) => match take(&farm, &tally, (class, consumer), &mut pause).await {
+                Ok(()) => continue,
+                Err(error) => error,
             },
         };
         tracing::warn!(%error, "no deliveries: trying again");
@@ -231,19 +232,68 @@ async fn slot(farm: Arc<Farm>, class: Class) {
     }
 }
 
-/// A slot that has a task.
-struct Busy;
+/// Takes deliveries from the queue of a class until told to stop. Of a class of devices of which none works it takes one more,
+/// which the processor does, and leaves the others to workers that have some.
+///
+/// # Errors
+/// The broker's.
+async fn take(
+    farm: &Arc<Farm>,
+    tally: &Tally,
+    (class, mut consumer): (Class, Consumer),
+    pause: &mut Duration,
+) -> Result<(), BrokerError> {
+    let stop = &farm.stop;
+    while let Some(delivery) = stop.run_until_cancelled(consumer.next()).await {
+        let (delivery, was_served) = (delivery?, farm.keeper.serves(class));
+        let _busy = tally.begin(class);
+        let handling = farm.clone();
+        // A task of its own, so that a panic costs one delivery and not the slot.
+        let handled = AbortOnDropHandle::new(tokio::spawn(async move { handle(&handling, delivery).await })).await;
+        match handled {
+            Ok(Handled::Settled) => {
+                tally.note_settled();
+                *pause = *PAUSES.start();
+            }
+            Ok(Handled::GivenBack) => rest(stop, pause).await,
+            Ok(Handled::Unsettled(delivery)) => {
+                rest(stop, pause).await;
+                if !stop.is_cancelled() {
+                    postpone(delivery).await;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a delivery was dropped");
+                rest(stop, pause).await;
+            }
+        }
+        if !was_served && !farm.keeper.serves(class) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
 
-impl Busy {
-    fn new() -> Self {
-        metrics::worker().slots_busy.inc();
-        Self
+/// A slot that takes tasks, counted where they are those of devices.
+struct Open(Class);
+
+impl Open {
+    fn new(class: Class) -> Self {
+        let open = Self(class);
+        open.show(1);
+        open
+    }
+
+    fn show(&self, more: i64) {
+        if self.0.is_hardware() {
+            metrics::worker().device_slots.with_label_values(&[self.0.word()]).add(more);
+        }
     }
 }
 
-impl Drop for Busy {
+impl Drop for Open {
     fn drop(&mut self) {
-        metrics::worker().slots_busy.dec();
+        self.show(-1);
     }
 }
 

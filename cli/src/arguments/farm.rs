@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use ::farm::job::JobId;
 use ::farm::outbound::Reach;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use url::Url;
+use worker::notice::Provider;
 
 use super::{Sandbox, Wanted};
 
@@ -82,6 +83,12 @@ pub struct Scheduler {
     /// From the end of a job until its state is deleted; kept for ever when not given. The result is always kept.
     #[arg(long, env = "SHOAL_KEEP_DAYS", value_parser = clap::value_parser!(u32).range(1..=36500))]
     pub keep_days: Option<u32>,
+    /// How long a job is to take from when it is first heard of: by that `shoal_wanted_workers` says how many workers are wanted.
+    #[arg(long, env = "SHOAL_SCALE_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(60..=86400))]
+    pub scale_seconds: u32,
+    /// Slots of each of the workers that are wanted: what they have in SHOAL_SLOTS.
+    #[arg(long, env = "SHOAL_SLOTS_PER_WORKER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub slots_per_worker: u16,
     /// Print an error as one JSON object.
     #[arg(long)]
     pub json: bool,
@@ -108,6 +115,18 @@ pub struct Worker {
     /// Longest silence of an attempt.
     #[arg(long, env = "SHOAL_STALL_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=1500))]
     pub stall_seconds: u32,
+    /// Ask this cloud every 5 s whether the machine is to be taken away, and stop in time when it is.
+    #[arg(long, env = "SHOAL_SPOT_NOTICES", value_enum, default_value_t = SpotNotices::None)]
+    pub spot_notices: SpotNotices,
+    /// Whom to ask instead of the cloud: for tests.
+    #[arg(long, env = "SHOAL_SPOT_ENDPOINT", value_name = "URL", hide = true)]
+    pub spot_endpoint: Option<Url>,
+    /// End after so many tasks, with what runs beside the last of them; never when not given.
+    #[arg(long, env = "SHOAL_TASKS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub tasks: Option<u32>,
+    /// End when there was nothing to do for so long; never when not given.
+    #[arg(long, env = "SHOAL_IDLE_SECONDS", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub idle_seconds: Option<u32>,
     /// Where requests go that jobs ask for.
     #[command(flatten)]
     pub outbound: Outbound,
@@ -117,6 +136,31 @@ pub struct Worker {
     /// Print an error as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How `--spot-notices` names who gives notice.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SpotNotices {
+    /// Nobody.
+    None,
+    /// Amazon EC2, of the end of spot instances.
+    Ec2,
+    /// Google Cloud, of the end of spot machines.
+    Gcp,
+    /// Azure, of the end of spot machines, of restarts and moves.
+    Azure,
+}
+
+impl SpotNotices {
+    /// Whom to ask.
+    pub fn provider(self) -> Option<Provider> {
+        match self {
+            Self::None => None,
+            Self::Ec2 => Some(Provider::Ec2),
+            Self::Gcp => Some(Provider::Gcp),
+            Self::Azure => Some(Provider::Azure),
+        }
+    }
 }
 
 /// Which farm to talk to. The token is in `SHOAL_TOKEN`, or in a file.
