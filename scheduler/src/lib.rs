@@ -32,6 +32,7 @@ pub mod step;
 pub mod stills;
 pub mod tenants;
 pub mod text;
+pub mod wanted;
 
 pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};
 pub use step::{JobResult, Summary};

@@ -66,6 +66,10 @@ pub struct Settings {
     pub aftercare: Aftercare,
     /// After so many failures of storage in a row, those who wait for a job are told. It is tried again all the same.
     pub troubles_max: u32,
+    /// How long a job is to take from when it is first heard of: so many workers are said to be wanted.
+    pub scale_target: Duration,
+    /// Slots of each of the workers that are wanted.
+    pub slots_per_worker: u32,
 }
 
 /// Who cleans up after a job that has ended, and whether its end is told.
@@ -93,6 +97,8 @@ impl Settings {
             hardware: Arc::default(),
             aftercare: Aftercare::AtOnce,
             troubles_max: 8,
+            scale_target: Duration::from_secs(10 * 60),
+            slots_per_worker: 2,
         }
     }
 

@@ -11,8 +11,15 @@ use serde_json::Value;
 use tests::shoal;
 
 /// Files that ask Prometheus for series.
-const ASKING: [&str; 4] =
-    ["prometheus/rules.yaml", "prometheus/rules_test.yaml", "grafana/shoal.json", "kubernetes/keda/worker.yaml"];
+const ASKING: [&str; 5] = [
+    "prometheus/rules.yaml",
+    "prometheus/rules_test.yaml",
+    "grafana/shoal.json",
+    "kubernetes/keda/worker.yaml",
+    "kubernetes/jobs/worker.yaml",
+];
+/// Files that say how many workers there are to be.
+const SCALING: [&str; 2] = ["kubernetes/keda/worker.yaml", "kubernetes/jobs/worker.yaml"];
 
 /// From the end of draining until a worker is sure to have ended: half a minute to give back, and a little.
 const AFTER_DRAIN_SECONDS: u64 = 35;
@@ -273,9 +280,11 @@ fn every_panel_of_the_dashboard_asks_what_prometheus_understands() -> Result<()>
             asked.push(word(target, "expr").to_owned());
         }
     }
-    let scaling = yaml("kubernetes/keda/worker.yaml")?;
-    let triggers = scaling.iter().flat_map(|object| list(&object["spec"], "triggers"));
-    asked.extend(triggers.map(|trigger| word(&trigger["metadata"], "query").to_owned()));
+    for path in SCALING {
+        let scaling = yaml(path)?;
+        let triggers = scaling.iter().flat_map(|object| list(&object["spec"], "triggers"));
+        asked.extend(triggers.map(|trigger| word(&trigger["metadata"], "query").to_owned()));
+    }
     ensure!(asked.len() > 40, "only {} questions were found", asked.len());
     // As rules they are read by Prometheus' own parser. JSON is YAML.
     let rules: Vec<Value> =
@@ -445,10 +454,16 @@ fn a_worker_has_the_time_that_it_drains_for() -> Result<()> {
     let stop = pod["terminationGracePeriodSeconds"].as_u64();
     ensure!(stop == Some(drain + AFTER_DRAIN_SECONDS), "kubernetes: {drain} s to drain, {stop:?} s to stop");
 
-    let scaling = yaml("kubernetes/keda/worker.yaml")?;
-    let trigger = scaling.iter().flat_map(|object| list(&object["spec"], "triggers")).next().context("no trigger")?;
-    let threshold = word(&trigger["metadata"], "threshold");
-    ensure!(setting("SHOAL_SLOTS") == Some(threshold), "a worker takes {:?} tasks, not {threshold}", setting("SHOAL_SLOTS"));
+    let schedulers = yaml("kubernetes/base/scheduler.yaml")?;
+    let scheduler = schedulers.iter().find(|object| word(object, "kind") == "Deployment").context("no Deployment")?;
+    let mut set = list(&scheduler["spec"]["template"]["spec"], "containers").flat_map(|container| list(container, "env"));
+    let counted = set.find(|set| word(set, "name") == "SHOAL_SLOTS_PER_WORKER").map(|set| word(set, "value"));
+    ensure!(counted.is_some() && counted == setting("SHOAL_SLOTS"), "{counted:?} slots are counted, not those of a worker");
+    for path in SCALING {
+        let scaling = yaml(path)?;
+        let trigger = scaling.iter().flat_map(|object| list(&object["spec"], "triggers")).next().context("no trigger")?;
+        ensure!(word(&trigger["metadata"], "threshold") == "1", "{path}: the series counts workers");
+    }
     Ok(())
 }
 
@@ -554,11 +569,10 @@ fn pods_are_restricted_and_probed_where_the_program_answers() -> Result<()> {
         broken.extend(rules.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| format!("{path}: the pod {what}")));
     }
     // What nobody names is not applied.
-    for folder in ["kubernetes/base", "kubernetes/keda"] {
-        let named: BTreeSet<String> = list(&document(&format!("{folder}/kustomization.yaml"))?, "resources")
-            .filter_map(Value::as_str)
-            .map(|name| format!("{folder}/{name}"))
-            .collect();
+    for folder in ["kubernetes/base", "kubernetes/keda", "kubernetes/jobs"] {
+        let settings = document(&format!("{folder}/kustomization.yaml"))?;
+        let named = ["resources", "configurations"].into_iter().flat_map(|key| list(&settings, key)).filter_map(Value::as_str);
+        let named: BTreeSet<String> = named.map(|name| format!("{folder}/{name}")).collect();
         for path in files()?.iter().filter(|path| path.starts_with(folder) && !path.ends_with("/kustomization.yaml")) {
             if !named.contains(path) {
                 broken.push(format!("{folder}/kustomization.yaml does not name {path}"));
