@@ -4,7 +4,7 @@
 //! again after it was cut off finds its state there and goes on; when it has ended, the state is taken away.
 
 use farm::broker::Broker;
-use farm::job::{JobId, JobSpec};
+use farm::job::{Hardware, JobId, JobSpec};
 use farm::plan::RenditionId;
 use farm::{Code, Failure, Fault, keys};
 use scheduler::scheduler::{Scheduler, Settings, submit};
@@ -63,6 +63,10 @@ async fn farm(spec: JobSpec, output: &Output, mut workers: worker::Settings) -> 
     let (mut interrupt, mut terminate) = (stop(SignalKind::interrupt())?, stop(SignalKind::terminate())?);
     let state = output.state().clone();
     let broker = Broker::local();
+    if spec.hardware == Some(Hardware::Avoid) {
+        // Nor does anybody wait for devices to be tried.
+        workers.devices = worker::Devices::These(Vec::new());
+    }
     output.forget_other_jobs(spec.id.as_ref()).await;
     let job = submit(&state, &broker, spec).await?;
     workers.drain_budget = std::time::Duration::ZERO;

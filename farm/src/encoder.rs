@@ -76,6 +76,33 @@ impl fmt::Display for Device {
     }
 }
 
+/// How large a picture is, whichever way it lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Its longer side in pixels.
+    pub side: u32,
+    /// All its pixels.
+    pub pixels: u32,
+}
+
+impl Extent {
+    /// That of a picture of this width and height.
+    pub fn of(width: u32, height: u32) -> Self {
+        Self { side: width.max(height), pixels: width.saturating_mul(height) }
+    }
+
+    /// Whether it is no larger than another, in side and pixels.
+    pub fn fits(self, largest: Self) -> bool {
+        self.side <= largest.side && self.pixels <= largest.pixels
+    }
+
+    /// What fits both.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self { side: self.side.min(other.side), pixels: self.pixels.min(other.pixels) }
+    }
+}
+
 /// What one worker has proven to work, told every few seconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
@@ -92,8 +119,8 @@ pub struct Offered {
     pub class: Class,
     /// The codec.
     pub codec: VideoCodec,
-    /// Pixels of the largest picture that was tried.
-    pub pixels_max: u32,
+    /// The largest picture that was tried.
+    pub largest: Extent,
     /// How many one task may use at a time, as far as is known.
     pub sessions_max: Option<u32>,
 }

@@ -88,6 +88,7 @@ impl Code {
             | Self::ChildStalled
             | Self::DeadlineExceeded
             | Self::EncoderFailed
+            | Self::DeviceFailed
             | Self::Cancelled => Fault::Source,
             Self::InvalidRequest => Fault::Request,
             Self::StorageUnwritable
@@ -97,7 +98,6 @@ impl Code {
             | Self::SchedulerUnavailable
             | Self::MissingElement
             | Self::SandboxMissing
-            | Self::DeviceFailed
             | Self::Internal => Fault::Environment,
             Self::Interrupted => Fault::Interruption,
         }

@@ -4,7 +4,6 @@
 //! That an element is there says little: a driver may refuse, or hang. So each proof is for a process of its own, with a
 //! deadline that its parent keeps.
 
-use std::fs::OpenOptions;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +13,12 @@ use farm::plan::{RateControl, RenditionId, Rung};
 use farm::{Class, Code, Failure};
 use gst::glib;
 use gst::prelude::*;
+use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 
 use crate::copy::Stopped;
 use crate::likeness::{Likeness, Part, drain, play};
-use crate::picture_encoder::{Maker, picture_encoder};
+use crate::picture_encoder::{Maker, go_together, picture_encoder};
 use crate::source::{decoder_for, element, internal};
 
 /// Frames of a proof: two GOPs and a bit, more than any encoder holds back.
@@ -65,19 +65,6 @@ pub const CANDIDATES: [Candidate; 15] = {
 };
 
 impl Candidate {
-    /// The candidate with this element.
-    pub fn of(element: &str) -> Option<Self> {
-        CANDIDATES.into_iter().find(|candidate| candidate.element == element)
-    }
-
-    /// The devices it would run on; cheap, and without GStreamer. None for a library.
-    ///
-    /// # Errors
-    /// [`Code::MissingElement`] with the reason when there are none, or this user may not use them.
-    pub fn devices(&self) -> Result<Vec<Device>, Failure> {
-        devices_of(self.class)
-    }
-
     /// How it is proven, on a device where it takes one.
     pub fn proof(&self, device: Option<Device>) -> Proof {
         let (width, height) = if device.is_some() { DEVICE_SIZE } else { SOFTWARE_SIZE };
@@ -135,17 +122,28 @@ pub fn devices_of(class: Class) -> Result<Vec<Device>, Failure> {
         }
     }
     let names = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let found = numbered(names, nodes.prefix).into_iter().map(|(number, name)| (number, folder.join(name)));
+    devices_among(class, &nodes, names, is_usable).or_else(|refused| match refused {
+        Some(node) => closed(&node),
+        None => missing(&format!("{}*", nodes.prefix)),
+    })
+}
+
+/// The devices whose nodes are among the files of a folder and can be used, in order; or else the first node that cannot.
+fn devices_among(
+    class: Class,
+    nodes: &Nodes,
+    names: impl Iterator<Item = String>,
+    is_usable: impl Fn(&Path) -> bool,
+) -> Result<Vec<Device>, Option<PathBuf>> {
+    let found = numbered(names, nodes.prefix).into_iter().map(|(number, name)| (number, Path::new(nodes.folder).join(name)));
     let (usable, refused): (Vec<_>, Vec<_>) = found.partition(|(_, node)| is_usable(node));
     if usable.is_empty() {
-        return match refused.first() {
-            Some((_, node)) => closed(node),
-            None => missing(&format!("{}*", nodes.prefix)),
-        };
+        return Err(refused.into_iter().next().map(|(_, node)| node));
     }
-    // Names of elements go by the number in the name, or by the place among those that can be used.
-    let by_name = matches!(class, Class::Nvenc | Class::V4l2);
-    let device = |((named, node), place)| Device { class, number: if by_name { named } else { place }, node };
+    // Elements of V4L2 are named by the number in the node's name. Others count what they can use: in a container, a node keeps
+    // its name and CUDA counts from 0 all the same.
+    let number = |named, place| if class == Class::V4l2 { named } else { place };
+    let device = |((named, node), place)| Device { class, number: number(named, place), node };
     Ok(usable.into_iter().zip(0_u32..).map(device).collect())
 }
 
@@ -160,8 +158,9 @@ fn numbered(names: impl Iterator<Item = String>, prefix: &str) -> Vec<(u32, Stri
     found
 }
 
+/// Whether this process may open a node. It is not opened: that is a driver's doing, and may never end.
 fn is_usable(node: &Path) -> bool {
-    OpenOptions::new().read(true).write(true).open(node).is_ok()
+    eaccess(node, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
 }
 
 /// A codec of pictures in a word, as candidates and proofs have it.
@@ -285,15 +284,23 @@ fn by_name(element: &str, failure: Failure) -> Failure {
 
 fn prove_picture(proof: &Proof, codec: VideoCodec) -> Result<(), Failure> {
     let size = (proof.width, proof.height);
-    let maker = proof.device.as_ref().map_or(Maker::Software, Maker::Device);
-    prove_chain(&picture_encoder(&rung(codec, size), PROOF_GOP, maker)?, size)
+    let rung = rung(codec, size);
+    let told = |maker: Maker<'_>, frames| prove_chain(&picture_encoder(&rung, PROOF_GOP, maker)?, size, frames);
+    let Some(device) = &proof.device else { return told(Maker::Software, PROOF_FRAMES).map(drop) };
+    let told_by_device = told(Maker::Device(device), PROOF_FRAMES)?;
+    match codec {
+        // In one file there may be parts of both.
+        VideoCodec::H264 => go_together(&told_by_device, &told(Maker::Instead, 1)?),
+        VideoCodec::Hevc | VideoCodec::Av1 => Ok(()),
+    }
 }
 
-/// Proves elements from frames to packets.
-fn prove_chain(chain: &[gst::Element], size: (u32, u32)) -> Result<(), Failure> {
-    let likeness = Likeness::watch(chain, PROOF_FRAMES.into(), PROOF_GOP, Part::Whole)?;
-    pass(&pictures(size, PROOF_FRAMES)?, chain)?;
-    likeness.check()
+/// Proves elements from frames to packets, with so many frames. What the muxer would be told of the packets.
+fn prove_chain(chain: &[gst::Element], size: (u32, u32), frames: u32) -> Result<gst::Caps, Failure> {
+    let likeness = Likeness::watch(chain, frames.into(), PROOF_GOP, Part::Whole)?;
+    pass(&pictures(size, frames)?, chain)?;
+    likeness.check()?;
+    likeness.told().ok_or_else(|| internal("an encoder that says nothing of its stream"))
 }
 
 fn prove_sound() -> Result<(), Failure> {
@@ -324,9 +331,10 @@ pub(crate) fn rung(codec: VideoCodec, (width, height): (u32, u32)) -> Rung {
     }
 }
 
-/// Makes pictures that move, and are bright and dark in any size.
+/// Makes pictures that move, and are bright and dark in any size, of the same form as those of a job.
 pub(crate) fn pictures((width, height): (u32, u32), frames: u32) -> Result<[gst::Element; 2], Failure> {
-    let caps = format!("video/x-raw,format=I420,width={width},height={height},framerate=25/1");
+    let form = "pixel-aspect-ratio=1/1,colorimetry=bt709,chroma-site=mpeg2";
+    let caps = format!("video/x-raw,format=I420,width={width},height={height},framerate=25/1,{form}");
     let feed = feed("videotestsrc", frames, caps.parse().map_err(internal)?)?;
     let [source, _] = &feed;
     source.set_property_from_str("pattern", "smpte100");
@@ -390,27 +398,31 @@ pub fn missing_elements() -> Result<Vec<Failure>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
     fn what_is_used_works_and_what_loses_frames_does_not() {
         for candidate in CANDIDATES.iter().filter(|candidate| candidate.class.is_cpu()) {
-            assert_eq!(candidate.devices(), Ok(Vec::new()));
+            assert_eq!(devices_of(candidate.class), Ok(Vec::new()));
             assert_eq!(prove(&candidate.proof(None)), Ok(()), "{candidate:?}");
         }
         let lossy = [element("x264enc").expect("x264"), element("identity").expect("identity")];
         lossy[1].set_property("drop-probability", 0.5_f32);
-        let failure = by_name("x264enc", prove_chain(&lossy, SOFTWARE_SIZE).expect_err("frames are missing"));
+        let failure = by_name("x264enc", prove_chain(&lossy, SOFTWARE_SIZE, PROOF_FRAMES).expect_err("frames are missing"));
         assert_eq!(failure.code, Code::EncoderFailed);
         assert!(failure.message.starts_with("x264enc fails a test encode: "), "{failure}");
         let deaf = [element("x264enc").expect("x264"), element("fakesink").expect("a sink")];
-        assert_eq!(prove_chain(&deaf, SOFTWARE_SIZE).expect_err("nothing comes out").code, Code::EncoderFailed);
+        let failure = prove_chain(&deaf, SOFTWARE_SIZE, PROOF_FRAMES).expect_err("nothing comes out");
+        assert_eq!(failure.code, Code::EncoderFailed);
     }
 
     #[test]
     fn what_is_not_there_cannot_be_proven() {
         let device = Device { class: Class::Nvenc, number: 99, node: "/dev/nvidia99".into() };
-        let proof = Candidate::of("nvh264enc").expect("it is looked for").proof(Some(device));
+        let candidate = CANDIDATES.into_iter().find(|candidate| candidate.element == "nvh264enc").expect("it is looked for");
+        let proof = candidate.proof(Some(device));
         assert_eq!((proof.width, proof.height), DEVICE_SIZE);
         let failure = prove(&proof).expect_err("there is no such device");
         assert_eq!(failure.code, Code::MissingElement);
@@ -425,6 +437,38 @@ mod tests {
         let found = numbered(names.into_iter().map(str::to_owned), "nvidia");
         let found: Vec<_> = found.iter().map(|(number, name)| (*number, name.as_str())).collect();
         assert_eq!(found, [(0, "nvidia0"), (2, "nvidia2"), (10, "nvidia10")]);
+    }
+
+    #[test]
+    fn devices_are_counted_as_their_elements_count_them() {
+        let names = ["nvidia3", "nvidiactl", "nvidia12", "nvidia1", "video11", "video-dec0", "renderD129", "renderD128", "card0"];
+        let of = |class: Class, closed: &str| {
+            let nodes = nodes_of(class).expect("a class of hardware");
+            let is_usable = |node: &Path| !node.ends_with(closed);
+            let found = devices_among(class, &nodes, names.into_iter().map(str::to_owned), is_usable);
+            found.map(|devices| devices.into_iter().map(|found| (found.number, found.node)).collect::<Vec<_>>())
+        };
+        let at = |number: u32, node: &str| (number, PathBuf::from(node));
+        assert_eq!(of(Class::Nvenc, "none"), Ok(vec![at(0, "/dev/nvidia1"), at(1, "/dev/nvidia3"), at(2, "/dev/nvidia12")]));
+        assert_eq!(of(Class::Nvenc, "nvidia1"), Ok(vec![at(0, "/dev/nvidia3"), at(1, "/dev/nvidia12")]));
+        assert_eq!(of(Class::V4l2, "none"), Ok(vec![at(11, "/dev/video11")]));
+        assert_eq!(of(Class::V4l2, "video11"), Err(Some("/dev/video11".into())));
+        for class in [Class::Vaapi, Class::Qsv] {
+            assert_eq!(of(class, "renderD128"), Ok(vec![at(0, "/dev/dri/renderD129")]), "{class}");
+        }
+        let nodes = nodes_of(Class::Nvenc).expect("a class of hardware");
+        assert_eq!(devices_among(Class::Nvenc, &nodes, std::iter::empty(), |_| true), Err(None));
+    }
+
+    #[test]
+    fn whether_a_node_may_be_opened_is_asked_without_opening_it() {
+        // A socket cannot be opened, by nobody.
+        let node = std::env::temp_dir().join(format!("shoal-node-{}", std::process::id()));
+        let socket = UnixListener::bind(&node).expect("a socket");
+        assert!(is_usable(&node) && std::fs::File::open(&node).is_err());
+        drop(socket);
+        std::fs::remove_file(&node).expect("it is ours");
+        assert!(!is_usable(&node));
     }
 
     #[test]

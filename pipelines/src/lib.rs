@@ -13,6 +13,7 @@
 //! prove   test pictures → encoder → counted → decoder → compared
 //! ```
 
+mod alike;
 mod audio;
 pub mod boxes;
 mod byte_source;
@@ -168,7 +169,8 @@ impl Order {
         match self {
             Self::Prove(proof) => proof.elements(),
             Self::Video(VideoOrder { plan, device: Some(lent), .. }) => {
-                let codecs = plan.rungs.iter().map(|rung| encoders::name_of(rung.codec));
+                let pinned = plan.rungs.iter().filter(|rung| rung.class == lent.device.class);
+                let codecs = pinned.map(|rung| encoders::name_of(rung.codec));
                 codecs.flat_map(|codec| encoders::names_on(&lent.device, codec)).collect()
             }
             Self::Probe | Self::Video(_) | Self::Audio(_) | Self::Stills(_) | Self::Text(_) => Vec::new(),

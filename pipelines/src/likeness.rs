@@ -5,6 +5,7 @@
 //! frames → a few kept → encoder → counted, packets of some GOPs kept → muxer
 //!                                      └→ at the end: decoded in software, counted again, and compared
 //! ```
+//! Of frames is kept what is coarse of them, see [`crate::alike`]: less than 100 KiB each.
 //!
 //! The muxer would take a key frame in the middle of a GOP as it comes. Other parameter sets it refuses, but not in words.
 
@@ -15,30 +16,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use farm::{Code, Failure};
 use gst::prelude::*;
 
+use crate::alike::{Coarse, Frame, Pixels};
 use crate::copy::Stopped;
-use crate::source::{codec_name, decoder_for, element, internal, size};
-use crate::stills::rows;
+use crate::source::{codec_name, decoder_for, element, internal};
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// Longest time in which nothing comes out of a pipeline that works.
 const SILENCE_MAX: gst::ClockTime = gst::ClockTime::from_seconds(10);
-/// Rows of brightness that are kept of a frame, at most: enough to tell it, and little in large sizes.
-const ROWS_MAX: u32 = 540;
-/// Mean square error, in levels of brightness, above which a picture may be another: a PSNR of 20 dB. What only has too few bits
-/// is seldom as bad.
-const ERROR_MAX: f64 = 255.0 * 255.0 / 100.0;
-/// Part of the original's own variance above which such an error says that the picture is another. A blank one has all of it, a
-/// foreign one twice. Pictures that are hard to encode differ much from one place to the next, and have large errors, but keep
-/// what is coarse of them, which is most of the variance.
-const VARIANCE_PART_MAX: f64 = 0.9;
 /// What the header tells of a stream: none of it may change within.
 const SETTLED: [&str; 6] = ["codec_data", "profile", "level", "tier", "width", "height"];
 
 /// How much of a stream is decoded again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Everything.
+    /// Everything, and single pixels are compared, too: the pictures are easy ones of ours, and there are bits to spare.
     Whole,
     /// The first GOP and the last.
     Ends,
@@ -63,6 +55,12 @@ fn compared(stretch: &Range<u64>) -> [u64; 3] {
     [stretch.start, stretch.start + (stretch.end - stretch.start) / 2, stretch.end.saturating_sub(1)]
 }
 
+/// The frame that shows how much changes about another: of a GOP's first one the next, for there the scene may be new, and of
+/// any other the one before.
+fn beside(number: u64, gop_frames: u64) -> u64 {
+    if number.is_multiple_of(gop_frames) { number + 1 } else { number - 1 }
+}
+
 /// Watches an encoder.
 pub struct Likeness(Arc<Mutex<Seen>>);
 
@@ -72,10 +70,13 @@ struct Seen {
     frames: u64,
     gop_frames: u64,
     stretches: Vec<Range<u64>>,
+    part: Part,
     went_in: u64,
     came_out: u64,
-    /// Brightness of the frames to compare with.
-    originals: BTreeMap<u64, Vec<u8>>,
+    /// What is coarse of the frames to compare with, and of those beside them.
+    originals: BTreeMap<u64, Coarse>,
+    /// Pixels of the frames to compare with, where those are compared.
+    pixels: BTreeMap<u64, Pixels>,
     /// Packets of the stretches, in order of decoding.
     packets: BTreeMap<u64, gst::Buffer>,
     /// What the packets are.
@@ -99,9 +100,11 @@ impl Likeness {
             frames,
             gop_frames,
             stretches: part.stretches(frames, gop_frames),
+            part,
             went_in: 0,
             came_out: 0,
             originals: BTreeMap::new(),
+            pixels: BTreeMap::new(),
             packets: BTreeMap::new(),
             caps: None,
             fault: None,
@@ -139,19 +142,37 @@ impl Likeness {
         }
         seen.stretches.iter().try_for_each(|stretch| seen.compare(stretch))
     }
+
+    /// What the muxer was told of the stream.
+    pub fn told(&self) -> Option<gst::Caps> {
+        lock(&self.0).caps.clone()
+    }
 }
 
 impl Seen {
     fn take_frame(&mut self, frame: &gst::Buffer, caps: &gst::Caps) {
         let number = self.went_in;
         self.went_in += 1;
-        if !self.stretches.iter().any(|stretch| compared(stretch).contains(&number)) {
+        let is_wanted = |compared: u64| number == compared || number == beside(compared, self.gop_frames);
+        if !self.stretches.iter().flat_map(compared).any(is_wanted) {
             return;
         }
-        match brightness(&gst::Sample::builder().buffer(frame).caps(caps).build()) {
-            Ok(brightness) => drop(self.originals.insert(number, brightness)),
-            Err(failure) => self.fail(failure),
+        let picture = gst::Sample::builder().buffer(frame).caps(caps).build();
+        if let Err(failure) = self.keep(number, &picture) {
+            self.fail(failure);
         }
+    }
+
+    fn keep(&mut self, number: u64, picture: &gst::Sample) -> Result<(), Failure> {
+        self.originals.insert(number, Coarse::of(picture)?);
+        if self.part == Part::Whole && self.is_compared(number) {
+            self.pixels.insert(number, Pixels::of(picture)?);
+        }
+        Ok(())
+    }
+
+    fn is_compared(&self, number: u64) -> bool {
+        self.stretches.iter().any(|stretch| compared(stretch).contains(&number))
     }
 
     fn take_packet(&mut self, packet: &gst::BufferRef) {
@@ -193,10 +214,8 @@ impl Seen {
             if picture.buffer().is_some_and(|buffer| buffer.flags().contains(gst::BufferFlags::CORRUPTED)) {
                 return Err(unlike(format!("frame {number} is damaged")));
             }
-            if let Some(original) = self.originals.get(&number)
-                && is_another(original, &brightness(picture)?)
-            {
-                return Err(unlike(format!("frame {number} is not what went in")));
+            if self.is_compared(number) {
+                self.look(number, picture)?;
             }
             number += 1;
             Ok(())
@@ -204,6 +223,22 @@ impl Seen {
         if number != stretch.end {
             let (decoded, wanted) = (number - stretch.start, stretch.end - stretch.start);
             return Err(unlike(format!("{decoded} of {wanted} frames decode")));
+        }
+        Ok(())
+    }
+
+    /// Compares a picture with what went in.
+    fn look(&self, number: u64, picture: &gst::Sample) -> Result<(), Failure> {
+        let Some(original) = self.originals.get(&number) else { return Ok(()) };
+        let frame = if number.is_multiple_of(self.gop_frames) { Frame::Key } else { Frame::Other };
+        let beside = self.originals.get(&beside(number, self.gop_frames));
+        if Coarse::of(picture)?.is_another_than(original, beside, frame) {
+            return Err(unlike(format!("frame {number} is not what went in")));
+        }
+        if let Some(original) = self.pixels.get(&number)
+            && !Pixels::of(picture)?.is_near(original)
+        {
+            return Err(unlike(format!("frame {number} is far from what went in")));
         }
         Ok(())
     }
@@ -220,35 +255,6 @@ fn unlike(why: impl Into<String>) -> Failure {
 /// What is settled by a stream's header.
 fn settled(caps: &gst::CapsRef) -> [Option<String>; 6] {
     SETTLED.map(|field| Some(caps.structure(0)?.value(field).ok()?.serialize().ok()?.to_string()))
-}
-
-/// Rows of a 4:2:0 picture's brightness, one after the other.
-fn brightness(picture: &gst::Sample) -> Result<Vec<u8>, Failure> {
-    let height = picture.caps().and_then(size).map_or(0, |(_, height)| height);
-    let step = height.div_ceil(ROWS_MAX).max(1) as usize;
-    let mut levels = Vec::new();
-    rows(picture, 0, |number, row| {
-        if number.is_multiple_of(step) {
-            levels.extend_from_slice(row);
-        }
-    })?;
-    Ok(levels)
-}
-
-/// Whether a picture has nothing to do with the original.
-fn is_another(original: &[u8], made: &[u8]) -> bool {
-    if original.len() != made.len() {
-        return true;
-    }
-    let (mut sum, mut squares, mut errors) = (0_u64, 0_u64, 0_u64);
-    for (&before, &after) in original.iter().zip(made) {
-        let (level, error) = (u64::from(before), u64::from(before.abs_diff(after)));
-        (sum, squares, errors) = (sum + level, squares + level * level, errors + error * error);
-    }
-    let count = original.len().max(1) as f64;
-    let (mean, error) = (sum as f64 / count, errors as f64 / count);
-    let variance = squares as f64 / count - mean * mean;
-    error > ERROR_MAX && error > VARIANCE_PART_MAX * variance
 }
 
 /// Decodes packets in software; hands out each picture, in order of time.
@@ -330,6 +336,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use farm::job::VideoCodec;
+    use farm::plan::{RateControl, Rung};
 
     use super::*;
     use crate::encoders::{pass, pictures, rung};
@@ -345,10 +352,29 @@ mod tests {
         picture_encoder(&rung(VideoCodec::H264, SIZE), gop_frames, Maker::Software).expect("an encoder")
     }
 
+    /// One that makes key frames every 25 frames, of this size, with this quality and this cap.
+    fn encoder_of(size: (u32, u32), quality: u32, max_bitrate: u32) -> Vec<gst::Element> {
+        crate::init().expect("GStreamer");
+        let rate_control = RateControl::CappedQuality { quality, max_bitrate };
+        let rung = Rung { rate_control, ..rung(VideoCodec::H264, size) };
+        picture_encoder(&rung, GOP, Maker::Software).expect("an encoder")
+    }
+
+    /// Pictures of this size by a name that `videotestsrc` has for them.
+    fn showing(pattern: &str, size: (u32, u32)) -> [gst::Element; 2] {
+        let feed = pictures(size, FRAMES).expect("pictures");
+        feed[0].set_property_from_str("pattern", pattern);
+        feed
+    }
+
     /// What there is to say about an encoder that is to make key frames every 25 frames.
     fn verdict(chain: &[gst::Element], part: Part) -> Result<(), String> {
+        verdict_on(&pictures(SIZE, FRAMES).expect("pictures"), chain, part)
+    }
+
+    fn verdict_on(feed: &[gst::Element], chain: &[gst::Element], part: Part) -> Result<(), String> {
         let likeness = Likeness::watch(chain, FRAMES.into(), GOP, part).expect("an encoder");
-        pass(&pictures(SIZE, FRAMES).expect("pictures"), chain).expect("all is encoded");
+        pass(feed, chain).expect("all is encoded");
         likeness.check().map_err(|failure| {
             assert_eq!(failure.code, Code::EncoderFailed);
             failure.message
@@ -380,23 +406,7 @@ mod tests {
         assert_eq!(Part::Ends.stretches(25, 25), [only]);
         assert_eq!(Part::Ends.stretches(7, 25), [short]);
         assert_eq!([compared(&(0..25)), compared(&(50..60)), compared(&(25..26))], [[0, 12, 24], [50, 55, 59], [25, 25, 25]]);
-    }
-
-    #[test]
-    fn a_picture_is_another_when_it_is_blank_or_foreign_and_not_when_it_is_poor() {
-        let original: Vec<u8> = (0..10_000_u32).map(|n| if n / 100 % 2 == 0 { 40 } else { 200 }).collect();
-        let with = |change: fn(u8, usize) -> u8| -> Vec<u8> {
-            original.iter().enumerate().map(|(n, &level)| change(level, n)).collect()
-        };
-        assert!(!is_another(&original, &original));
-        assert!(!is_another(&original, &with(|level, n| level.saturating_add((n * 7 % 90) as u8))), "coarse");
-        assert!(!is_another(&original, &with(|level, _| level / 2 + 60)), "pale");
-        assert!(is_another(&original, &with(|_, _| 120)), "blank");
-        assert!(is_another(&original, &with(|level, _| 240 - level)), "the opposite");
-        assert!(is_another(&original, &with(|_, n| (n * 7919 % 256) as u8)), "noise");
-        assert!(is_another(&original, original.get(100..).expect("more")), "of another size");
-        assert!(!is_another(&[16; 100], &[20; 100]), "black is black");
-        assert!(is_another(&[16; 100], &[90; 100]), "and not green");
+        assert_eq!([0, 12, 24, 50, 59].map(|number| beside(number, 25)), [1, 11, 23, 51, 58]);
     }
 
     #[test]
@@ -406,15 +416,62 @@ mod tests {
     }
 
     #[test]
+    fn noise_is_known_by_what_few_bits_leave_of_it() {
+        let size = (640, 360);
+        for max_bitrate in [864_000, 500_000, 200_000] {
+            let verdict = verdict_on(&showing("snow", size), &encoder_of(size, 23, max_bitrate), Part::Ends);
+            assert_eq!(verdict, Ok(()), "{max_bitrate}");
+        }
+    }
+
+    #[test]
+    fn pictures_that_are_dark_or_flat_or_badly_made_are_known() {
+        for pattern in ["smpte100", "snow", "black", "white", "ball", "gradient", "spokes", "colors"] {
+            for quality in [23, 50] {
+                let verdict = verdict_on(&showing(pattern, SIZE), &encoder_of(SIZE, quality, 576_000), Part::Ends);
+                assert_eq!(verdict, Ok(()), "{pattern} {quality}");
+            }
+        }
+        let night = showing("solid-color", SIZE);
+        night[0].set_property("foreground-color", 0xFF10_2018_u32);
+        assert_eq!(verdict_on(&night, &encoder_of(SIZE, 50, 576_000), Part::Ends), Ok(()));
+    }
+
+    #[test]
     fn other_pictures_are_told_from_the_original() {
-        crate::init().expect("GStreamer");
-        let blank = element("videobalance").expect("videobalance");
-        blank.set_property("contrast", 0.0_f64);
-        let turned = element("videoflip").expect("videoflip");
-        turned.set_property_from_str("video-direction", "180");
-        for other in [blank, turned] {
-            let chain: Vec<gst::Element> = [other].into_iter().chain(encoder(GOP)).collect();
-            assert_eq!(verdict(&chain, Part::Ends), Err("frame 0 is not what went in".to_owned()));
+        const LUMA: usize = 320 * 180;
+        type Spoil = fn(&mut [u8]);
+        let rubbish: [(&str, Spoil); 8] = [
+            ("grey", |levels| levels.fill(128)),
+            ("green", |levels| levels.fill(0)),
+            ("its lower half grey", |levels| levels[LUMA / 2..LUMA].fill(128)),
+            ("without colours", |levels| levels[LUMA..].fill(128)),
+            ("with colours swapped", |levels| levels[LUMA..].rotate_left(LUMA / 4)),
+            ("too bright", |levels| levels[..LUMA].iter_mut().for_each(|level| *level = level.saturating_add(25))),
+            ("moved", |levels| levels[..LUMA].rotate_left(32 * 320 + 32)),
+            ("turned", |levels| levels[..LUMA].reverse()),
+        ];
+        for (what, spoil) in rubbish {
+            let spoiled = spoiler(move |_, frame| {
+                spoil(frame.make_mut().map_writable().expect("it can be written").as_mut_slice());
+                true
+            });
+            // The first element is where it is seen what goes in.
+            let ahead = [element("identity").expect("identity"), spoiled];
+            let chain: Vec<gst::Element> = ahead.into_iter().chain(encoder(GOP)).collect();
+            assert_eq!(verdict(&chain, Part::Ends), Err("frame 0 is not what went in".to_owned()), "{what}");
+        }
+    }
+
+    #[test]
+    fn of_easy_pictures_the_pixels_are_to_be_right() {
+        for (part, said) in [(Part::Ends, Ok(())), (Part::Whole, Err("frame 0 is far from what went in".to_owned()))] {
+            crate::init().expect("GStreamer");
+            let brighter = element("videobalance").expect("videobalance");
+            // Ten levels.
+            brighter.set_property("brightness", 0.04_f64);
+            let chain: Vec<gst::Element> = [brighter].into_iter().chain(encoder(GOP)).collect();
+            assert_eq!(verdict(&chain, part), said);
         }
     }
 

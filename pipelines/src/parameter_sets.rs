@@ -27,10 +27,7 @@ pub fn join(inits: &[Bytes]) -> Result<Bytes, BoxError> {
         sets.avcc.add(taken.avcc)?;
     }
     let mut out = BytesMut::with_capacity(first.len() * inits.len());
-    rewrite(first, &mut out, &mut |body, out| {
-        debug_assert!(!body.is_empty(), "read before");
-        sets.avcc.write(out);
-    })?;
+    rewrite(first, &PATH, &mut out, &mut |_, out| sets.avcc.write(out))?;
     Ok(out.freeze())
 }
 
@@ -42,32 +39,38 @@ struct TakenOut {
 
 fn taken_out(init: &[u8]) -> Result<TakenOut, BoxError> {
     let (mut rest, mut avcc) = (BytesMut::with_capacity(init.len()), None);
-    rewrite(init, &mut rest, &mut |body, _| avcc = Some(Avcc::read(body)))?;
+    rewrite(init, &PATH, &mut rest, &mut |body, _| avcc = Some(Avcc::read(body)))?;
     Ok(TakenOut { avcc: avcc.ok_or(BoxError::Missing("avcC"))??, rest })
 }
 
-/// The boxes, with what `avcc` makes of the content of `avcC`, and without what encoders say differently.
-fn rewrite(boxes: &[u8], out: &mut BytesMut, avcc: &mut dyn FnMut(&[u8], &mut BytesMut)) -> Result<(), BoxError> {
+/// Where an init segment of one track has its parameter sets: each box in the one before, behind so many bytes of fields.
+const PATH: [(&[u8; 4], usize); 8] =
+    [(b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (b"avc1", ENTRY_BYTES), (b"avcC", 0)];
+
+/// The boxes, with what `avcc` makes of the content of `avcC`, and without what encoders say differently. Only the path is gone:
+/// the boxes may come from a child that was taken over.
+fn rewrite(
+    boxes: &[u8],
+    path: &[(&[u8; 4], usize)],
+    out: &mut BytesMut,
+    avcc: &mut dyn FnMut(&[u8], &mut BytesMut),
+) -> Result<(), BoxError> {
+    let Some(((next, head_bytes), rest)) = path.split_first() else {
+        avcc(boxes, out);
+        return Ok(());
+    };
     for child in children(boxes)? {
-        let head_bytes = match &child.kind {
-            b"moov" | b"trak" | b"mdia" | b"minf" | b"stbl" => 0,
-            b"stsd" => 8,
-            b"avc1" => ENTRY_BYTES,
+        match &child.kind {
+            kind if kind == *next => {
+                let (head, inside) = child.body.split_at_checked(*head_bytes).ok_or(BoxError::Short)?;
+                let mut inner = BytesMut::from(head);
+                rewrite(inside, rest, &mut inner, avcc)?;
+                put_box(out, kind, |out| out.put_slice(&inner));
+            }
             // The bits that an encoder says it takes, which not every one does; no reader needs it.
-            b"btrt" => continue,
-            b"avcC" => {
-                put_box(out, b"avcC", |out| avcc(child.body, out));
-                continue;
-            }
-            kind => {
-                put_box(out, kind, |out| out.put_slice(child.body));
-                continue;
-            }
-        };
-        let (head, inside) = child.body.split_at_checked(head_bytes).ok_or(BoxError::Short)?;
-        let mut inner = BytesMut::from(head);
-        rewrite(inside, &mut inner, avcc)?;
-        put_box(out, &child.kind, |out| out.put_slice(&inner));
+            b"btrt" => {}
+            kind => put_box(out, kind, |out| out.put_slice(child.body)),
+        }
     }
     Ok(())
 }
@@ -85,6 +88,8 @@ struct Avcc {
     extension: Vec<u8>,
 }
 
+/// Most sets of a kind: what the smaller of the two counts can say.
+const SETS_MAX: usize = 31;
 /// Bytes of a sequence parameter set before its id: NAL header, profile, constraints, level (Rec. ITU-T H.264, 7.3.2.1.1).
 const SEQUENCE_ID_AT: usize = 4;
 /// The same of a picture parameter set: NAL header.
@@ -110,6 +115,9 @@ impl Avcc {
         self.compatibility &= other.compatibility;
         self.level = self.level.max(other.level);
         for (own, others) in [(&mut self.sequence, other.sequence), (&mut self.picture, other.picture)] {
+            if own.len() + others.len() > SETS_MAX {
+                return Err(BoxError::Unexpected("number of parameter sets"));
+            }
             for (id, set) in others {
                 if own.entry(id).or_insert_with(|| set.clone()) != &set {
                     return Err(BoxError::Unexpected("parameter set, another under the same id"));
@@ -121,7 +129,7 @@ impl Avcc {
 
     fn write(&self, out: &mut BytesMut) {
         out.put_slice(&[1, self.profile, self.compatibility, self.level, self.length_size]);
-        // Three bits before the first count are reserved and set. No more sets were read than the counts can say.
+        // Three bits before the first count are reserved and set.
         for (sets, reserved) in [(&self.sequence, 0xE0), (&self.picture, 0)] {
             out.put_u8(reserved | sets.len() as u8);
             for set in sets.values() {
@@ -234,6 +242,15 @@ mod tests {
             assert!(join(&[device.clone(), other]).is_err());
         }
         assert!(join(&[]).is_err());
+        // As deep as an init segment may be long.
+        let mut deep = BytesMut::from(&device[..]);
+        for n in (1..100_000_u32).rev() {
+            deep.put_slice(&(8 * n).to_be_bytes());
+            deep.put_slice(b"trak");
+        }
+        let deep = deep.freeze();
+        assert_eq!(join(&[deep.clone(), deep.clone()]), Ok(deep.clone()));
+        assert!(join(&[device, deep]).is_err());
     }
 
     #[test]

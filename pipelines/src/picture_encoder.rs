@@ -3,10 +3,10 @@
 //! A rung's quality is a number on x264's scale. What the other encoders call the same was measured: as good by VMAF, over
 //! qualities of 18 to 33 (README has figures). Of devices nothing was: [`crate::hardware`] says what is taken for the same.
 
-use farm::Failure;
 use farm::encoder::Device;
 use farm::job::VideoCodec;
 use farm::plan::{RateControl, Rung};
+use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::hardware;
@@ -39,7 +39,7 @@ pub fn picture_encoder(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result
         (_, VideoCodec::Av1) => vec![aom(rung, gop_frames)?, parser(VideoCodec::Av1)?],
     };
     let caps = match (maker, rung.codec) {
-        (Maker::Device(_), VideoCodec::H264) => "video/x-h264,profile=high,stream-format=avc,alignment=au",
+        (Maker::Device(_), VideoCodec::H264) => HIGH_ON_DEVICES,
         (_, VideoCodec::H264) => "video/x-h264,profile=high",
         (_, VideoCodec::Hevc) => "video/x-h265,stream-format=hvc1,alignment=au",
         (_, VideoCodec::Av1) => "video/x-av1,stream-format=obu-stream,alignment=tu",
@@ -51,6 +51,11 @@ pub fn picture_encoder(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result
     }
     Ok(elements.into_iter().chain([stream]).collect())
 }
+
+/// What devices make of H.264. Of High, the other two are what is left without interlacing, and without B-frames as well: some
+/// drivers name it so.
+const HIGH_ON_DEVICES: &str = "video/x-h264,profile={ (string)high, (string)progressive-high, (string)constrained-high },\
+                               stream-format=avc,alignment=au";
 
 /// Makes the first key frame of a chunk as good as the others. By constant quality x264 (core 164) gives it no more bits than a
 /// frame that refers to others: three steps of its scale too few, seen at every joint (-4 VMAF, for half a second). The
@@ -158,13 +163,15 @@ fn tell_in_common(stream: &gst::Element) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Caps without the level, which decides about brands, and with all that belongs to the header of the High profile.
+/// Caps without the level, which decides about brands, of the High profile by its usual name, and with all that belongs to its
+/// header.
 fn in_common(mut caps: gst::Caps) -> gst::Caps {
     let header = caps.structure(0).and_then(|structure| structure.get::<gst::Buffer>("codec_data").ok());
     let header = header.and_then(|header| completed(&header.map_readable().ok()?));
     let made = caps.make_mut();
     if let Some(structure) = made.structure_mut(0) {
         structure.remove_field("level");
+        structure.set("profile", "high");
     }
     if let Some(header) = header {
         made.set("codec_data", gst::Buffer::from_slice(header));
@@ -180,9 +187,66 @@ const HIGH: u8 = 100;
 /// A header with its end, which x264's element (1.22) leaves out; nothing when it has one.
 fn completed(header: &[u8]) -> Option<Vec<u8>> {
     let (_, sets) = configuration(header)?;
+    let is_cut_off = end(header, &sets)?.is_empty();
+    (is_cut_off && header.get(1) == Some(&HIGH)).then(|| [header, HIGH_END.as_slice()].concat())
+}
+
+/// What a header has after these sets, which are its own.
+fn end<'a>(header: &'a [u8], sets: &[Vec<u8>]) -> Option<&'a [u8]> {
     // Two counts stand before the sets, and a length before each.
-    let bytes = 7 + sets.iter().map(|set| 2 + set.len()).sum::<usize>();
-    (header.len() == bytes && header.get(1) == Some(&HIGH)).then(|| [header, HIGH_END.as_slice()].concat())
+    header.get(7 + sets.iter().map(|set| 2 + set.len()).sum::<usize>()..)
+}
+
+/// What else of caps `cmafmux` writes into an init segment of H.264.
+const WRITTEN: [&str; 7] =
+    ["stream-format", "width", "height", "pixel-aspect-ratio", "colorimetry", "content-light-level", "mastering-display-info"];
+
+/// Sees that parts of a rendition which a device makes and parts which are made instead of it can stand in one file: that the
+/// muxer is told the same of both but for parameter sets, and that those of the device have the numbers that it is taken to give.
+///
+/// # Errors
+/// [`Code::EncoderFailed`] with what is in the way.
+pub fn go_together(device: &gst::Caps, instead: &gst::Caps) -> Result<(), Failure> {
+    let refused = |why: String| Err(Failure::new(Code::EncoderFailed, why));
+    let (Some((sets, rest)), Some((_, other))) = (header(device), header(instead)) else {
+        return refused("it has no header that can be read".to_owned());
+    };
+    if !are_first(&sets) {
+        return refused("its parameter sets have other numbers than 0".to_owned());
+    }
+    if rest != other {
+        return refused("its header differs in more than parameter sets from the one of what is made instead".to_owned());
+    }
+    match WRITTEN.into_iter().find(|field| written(device, field) != written(instead, field)) {
+        Some(field) => refused(format!("its '{field}' differs from the one of what is made instead")),
+        None => Ok(()),
+    }
+}
+
+/// The parameter sets in the header that caps have, and what stands around them: profile, bytes of a length, and the end.
+fn header(caps: &gst::CapsRef) -> Option<(Vec<Vec<u8>>, Vec<u8>)> {
+    let header = caps.structure(0)?.get::<gst::Buffer>("codec_data").ok()?;
+    let header = header.map_readable().ok()?;
+    let (length_bytes, sets) = configuration(&header)?;
+    let rest = [&[*header.get(1)?, u8::try_from(length_bytes).ok()?][..], end(&header, &sets)?].concat();
+    Some((sets, rest))
+}
+
+/// Whether these are parameter sets with the number 0.
+fn are_first(sets: &[Vec<u8>]) -> bool {
+    // Numbers stand behind the unit's header, and in sequence parameter sets behind profile and level. For 0 there is one bit,
+    // which is set (Rec. ITU-T H.264, 7.3.2.1.1, 7.3.2.2 and 9.1).
+    let is_first = |set: &Vec<u8>| match set.first().map(|unit| unit & 0x1F) {
+        Some(7) => set.get(4).is_some_and(|bits| bits & 0x80 != 0),
+        Some(8) => set.get(1).is_some_and(|bits| bits & 0x80 != 0),
+        _ => false,
+    };
+    !sets.is_empty() && sets.iter().all(is_first)
+}
+
+/// A field of caps as text.
+fn written(caps: &gst::CapsRef, field: &str) -> Option<String> {
+    Some(caps.structure(0)?.value(field).ok()?.serialize().ok()?.to_string())
 }
 
 /// Bytes of a unit's length, as the parsers write it.
@@ -302,6 +366,66 @@ mod tests {
             assert_eq!(structure.has_field("level"), !is_instead, "{maker:?}");
             assert!(!is_instead || header.ends_with(&HIGH_END) && completed(&header).is_none(), "{header:?}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_device_go_together_with_what_is_made_instead() {
+        let instead = told(Maker::Instead);
+        let device = in_common(told(Maker::Software));
+        assert_eq!(go_together(&device, &instead), Ok(()));
+        let refused = |change: &dyn Fn(&mut gst::CapsRef)| {
+            let mut changed = device.clone();
+            change(changed.make_mut());
+            let failure = go_together(&changed, &instead).expect_err("it differs");
+            assert_eq!(failure.code, Code::EncoderFailed);
+            failure.message
+        };
+        let with_header = |change: fn(&mut Vec<u8>)| {
+            refused(&|caps| {
+                let header = caps.structure(0).and_then(|told| told.get::<gst::Buffer>("codec_data").ok()).expect("a header");
+                let mut bytes = header.map_readable().expect("readable").to_vec();
+                change(&mut bytes);
+                caps.set("codec_data", gst::Buffer::from_slice(bytes));
+            })
+        };
+        let differs = |what: &str| format!("its '{what}' differs from the one of what is made instead");
+        assert_eq!(refused(&|caps| caps.set("colorimetry", "bt601")), differs("colorimetry"));
+        assert_eq!(refused(&|caps| caps.set("pixel-aspect-ratio", gst::Fraction::new(4, 3))), differs("pixel-aspect-ratio"));
+        assert_eq!(refused(&|caps| caps.set("height", 192_i32)), differs("height"));
+        let in_more = "its header differs in more than parameter sets from the one of what is made instead";
+        assert_eq!(with_header(|bytes| bytes[1] = 77), in_more, "Main");
+        assert_eq!(with_header(|bytes| bytes[4] = 0xFD), in_more, "lengths of two bytes");
+        assert_eq!(with_header(|bytes| bytes.truncate(bytes.len() - HIGH_END.len())), in_more, "without an end");
+        let numbers = "its parameter sets have other numbers than 0";
+        // The first byte of the first set is at 8.
+        assert_eq!(with_header(|bytes| bytes[8 + 4] = 0x40), numbers);
+        let failure = go_together(&instead, &instead).expect_err("it is no device");
+        assert_eq!(failure.message, numbers);
+    }
+
+    #[test]
+    fn numbers_of_parameter_sets_are_read() {
+        let are_first = |sets: [&[u8]; 2]| are_first(&sets.map(<[u8]>::to_vec));
+        assert!(are_first([&[0x67, 100, 0, 30, 0x80], &[0x68, 0xC0]]));
+        assert!(!are_first([&[0x67, 100, 0, 30, 0x40], &[0x68, 0xC0]]));
+        assert!(!are_first([&[0x67, 100, 0, 30, 0x80], &[0x68, 0x40]]));
+        assert!(!are_first([&[0x67, 100, 0, 30], &[0x68, 0xC0]]), "cut off");
+        assert!(!are_first([&[0x67, 100, 0, 30, 0x80], &[0x6F, 0xC0]]), "what else is there");
+    }
+
+    #[test]
+    fn what_is_high_by_another_name_is_told_as_high() {
+        crate::init().expect("GStreamer");
+        let offered = HIGH_ON_DEVICES.parse::<gst::Caps>().expect("caps");
+        for profile in ["high", "progressive-high", "constrained-high"] {
+            let form = format!("video/x-h264,profile={profile},level=(string)3,stream-format=avc,alignment=au");
+            let made = form.parse::<gst::Caps>().expect("caps");
+            assert!(made.can_intersect(&offered), "{profile}");
+            let told = in_common(made).structure(0).expect("a structure").to_string();
+            assert!(told.contains("profile=(string)high,") && !told.contains("level"), "{told}");
+        }
+        let main = "video/x-h264,profile=main,stream-format=avc,alignment=au".parse::<gst::Caps>().expect("caps");
+        assert!(!main.can_intersect(&offered));
     }
 
     #[test]

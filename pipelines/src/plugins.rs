@@ -1,5 +1,6 @@
 //! The plugins that an order may use: what takes media apart and decodes it, and what we make pipelines of. All else that is
-//! installed cannot be found by a source: nothing that fetches, plays, records, draws or drives a device.
+//! installed cannot be found by a source: nothing that fetches, plays, records or draws, and nothing that drives a device but
+//! the encoder of the one that an order is given.
 
 use gst::prelude::*;
 
@@ -85,6 +86,9 @@ const PLUGINS: [&str; 75] = [
 /// Classes of elements that no order uses, though they are in plugins that have others.
 const REACHING_OUT: [&str; 5] = ["Network", "Device", "Hardware", "Source/File", "Sink/File"];
 
+/// How names end that libav's elements for the chips of small boards have: those do not say what they are.
+const CHIPS: &str = "_omx";
+
 /// Has this process forget all other plugins, but for the elements with these names. For a process that does an order, before
 /// the source is opened.
 pub fn confine(keep: &[String]) {
@@ -103,11 +107,16 @@ pub fn confine(keep: &[String]) {
         }
     }
     for factory in gst::ElementFactory::factories_with_type(gst::ElementFactoryType::ANY, gst::Rank::NONE) {
-        let reaches_out = factory.metadata("klass").is_some_and(|class| REACHING_OUT.iter().any(|word| class.contains(word)));
-        if reaches_out && !is_kept(&factory.name()) {
-            registry.remove_feature(&factory);
+        if reaches_out(&factory) && !is_kept(&factory.name()) {
+            // Loaded first, as above.
+            registry.remove_feature(&factory.load().unwrap_or(factory));
         }
     }
+}
+
+fn reaches_out(factory: &gst::ElementFactory) -> bool {
+    let class = factory.metadata("klass").unwrap_or_default();
+    REACHING_OUT.iter().any(|word| class.contains(word)) || factory.name().ends_with(CHIPS)
 }
 
 fn is_allowed(plugin: &gst::Plugin) -> bool {
@@ -126,10 +135,30 @@ mod tests {
     fn forgotten() {
         crate::init().expect("GStreamer");
         let found = |name: &&str| gst::ElementFactory::find(name).is_some();
-        let away =
-            ["filesrc", "fdsrc", "filesink", "souphttpsrc", "hlsdemux", "dashdemux", "udpsrc", "rtspsrc", "giosrc", "v4l2src"];
+        let away = [
+            "filesrc",
+            "fdsrc",
+            "filesink",
+            "souphttpsrc",
+            "hlsdemux",
+            "dashdemux",
+            "udpsrc",
+            "rtspsrc",
+            "giosrc",
+            "v4l2src",
+            "v4l2h264enc",
+            "nvh264enc",
+            "vah264enc",
+            "qsvh264enc",
+            "avenc_h264_omx",
+        ];
         assert!(away.iter().filter(|name| found(name)).count() > 5, "this machine has something to forget");
         confine(&[]);
+        assert_eq!(away.iter().find(|name| found(name)), None);
+        // Neither do they come back with the plugins that they are in.
+        for name in ["queue", "avdec_h264", "videoconvert"] {
+            assert!(gst::ElementFactory::make(name).build().is_ok(), "{name}");
+        }
         assert_eq!(away.iter().find(|name| found(name)), None);
         let left = ["pipeline", "bin", "x264enc", "avenc_aac", "matroskademux", "qtdemux", "tsdemux", "vp9dec", "opusdec"];
         assert_eq!(left.iter().chain(&crate::encoders::ELEMENTS).find(|name| !found(name)), None);

@@ -202,7 +202,8 @@ impl Ladder {
             ladder.add_rungs(&source, divisor, rate, order, &output)?;
             ladder.feeds.push(Feed { divisor, rate, source });
         }
-        ladder.pipeline.set_state(gst::State::Playing).map_err(internal)?;
+        // An encoder that does not open says why.
+        ladder.pipeline.set_state(gst::State::Playing).map_err(|_| ladder.failure())?;
         Ok(ladder)
     }
 

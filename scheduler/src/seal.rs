@@ -1,5 +1,7 @@
 //! The seal: exactly which objects make up the result. After it, nobody asks the markers again.
 
+mod codecs;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -96,7 +98,7 @@ pub struct Rendition {
     pub id: RenditionId,
     /// What it carries.
     pub medium: Medium,
-    /// Codec string (RFC 6381): that of the highest level, where pieces were made by different encoders.
+    /// Codec string (RFC 6381): one that is true of all, where pieces were made by different encoders.
     pub codecs: String,
     /// Ticks per second of the segments' durations.
     pub timescale: u32,
@@ -494,7 +496,7 @@ fn rendition(
             found: found.to_string(),
             expected: expected.to_string(),
         };
-        if profile(&piece.codecs) != profile(&first.codecs) {
+        if codecs::of_all([piece.codecs.as_str(), &first.codecs].into_iter()).is_none() {
             return Err(differs(&piece.codecs, &first.codecs));
         }
         if piece.timescale != first.timescale {
@@ -520,18 +522,8 @@ fn rendition(
             Media::File { object, init_bytes, segments }
         }
     };
-    // Of one profile, in one form of writing, the higher level is the longer or the greater.
-    let codecs = pieces.iter().map(|(_, piece)| &piece.codecs).max_by_key(|codecs| (codecs.len(), codecs.as_str()));
-    Ok(Rendition { id, medium, codecs: codecs.unwrap_or(&first.codecs).clone(), timescale: first.timescale, media })
-}
-
-/// A codec string without what different encoders of the same profile say differently: for H.264 (`avc1.PPCCLL`) what stands
-/// behind the profile, for others the level, which is their third part.
-fn profile(codecs: &str) -> Vec<&str> {
-    match codecs.strip_prefix("avc1.") {
-        Some(rest) => vec!["avc1", rest.get(..2).unwrap_or(rest)],
-        None => codecs.split('.').enumerate().filter(|(place, _)| *place != 2 && *place != 3).map(|(_, part)| part).collect(),
-    }
+    let codecs = codecs::of_all(pieces.iter().map(|(_, piece)| piece.codecs.as_str())).unwrap_or_else(|| first.codecs.clone());
+    Ok(Rendition { id, medium, codecs, timescale: first.timescale, media })
 }
 
 /// Objects and segments of a piece are the same bytes, and stand where playlists can name them.

@@ -26,6 +26,10 @@ use crate::stills;
 /// Most attempts at a task.
 pub const ATTEMPTS_MAX: u32 = 3;
 
+/// After so many tasks of a job that devices failed at, the rest goes to the processor: it may be the source that they do not bear,
+/// and each failure puts a device aside for a moment.
+const DEVICE_FAILURES_MAX: usize = 3;
+
 /// How long an attempt waits after the one before, in ms, by its number from 1.
 pub fn wait_ms(attempt: u32) -> u64 {
     match attempt {
@@ -48,7 +52,7 @@ pub struct Around {
 
 impl Default for Around {
     fn default() -> Self {
-        Self { pace: Pace::USUAL, served: Served::default(), hardware: Hardware::default() }
+        Self { pace: Pace::USUAL, served: Served::NONE, hardware: Hardware::default() }
     }
 }
 
@@ -301,7 +305,11 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
                 damage::judge_probe(job.spec.damage, info)?;
                 let plan = plan_at(job.around.pace, &job.spec, info)?;
                 let policy = job.spec.hardware.unwrap_or(job.around.hardware);
-                Ok(Next::StorePlan(Box::new(pin(plan, policy, &job.around.served)?)))
+                match pin(plan, policy, &job.around.served) {
+                    Ok(plan) => Ok(Next::StorePlan(Box::new(plan))),
+                    Err(failure) if failure.code == Code::SchedulerUnavailable => Ok(Next::Halt(failure)),
+                    Err(failure) => Err(failure.into()),
+                }
             }
         };
     };
@@ -359,7 +367,8 @@ fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Defeat> {
     for task in tasks {
         match verdict(job.failures.get(&task)) {
             Verdict::Try(attempt) => {
-                let planned = job.plan.as_ref().filter(|_| attempt == 1).map(|plan| task.class_in(plan));
+                let may_fail = attempt == 1 && fallbacks(job).len() < DEVICE_FAILURES_MAX;
+                let planned = job.plan.as_ref().filter(|_| may_fail).map(|plan| task.class_in(plan));
                 due.push(Due { task, attempt, wait_ms: wait_ms(attempt), class: planned.unwrap_or_default() });
             }
             Verdict::Halt(failure) => halted = halted.or(Some(failure)),

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::Command;
 
+use farm::Class;
 use farm::job::JobSpec;
 use farm::storage::{Storage, Stores};
 use farm::task::Token;
@@ -289,8 +290,10 @@ async fn a_child_that_was_taken_over_finds_no_other_way_out() {
 #[tokio::test]
 async fn a_child_with_a_device_that_was_taken_over_gets_no_further() {
     for deed in ["read", "environment", "connect", "write", "start", "memory", "trace", "escape"] {
-        for confession in gets_done(deed, "device").await {
-            assert_eq!(confession, "did [], still threads: true, still libraries: true", "{deed}");
+        for class in [Class::Nvenc, Class::Vaapi] {
+            for confession in gets_done(deed, class.word()).await {
+                assert_eq!(confession, "did [], still threads: true, still libraries: true", "{deed} with {class}");
+            }
         }
     }
 }

@@ -1,32 +1,35 @@
 //! The devices of this worker: found at its start, lent to tasks, proven while it runs, and told of to the farm. What is decided
 //! about them is in [`crate::rack`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use farm::broker::Broker;
-use farm::encoder::{Device, Offer, Offered};
+use farm::encoder::{Device, Extent, Offer, Offered};
 use farm::job::VideoCodec;
 use farm::task::{Token, Word};
 use farm::{Class, Code, Failure, metrics};
 use pipelines::OnDevice;
 use pipelines::encoders::{CANDIDATES, Proof, devices_of, name_of};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::rack::{Ending, Lending, Need, Proven, Rack, Tally};
+use crate::rack::{Ending, Lending, Loan, Need, News, Proven, Rack, Tally, Tried};
 
 /// Time between two words on what is offered when nothing changes: who begins to listen learns of it.
 const OFFER_PAUSE: Duration = Duration::from_secs(5);
 /// Longest wait of tasks for the processor until it is known what is offered: plans that are made before know of no device.
 const FIRST_PROOFS_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait of a task for a device: the processor is there meanwhile.
+pub(crate) const LEND_WAIT: Duration = Duration::from_secs(30);
 
 /// Width and height of the pictures that a device is tried with: the largest first, where that fails a usual one, and in any
-/// case one that is small.
+/// case the smallest that is ever asked of one.
 const LARGE: (u32, u32) = (3840, 2160);
 const USUAL: (u32, u32) = (1920, 1080);
-const SMALL: (u32, u32) = (426, 240);
+const SMALL: (u32, u32) = (256, 144);
 
 /// Where devices are looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,45 +64,55 @@ pub(crate) struct Keeper {
     rack: Mutex<Rack>,
     /// Told of whatever others may wait for.
     changed: watch::Sender<()>,
+    /// When it began.
+    since: Instant,
+    /// Whether it was said that the first proofs take too long.
+    is_late: AtomicBool,
 }
 
 /// Sessions of a device that are a task's own until this is dropped.
 pub(crate) struct Lease {
     keeper: Arc<Keeper>,
-    place: usize,
-    on: OnDevice,
+    loan: Loan,
     ending: Ending,
 }
 
 impl Keeper {
     /// Of these devices, of which nothing is known.
     pub(crate) fn new(devices: Vec<Device>) -> Self {
-        let rack = Mutex::new(Rack::new(devices, Instant::now()));
-        Self { name: Token::random(), rack, changed: watch::Sender::new(()) }
+        let since = Instant::now();
+        let rack = Mutex::new(Rack::new(devices, since));
+        Self { name: Token::random(), rack, changed: watch::Sender::new(()), since, is_late: AtomicBool::new(false) }
     }
 
-    /// Waits until tasks of a class may be taken: for those on hardware until a device of it works for the first time, for others
-    /// until all devices were tried, or for a while.
+    /// Waits until tasks of a class may be taken: for those on hardware until a device of it works, for others until all devices
+    /// were tried, or for a while.
     pub(crate) async fn ready(&self, class: Class) {
         if class.is_hardware() {
             return self.until(|rack| rack.serves(class).then_some(())).await;
         }
         let tried = self.until(|rack| rack.is_tried().then_some(()));
-        if timeout(FIRST_PROOFS_WAIT, tried).await.is_err() {
+        let is_late = timeout_at(self.since + FIRST_PROOFS_WAIT, tried).await.is_err();
+        if is_late && !self.is_late.swap(true, Ordering::Relaxed) {
             tracing::warn!("devices are not tried yet: tasks are taken all the same");
         }
     }
 
-    /// Lends a device of a class for rungs that need this; waits while all that would do are in use. None when there is none that
-    /// would do.
+    /// Whether tasks of a class may be taken now.
+    pub(crate) fn serves(&self, class: Class) -> bool {
+        class.is_cpu() || self.rack().serves(class)
+    }
+
+    /// Lends a device of a class for rungs that need this; waits up to [`LEND_WAIT`] while all that would do are in use. None
+    /// when there is none that would do, or none in time.
     pub(crate) async fn lend(self: &Arc<Self>, class: Class, needs: &[Need]) -> Option<Lease> {
         let lent = self.until(|rack| match rack.lend(class, needs) {
-            Lending::Now(place, on) => Some(Some((place, on))),
+            Lending::Now(loan) => Some(Some(loan)),
             Lending::Later => None,
             Lending::Never => Some(None),
         });
-        let (place, on) = lent.await?;
-        Some(Lease { keeper: Arc::clone(self), place, on, ending: Ending::Neither })
+        let loan = timeout(LEND_WAIT, lent).await.ok().flatten()?;
+        Some(Lease { keeper: Arc::clone(self), loan, ending: Ending::Neither })
     }
 
     /// Has devices proven when they are due, and tells what they offer, until told to stop; then, that nothing is offered.
@@ -151,21 +164,31 @@ impl Keeper {
     async fn prove<F: Future<Output = Result<(), Failure>>>(&self, place: usize, prove: &impl Fn(Proof) -> F) {
         let Some(device) = self.change(|rack| rack.begin_proof(place)) else { return };
         let is_looked_for = |codec: &VideoCodec| CANDIDATES.iter().any(|c| c.class == device.class && c.codec == name_of(*codec));
-        let (mut proven, mut works, mut fails) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut proven, mut works, mut fails, mut hangs) = (Vec::new(), Vec::new(), Vec::new(), false);
         for codec in VideoCodec::ALL.into_iter().filter(is_looked_for) {
             match largest(prove, &device, codec).await {
                 Ok((width, height)) => {
-                    proven.push(Proven { codec, pixels_max: width * height });
+                    proven.push(Proven { codec, largest: Extent::of(width, height) });
                     works.push(format!("{} up to {width}x{height}", name_of(codec)));
                 }
                 Err(failure) => {
                     tracing::debug!(%device, codec = name_of(codec), code = %failure.code, %failure, "an encoder does not work");
                     fails.push(format!("{}: {failure}", name_of(codec)));
+                    if is_hang(failure.code) {
+                        (hangs, works) = (true, Vec::new());
+                        break;
+                    }
                 }
             }
         }
-        if self.change(|rack| rack.end_proof(place, proven, Instant::now())) {
-            tracing::info!(%device, works = works.join(", "), fails = fails.join("; "), "a device was tried");
+        let (works, fails) = (works.join(", "), fails.join("; "));
+        let tried = if hangs { Tried::Hangs } else { Tried::Shows(proven) };
+        match self.change(|rack| rack.end_proof(place, tried, Instant::now())) {
+            News::None => {}
+            News::Changed => tracing::info!(%device, works, fails, "a device was tried"),
+            News::LeftAlone => {
+                tracing::warn!(%device, fails, "its driver hangs every time: a device is left alone until this worker ends");
+            }
         }
     }
 
@@ -229,13 +252,19 @@ where
 
 /// Whether a proof that failed so may pass with a smaller picture: not where there is no encoder.
 fn may_be_too_large(code: Code) -> bool {
-    !matches!(code, Code::MissingElement | Code::SandboxMissing)
+    matches!(code, Code::EncoderFailed | Code::ChildCrashed)
+}
+
+/// Whether a proof that failed so never came to its end. Whoever hangs at one thing hangs at others: nothing more is tried, as
+/// every child that cannot be ended stays.
+fn is_hang(code: Code) -> bool {
+    matches!(code, Code::ChildStalled | Code::DeadlineExceeded | Code::Internal)
 }
 
 impl Lease {
     /// What is lent.
     pub(crate) fn on(&self) -> &OnDevice {
-        &self.on
+        &self.loan.on
     }
 
     /// Gives it back, and says how the task ended.
@@ -246,12 +275,13 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (place, ending, OnDevice { device, sessions }) = (self.place, self.ending, &self.on);
-        if let Ending::Failed { .. } = ending {
+        let OnDevice { device, sessions } = &self.loan.on;
+        if let Ending::Failed { .. } = self.ending {
             metrics::worker().device_failures.with_label_values(&[device.class.word()]).inc();
+        }
+        if self.keeper.change(|rack| rack.take_back(&self.loan, &self.ending, Instant::now())) {
             tracing::warn!(%device, sessions, "a device failed: it is put aside until it proves itself again");
         }
-        self.keeper.change(|rack| rack.take_back(place, *sessions, ending, Instant::now()));
     }
 }
 

@@ -33,6 +33,11 @@ impl Guard {
         Self { job: Some((state, job, life)), ..self }
     }
 
+    /// The same, with so much more time.
+    pub(crate) fn later_by(&self, more: Duration) -> Self {
+        Self { kill: self.kill.clone(), limit: self.limit, deadline: self.deadline + more, job: self.job.clone() }
+    }
+
     /// Does `work`, or drops it when it is ended from outside.
     ///
     /// # Errors
@@ -73,5 +78,32 @@ pub(crate) async fn is_cancelled(state: &Storage, job: &JobId, life: Life) -> Re
         Ok(_) => Ok(true),
         Err(StorageError::NotFound(_)) => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How work ends that takes so long.
+    async fn code(guard: &Guard, long: Duration) -> Result<(), Code> {
+        let work = async {
+            tokio::time::sleep(long).await;
+            Ok(())
+        };
+        guard.hold(work).await.map_err(|failure| failure.code)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_is_given_is_not_taken_from_the_deadline() {
+        let second = Duration::from_secs(1);
+        let kill = CancellationToken::new();
+        let guard = Guard::new(kill.clone(), 10 * second);
+        let later = guard.later_by(5 * second);
+        assert_eq!(code(&guard, 11 * second).await, Err(Code::DeadlineExceeded));
+        assert_eq!(code(&later, 4 * second).await, Ok(()), "a second is left of the five");
+        assert_eq!(code(&later, 4 * second).await, Err(Code::DeadlineExceeded));
+        kill.cancel();
+        assert_eq!(code(&later.later_by(60 * second), second).await, Err(Code::Interrupted), "it ends with the other");
     }
 }

@@ -1,29 +1,34 @@
 //! How the devices of a worker stand: what each has proven, what of it is lent, when it is to prove itself again, and what of all
 //! that is offered. Pure.
+//!
+//! A device fails for reasons of its own, or for what it was given: a source may be made so that no device bears it. So a failure
+//! is held against a device as long as its proof takes, and for longer only where tasks of several jobs failed.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use farm::Class;
-use farm::encoder::{Device, Offered};
-use farm::job::VideoCodec;
+use farm::encoder::{Device, Extent, Offered};
+use farm::job::{JobId, VideoCodec};
 use pipelines::OnDevice;
 use tokio::time::Instant;
 
-/// How long a device is believed that has nothing to do.
+/// How long a device is believed that has nothing to do, and how long a limit of its sessions.
 const BELIEVED: Duration = Duration::from_secs(600);
 /// From the second failure in a row to the proof, each time twice as long. After the first it is tried at once.
-const PAUSE_SECOND: Duration = Duration::from_secs(10);
+const PAUSE_SHORTEST: Duration = Duration::from_secs(10);
 /// Longest pause before a proof.
 const PAUSE_LONGEST: Duration = Duration::from_secs(600);
+/// Proofs in a row at which a driver may hang: each may leave a process behind that cannot be ended.
+const HANGS_MAX: u32 = 5;
 
 /// What a device has shown that it can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Proven {
     /// In this codec.
     pub(crate) codec: VideoCodec,
-    /// Pixels of the largest picture that was tried.
-    pub(crate) pixels_max: u32,
+    /// The largest picture that was tried.
+    pub(crate) largest: Extent,
 }
 
 /// What one rung asks of a device.
@@ -31,8 +36,28 @@ pub(crate) struct Proven {
 pub(crate) struct Need {
     /// This codec.
     pub(crate) codec: VideoCodec,
-    /// Pictures of so many pixels.
-    pub(crate) pixels: u32,
+    /// Pictures that are so large.
+    pub(crate) extent: Extent,
+}
+
+/// What came of a proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    /// It can do this; nothing where nothing works.
+    Shows(Vec<Proven>),
+    /// It never came to its end.
+    Hangs,
+}
+
+/// What is to be said after a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Nothing: all is as it was.
+    None,
+    /// The device stands in another way than before.
+    Changed,
+    /// It is tried no more.
+    LeftAlone,
 }
 
 /// What is known of a device.
@@ -46,6 +71,40 @@ enum Standing {
     Works(Vec<Proven>),
     /// It has worked, failed, and proven nothing since.
     Aside,
+    /// Its driver hung too often: it is left alone until the worker starts again.
+    LeftAlone,
+}
+
+/// To how many tasks a device is lent at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// To as many as it has room for.
+    Full,
+    /// To one: it was put aside, and nothing was done on it since.
+    One {
+        /// Whether it is lent to that one.
+        is_lent: bool,
+    },
+}
+
+/// Whose tasks a device failed at since it last did what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Blame {
+    /// Nobody's.
+    None,
+    /// Those of this job alone: its source may be to blame.
+    One(JobId),
+    /// Those of several: it is the device.
+    Several,
+}
+
+/// How many encoders a device bears at a time. It is found by too many, and believed for so long: then one more is tried when all
+/// are in use and do well. So a device that really has a limit fails for it once in [`BELIEVED`] at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit {
+    sessions: u32,
+    /// When it was found, or last raised.
+    since: Instant,
 }
 
 /// A device and all that is to be remembered of it.
@@ -53,14 +112,24 @@ enum Standing {
 struct Place {
     device: Device,
     standing: Standing,
-    /// Failures since it last did what it was asked for.
+    trust: Trust,
+    blame: Blame,
+    /// Failures in a row, of tasks and proofs.
     failures: u32,
+    /// Proofs in a row that hung.
+    hangs: u32,
+    /// Proofs that it was asked for so far.
+    proofs: u32,
+    /// Whether one is under way.
+    is_proving: bool,
     /// Encoders that are open on it.
     open: u32,
     /// How many it bears at a time, as far as is known.
-    sessions_max: Option<u32>,
+    limit: Option<Limit>,
     /// From when on it is to prove itself.
     due: Instant,
+    /// Whether it could do more before its last proof. Then nothing that is done on it puts the next one off.
+    is_less: bool,
 }
 
 /// The devices of a worker.
@@ -69,11 +138,21 @@ pub(crate) struct Rack {
     places: Vec<Place>,
 }
 
+/// What a task has of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loan {
+    place: usize,
+    /// Proofs that the device had been asked for.
+    proofs: u32,
+    /// The device, with so many sessions.
+    pub(crate) on: OnDevice,
+}
+
 /// What comes of asking for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lending {
-    /// The one at this place, with so many sessions.
-    Now(usize, OnDevice),
+    /// This.
+    Now(Loan),
     /// All that would do are in use.
     Later,
     /// There is none that would do.
@@ -81,14 +160,16 @@ pub(crate) enum Lending {
 }
 
 /// How a task ended that had a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// It was done.
     Done,
     /// The device failed.
     Failed {
-        /// Whether something had come of it before.
-        has_begun: bool,
+        /// At a task of this job.
+        job: JobId,
+        /// Whether an encoder failed before anything came of it: there may have been too many.
+        may_be_full: bool,
     },
     /// Otherwise, for which the device can do nothing.
     Neither,
@@ -99,7 +180,7 @@ pub(crate) enum Ending {
 pub(crate) struct Tally {
     /// Those that work.
     pub(crate) works: i64,
-    /// Those that are put aside.
+    /// Those that are put aside, or left alone.
     pub(crate) aside: i64,
     /// Encoders that are open on all of them.
     pub(crate) sessions: i64,
@@ -108,8 +189,7 @@ pub(crate) struct Tally {
 impl Rack {
     /// These devices, of which nothing is known.
     pub(crate) fn new(devices: Vec<Device>, now: Instant) -> Self {
-        let place = |device| Place { device, standing: Standing::New, failures: 0, open: 0, sessions_max: None, due: now };
-        Self { places: devices.into_iter().map(place).collect() }
+        Self { places: devices.into_iter().map(|device| Place::new(device, now)).collect() }
     }
 
     /// Whether each was tried, whatever came of it.
@@ -127,42 +207,45 @@ impl Rack {
     pub(crate) fn lend(&mut self, class: Class, needs: &[Need]) -> Lending {
         let wanted = u32::try_from(needs.len()).unwrap_or(u32::MAX);
         let fit = self.places.iter_mut().enumerate().filter(|(_, place)| place.device.class == class && place.bears(needs));
-        match fit.min_by_key(|(_, place)| (Reverse(place.room().min(wanted)), place.open)) {
+        match fit.min_by_key(|(_, place)| (Reverse(place.free().min(wanted)), place.open)) {
             None => Lending::Never,
-            Some((_, place)) if place.room() == 0 => Lending::Later,
+            Some((_, place)) if place.free() == 0 => Lending::Later,
             Some((number, place)) => {
-                let sessions = place.room().min(wanted);
+                let sessions = place.free().min(wanted);
                 place.open = place.open.saturating_add(sessions);
-                Lending::Now(number, OnDevice { device: place.device.clone(), sessions })
+                if let Trust::One { is_lent } = &mut place.trust {
+                    *is_lent = true;
+                }
+                let on = OnDevice { device: place.device.clone(), sessions };
+                Lending::Now(Loan { place: number, proofs: place.proofs, on })
             }
         }
     }
 
-    /// Takes so many sessions of the device at this place back.
-    pub(crate) fn take_back(&mut self, place: usize, sessions: u32, ending: Ending, now: Instant) {
-        let Some(place) = self.places.get_mut(place) else { return };
+    /// Takes back what was lent. Whether the device is put aside for how the task ended.
+    pub(crate) fn take_back(&mut self, loan: &Loan, ending: &Ending, now: Instant) -> bool {
+        let Some(place) = self.places.get_mut(loan.place) else { return false };
         let open = place.open;
-        place.open = open.saturating_sub(sessions);
-        match ending {
-            Ending::Neither => {}
-            Ending::Done => {
-                place.failures = 0;
-                if let Standing::Works(_) = place.standing {
-                    place.due = now + BELIEVED;
-                }
-            }
-            Ending::Failed { has_begun } => {
-                if !has_begun && open > 1 {
-                    place.sessions_max = Some(place.sessions_max.map_or(open - 1, |max| max.min(open - 1)));
-                }
-                // One fault of a device may be the end of several tasks.
-                if place.standing != Standing::Aside {
-                    place.standing = Standing::Aside;
-                    place.failures = place.failures.saturating_add(1);
-                    place.due = now + pause(place.failures);
-                }
-            }
+        place.open = open.saturating_sub(loan.on.sessions);
+        // One fault may be the end of several tasks: what was lent before a proof says nothing against it.
+        if loan.proofs != place.proofs {
+            return false;
         }
+        if let Trust::One { is_lent } = &mut place.trust {
+            *is_lent = false;
+        }
+        match (ending, &place.standing) {
+            (Ending::Done, Standing::Works(_)) => place.note_done(open, now),
+            (Ending::Failed { job, may_be_full }, Standing::Works(_)) => {
+                if *may_be_full {
+                    place.lower(open, now);
+                }
+                place.note_failure(job, now);
+                return true;
+            }
+            (Ending::Done | Ending::Failed { .. } | Ending::Neither, _) => {}
+        }
+        false
     }
 
     /// Which device is the next to prove itself, and from when on; none while all that could have to wait for tasks to end.
@@ -175,48 +258,53 @@ impl Rack {
     pub(crate) fn begin_proof(&mut self, place: usize) -> Option<Device> {
         let place = self.places.get_mut(place)?;
         place.open = place.open.saturating_add(1);
+        (place.is_proving, place.proofs) = (true, place.proofs.wrapping_add(1));
         Some(place.device.clone())
     }
 
-    /// Takes note of what a device has proven; nothing means that it failed. Whether that is news.
-    pub(crate) fn end_proof(&mut self, place: usize, proven: Vec<Proven>, now: Instant) -> bool {
-        let Some(place) = self.places.get_mut(place) else { return false };
-        place.open = place.open.saturating_sub(1);
-        let standing = match (&place.standing, proven.is_empty()) {
-            (_, false) => Standing::Works(proven),
-            (Standing::New | Standing::Unfit, true) => Standing::Unfit,
-            (Standing::Works(_) | Standing::Aside, true) => Standing::Aside,
-        };
-        place.due = match standing {
-            Standing::Works(_) => now + BELIEVED,
-            Standing::New | Standing::Unfit | Standing::Aside => {
-                // This was the try at once.
-                place.failures = place.failures.saturating_add(1).max(2);
-                now + pause(place.failures)
+    /// Takes note of what came of a proof, and says what of that is news.
+    pub(crate) fn end_proof(&mut self, place: usize, tried: Tried, now: Instant) -> News {
+        let Some(place) = self.places.get_mut(place) else { return News::None };
+        (place.is_proving, place.open) = (false, place.open.saturating_sub(1));
+        let proven = match tried {
+            Tried::Shows(proven) => {
+                place.hangs = 0;
+                proven
+            }
+            Tried::Hangs => {
+                place.hangs = place.hangs.saturating_add(1);
+                Vec::new()
             }
         };
-        let is_news = place.standing != standing;
-        place.standing = standing;
-        is_news
+        let before = place.standing.clone();
+        if place.hangs >= HANGS_MAX {
+            place.standing = Standing::LeftAlone;
+        } else if proven.is_empty() {
+            place.fail_proof(now);
+        } else {
+            place.pass_proof(proven, now);
+        }
+        match &place.standing {
+            standing if *standing == before => News::None,
+            Standing::LeftAlone => News::LeftAlone,
+            _ => News::Changed,
+        }
     }
 
-    /// What is offered: of each class and codec, as much as the best of the devices can do.
+    /// What is offered: of each class, what every device of it can do that works. A task needs one that bears all of it, and may
+    /// be given any.
     pub(crate) fn offered(&self) -> Vec<Offered> {
-        let mut all: Vec<Offered> = Vec::new();
-        for Place { device, standing, sessions_max, .. } in &self.places {
-            let Standing::Works(proven) = standing else { continue };
-            for Proven { codec, pixels_max } in proven {
-                let own = Offered { class: device.class, codec: *codec, pixels_max: *pixels_max, sessions_max: *sessions_max };
-                match all.iter_mut().find(|other| (other.class, other.codec) == (own.class, own.codec)) {
-                    None => all.push(own),
-                    Some(other) => {
-                        other.pixels_max = other.pixels_max.max(own.pixels_max);
-                        other.sessions_max = other.sessions_max.zip(own.sessions_max).map(|(one, other)| one.max(other));
-                    }
-                }
-            }
-        }
-        all
+        let of_class = |class: Class| {
+            let places = self.places.iter().filter(move |place| place.device.class == class);
+            places.filter_map(Place::offered)
+        };
+        let common = |class| {
+            of_class(class).reduce(|common, own| {
+                let both = |one: Offered| own.iter().find(|other| other.codec == one.codec).map(|other| least(one, *other));
+                common.into_iter().filter_map(both).collect()
+            })
+        };
+        Class::ALL.into_iter().filter_map(common).flatten().collect()
     }
 
     /// How the devices of a class stand.
@@ -226,7 +314,7 @@ impl Rack {
             match place.standing {
                 Standing::New | Standing::Unfit => {}
                 Standing::Works(_) => tally.works += 1,
-                Standing::Aside => tally.aside += 1,
+                Standing::Aside | Standing::LeftAlone => tally.aside += 1,
             }
             tally.sessions += i64::from(place.open);
         }
@@ -235,14 +323,37 @@ impl Rack {
 }
 
 impl Place {
+    fn new(device: Device, now: Instant) -> Self {
+        Self {
+            device,
+            standing: Standing::New,
+            trust: Trust::Full,
+            blame: Blame::None,
+            failures: 0,
+            hangs: 0,
+            proofs: 0,
+            is_proving: false,
+            open: 0,
+            limit: None,
+            due: now,
+            is_less: false,
+        }
+    }
+
     /// How many more encoders may be opened on it.
     fn room(&self) -> u32 {
-        self.sessions_max.map_or(u32::MAX, |max| max.saturating_sub(self.open))
+        self.limit.map_or(u32::MAX, |limit| limit.sessions.saturating_sub(self.open))
+    }
+
+    /// How many of these a task may have. None is to make a proof one too many.
+    fn free(&self) -> u32 {
+        let is_kept = self.is_proving && self.limit.is_some();
+        if is_kept || self.trust == (Trust::One { is_lent: true }) { 0 } else { self.room() }
     }
 
     fn bears(&self, needs: &[Need]) -> bool {
         let Standing::Works(proven) = &self.standing else { return false };
-        needs.iter().all(|need| proven.iter().any(|own| own.codec == need.codec && own.pixels_max >= need.pixels))
+        needs.iter().all(|need| proven.iter().any(|own| own.codec == need.codec && need.extent.fits(own.largest)))
     }
 
     /// Whether it can be asked for a proof: one that works proves itself by what it does.
@@ -250,164 +361,95 @@ impl Place {
         match self.standing {
             Standing::Works(_) => self.open == 0,
             Standing::New | Standing::Unfit | Standing::Aside => self.room() > 0,
+            Standing::LeftAlone => false,
         }
     }
+
+    /// What it offers, if it works.
+    fn offered(&self) -> Option<Vec<Offered>> {
+        let Standing::Works(proven) = &self.standing else { return None };
+        let (class, sessions_max) = (self.device.class, self.limit.map(|limit| limit.sessions));
+        let offered = |own: &Proven| Offered { class, codec: own.codec, largest: own.largest, sessions_max };
+        Some(proven.iter().map(offered).collect())
+    }
+
+    /// A task was done, while so many encoders were open.
+    fn note_done(&mut self, open: u32, now: Instant) {
+        (self.failures, self.blame, self.trust) = (0, Blame::None, Trust::Full);
+        if !self.is_less {
+            self.due = now + BELIEVED;
+        }
+        if let Some(limit) = &mut self.limit
+            && open >= limit.sessions
+            && now >= limit.since + BELIEVED
+        {
+            *limit = Limit { sessions: limit.sessions.saturating_add(1), since: now };
+        }
+    }
+
+    /// So many encoders were too many.
+    fn lower(&mut self, open: u32, now: Instant) {
+        let fewer = open.saturating_sub(1);
+        if fewer > 0 {
+            let sessions = self.limit.map_or(fewer, |limit| limit.sessions.min(fewer));
+            self.limit = Some(Limit { sessions, since: now });
+        }
+    }
+
+    /// It failed at a task of this job.
+    fn note_failure(&mut self, job: &JobId, now: Instant) {
+        self.blame = match &self.blame {
+            Blame::None => Blame::One(job.clone()),
+            Blame::One(other) if other == job => Blame::One(job.clone()),
+            Blame::One(_) | Blame::Several => Blame::Several,
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.put_aside(now);
+    }
+
+    fn put_aside(&mut self, now: Instant) {
+        (self.standing, self.trust) = (Standing::Aside, Trust::One { is_lent: false });
+        self.due = now + pause(self.failures);
+    }
+
+    fn fail_proof(&mut self, now: Instant) {
+        // This was the try at once.
+        self.failures = self.failures.saturating_add(1).max(2);
+        match self.standing {
+            Standing::New | Standing::Unfit => (self.standing, self.due) = (Standing::Unfit, now + pause(self.failures)),
+            Standing::Works(_) | Standing::Aside | Standing::LeftAlone => self.put_aside(now),
+        }
+    }
+
+    fn pass_proof(&mut self, proven: Vec<Proven>, now: Instant) {
+        // What one job alone saw fail may be its own fault. Whose it was is remembered until something is done.
+        if self.blame != Blame::Several {
+            self.failures = 0;
+        }
+        let is_gone = |one: &Proven| proven.iter().all(|own| own.codec != one.codec);
+        self.is_less = matches!(&self.standing, Standing::Works(before) if before.iter().any(is_gone));
+        self.due = now + if self.is_less { PAUSE_SHORTEST } else { BELIEVED };
+        self.standing = Standing::Works(proven);
+    }
+}
+
+/// What both can do.
+fn least(one: Offered, other: Offered) -> Offered {
+    let sessions_max = match (one.sessions_max, other.sessions_max) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (known, unknown) => known.or(unknown),
+    };
+    Offered { largest: one.largest.least(other.largest), sessions_max, ..one }
 }
 
 /// How long a device is left alone after so many failures in a row.
 fn pause(failures: u32) -> Duration {
     match failures.checked_sub(2) {
         None => Duration::ZERO,
-        Some(doublings) => PAUSE_SECOND.saturating_mul(1 << doublings.min(16)).min(PAUSE_LONGEST),
+        Some(doublings) => PAUSE_SHORTEST.saturating_mul(1 << doublings.min(16)).min(PAUSE_LONGEST),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use VideoCodec::{Av1, H264, Hevc};
-
-    const HD: u32 = 1920 * 1080;
-    const UHD: u32 = 3840 * 2160;
-    const FAILED: Ending = Ending::Failed { has_begun: true };
-
-    fn device(class: Class, number: u32) -> Device {
-        Device { class, number, node: format!("/dev/{class}{number}").into() }
-    }
-
-    fn proven(codec: VideoCodec, pixels_max: u32) -> Proven {
-        Proven { codec, pixels_max }
-    }
-
-    fn needs(count: usize) -> Vec<Need> {
-        vec![Need { codec: H264, pixels: HD }; count]
-    }
-
-    /// Devices of NVIDIA that have proven this.
-    fn rack(works: &[&[Proven]], now: Instant) -> Rack {
-        let mut rack = Rack::new((0..).take(works.len()).map(|number| device(Class::Nvenc, number)).collect(), now);
-        for (place, proven) in works.iter().enumerate() {
-            prove(&mut rack, place, proven, now);
-        }
-        rack
-    }
-
-    fn prove(rack: &mut Rack, place: usize, proven: &[Proven], now: Instant) -> bool {
-        rack.begin_proof(place).expect("there");
-        rack.end_proof(place, proven.to_vec(), now)
-    }
-
-    /// The place and sessions that are lent.
-    fn lent(rack: &mut Rack, count: usize) -> Option<(usize, u32)> {
-        match rack.lend(Class::Nvenc, &needs(count)) {
-            Lending::Now(place, on) => Some((place, on.sessions)),
-            Lending::Later | Lending::Never => None,
-        }
-    }
-
-    #[test]
-    fn a_device_is_lent_that_bears_what_is_needed_and_has_the_least_to_do() {
-        let now = Instant::now();
-        let mut rack = rack(&[&[proven(H264, UHD), proven(Hevc, HD)], &[proven(H264, HD)]], now);
-        assert_eq!([lent(&mut rack, 3), lent(&mut rack, 2), lent(&mut rack, 1)], [Some((0, 3)), Some((1, 2)), Some((1, 1))]);
-        let large = [Need { codec: H264, pixels: UHD }];
-        let lending = rack.lend(Class::Nvenc, &large);
-        assert_eq!(lending, Lending::Now(0, OnDevice { device: device(Class::Nvenc, 0), sessions: 1 }), "one alone bears that");
-        for (codec, pixels) in [(Hevc, UHD), (Av1, HD), (H264, UHD + 2)] {
-            assert_eq!(rack.lend(Class::Nvenc, &[Need { codec, pixels }]), Lending::Never, "{codec:?} of {pixels}");
-        }
-        assert_eq!(rack.lend(Class::Vaapi, &needs(1)), Lending::Never);
-        assert_eq!(rack.tally(Class::Nvenc), Tally { works: 2, aside: 0, sessions: 7 });
-    }
-
-    #[test]
-    fn a_limit_of_sessions_is_found_and_kept_to() {
-        let now = Instant::now();
-        let mut rack = rack(&[&[proven(H264, HD)]], now);
-        assert_eq!([lent(&mut rack, 3), lent(&mut rack, 3)], [Some((0, 3)); 2]);
-        rack.take_back(0, 3, Ending::Failed { has_begun: false }, now);
-        assert_eq!(rack.lend(Class::Nvenc, &needs(1)), Lending::Never, "it is put aside");
-        prove(&mut rack, 0, &[proven(H264, HD)], now);
-        assert_eq!(rack.offered().first().and_then(|offered| offered.sessions_max), Some(5), "six were too many");
-        assert_eq!(lent(&mut rack, 3), Some((0, 2)), "what is left");
-        assert_eq!(rack.lend(Class::Nvenc, &needs(1)), Lending::Later);
-        rack.take_back(0, 2, FAILED, now);
-        prove(&mut rack, 0, &[proven(H264, HD)], now);
-        assert_eq!(rack.offered().first().and_then(|offered| offered.sessions_max), Some(5), "it had begun");
-        rack.take_back(0, 3, Ending::Done, now);
-        assert_eq!(lent(&mut rack, 1), Some((0, 1)));
-        rack.take_back(0, 1, Ending::Failed { has_begun: false }, now);
-        prove(&mut rack, 0, &[proven(H264, HD)], now);
-        assert_eq!(lent(&mut rack, 9), Some((0, 5)), "one alone was not too many");
-        assert_eq!(rack.next_proof(), None, "it has no room for one, nor need");
-    }
-
-    #[test]
-    fn a_device_that_failed_is_tried_at_once_and_then_ever_later() {
-        let start = Instant::now();
-        let mut rack = rack(&[&[proven(H264, HD)]], start);
-        let mut waits = Vec::new();
-        for n in 0..9 {
-            let now = start + Duration::from_secs(n);
-            let [one, other] = [lent(&mut rack, 1), lent(&mut rack, 1)].map(|lent| lent.expect("it works"));
-            rack.take_back(one.0, one.1, FAILED, now);
-            rack.take_back(other.0, other.1, FAILED, now);
-            assert_eq!((rack.offered(), rack.serves(Class::Nvenc)), (Vec::new(), false));
-            waits.extend(rack.next_proof().map(|(due, _)| (due - now).as_secs()));
-            assert!(prove(&mut rack, 0, &[proven(H264, HD)], now), "it works again");
-        }
-        assert_eq!(waits, [0, 10, 20, 40, 80, 160, 320, 600, 600]);
-        let (place, sessions) = lent(&mut rack, 1).expect("it works");
-        rack.take_back(place, sessions, Ending::Done, start);
-        let (place, sessions) = lent(&mut rack, 1).expect("it works");
-        rack.take_back(place, sessions, FAILED, start);
-        assert_eq!(rack.next_proof(), Some((start, 0)), "what it did well ended the row");
-    }
-
-    #[test]
-    fn a_proof_that_fails_puts_a_device_aside_for_longer_and_longer() {
-        let now = Instant::now();
-        let mut rack = Rack::new(vec![device(Class::Nvenc, 0)], now);
-        assert!(!rack.is_tried() && rack.next_proof() == Some((now, 0)));
-        let mut waits = Vec::new();
-        for n in 0..3 {
-            assert_eq!(prove(&mut rack, 0, &[], now), n == 0, "it is news once");
-            waits.extend(rack.next_proof().map(|(due, _)| (due - now).as_secs()));
-        }
-        assert_eq!(waits, [10, 20, 40]);
-        assert!(rack.is_tried() && !rack.serves(Class::Nvenc));
-        assert_eq!(rack.tally(Class::Nvenc), Tally::default(), "it may be a camera");
-        assert!(prove(&mut rack, 0, &[proven(H264, HD)], now) && prove(&mut rack, 0, &[], now));
-        assert_eq!(rack.tally(Class::Nvenc), Tally { works: 0, aside: 1, sessions: 0 });
-    }
-
-    #[test]
-    fn one_that_has_nothing_to_do_is_proven_again_after_a_while() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(60);
-        let mut rack = rack(&[&[proven(H264, HD)], &[proven(H264, HD)]], now);
-        assert_eq!(rack.next_proof(), Some((now + BELIEVED, 0)));
-        let (place, sessions) = lent(&mut rack, 1).expect("it works");
-        assert_eq!(rack.next_proof(), Some((now + BELIEVED, 1)), "the first is at work");
-        rack.take_back(place, sessions, Ending::Done, later);
-        assert_eq!(rack.next_proof(), Some((now + BELIEVED, 1)), "the first has shown that it works");
-        assert!(!prove(&mut rack, 1, &[proven(H264, HD)], later + BELIEVED), "no news");
-        assert_eq!(rack.next_proof(), Some((later + BELIEVED, 0)));
-        assert!(prove(&mut rack, 0, &[proven(H264, UHD)], later + BELIEVED), "it can do more than before");
-    }
-
-    #[test]
-    fn what_is_offered_of_a_class_and_codec_is_the_best_of_its_devices() {
-        let now = Instant::now();
-        let mut rack = rack(&[&[proven(H264, UHD), proven(Hevc, HD)], &[proven(H264, HD)]], now);
-        let offered = |codec, pixels_max, sessions_max| Offered { class: Class::Nvenc, codec, pixels_max, sessions_max };
-        assert_eq!(rack.offered(), [offered(H264, UHD, None), offered(Hevc, HD, None)]);
-        for (sessions, own_max) in [(3, 2), (4, 3)] {
-            let (place, sessions) = lent(&mut rack, sessions).expect("there is room");
-            rack.take_back(place, sessions, Ending::Failed { has_begun: false }, now);
-            prove(&mut rack, place, &[proven(H264, HD)], now);
-            assert_eq!(rack.places.get(place).and_then(|place| place.sessions_max), Some(own_max));
-        }
-        assert_eq!(rack.offered(), [offered(H264, HD, Some(3))]);
-    }
-}
+#[path = "rack_tests.rs"]
+mod tests;

@@ -86,8 +86,9 @@ impl std::fmt::Display for Walls {
 
 /// Descriptors that a child may have: the source's socket, and what its libraries open for a moment.
 const FILES_MAX: u64 = 256;
-/// Address space of a child in bytes: six times what the largest ladder was seen to take. A backstop, where nobody else sets a limit.
-const ADDRESS_BYTES_MAX: u64 = 16 << 30;
+/// Address space of a child in bytes, or what it may write of it: six times what the largest ladder was seen to take. A backstop,
+/// where nobody else sets a limit.
+const MEMORY_BYTES_MAX: u64 = 16 << 30;
 /// CPU time of a child in seconds: what 16 threads take until the longest deadline. A backstop, as the deadline is the worker's.
 const CPU_SECONDS_MAX: u64 = 8 * 60 * 60;
 /// How much later the kernel kills it without a word, in seconds: before, it says why.
@@ -183,18 +184,21 @@ pub(crate) fn wall_in(device: Option<&Device>) -> Walls {
     // Refused where somebody has set it before; then that holds.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     // A lower limit that is there already holds.
-    let addresses = device::limits_addresses(device).then_some((Resource::RLIMIT_AS, ADDRESS_BYTES_MAX, 0));
-    let others = [
+    let limits = [
+        (device::memory_limit(device), MEMORY_BYTES_MAX, 0),
         (Resource::RLIMIT_CORE, 0, 0),
         (Resource::RLIMIT_NOFILE, device.map_or(FILES_MAX, |_| device::FILES_MAX), 0),
         (Resource::RLIMIT_CPU, CPU_SECONDS_MAX, CPU_SECONDS_MORE),
     ];
-    for (resource, limit, more) in addresses.into_iter().chain(others) {
+    for (resource, limit, more) in limits {
         let _ = setrlimit(resource, limit, limit + more);
     }
     // Others of this user cannot look into it.
     let _ = nix::sys::prctl::set_dumpable(false);
-    Walls { files: close_files(device), system_calls: close_calls(device) }
+    let files = close_files(device);
+    // Commands to devices are for those whose nodes can be opened, which then is every one.
+    let device = device.filter(|_| files != Wall::Missing);
+    Walls { files, system_calls: close_calls(device) }
 }
 
 /// Everything that may be read, where it is there.
@@ -293,6 +297,11 @@ fn filters(device: Option<&Device>) -> Result<[BpfProgram; 2], seccompiler::Back
     // Not whom the kernel is to send signals for it.
     let commands = FCNTL_COMMANDS.iter().map(|command| SeccompRule::new(vec![among(1, -1, *command)?]));
     rules.insert(libc::SYS_fcntl, commands.collect::<Result<_, _>>()?);
+    if device.is_some() {
+        let other = |command: u32| SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, command.into());
+        let others: Vec<_> = device::COMMANDS_REFUSED.into_iter().map(other).collect::<Result<_, _>>()?;
+        rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(others)?]);
+    }
     // For reading, also where Landlock does not know of cutting files off.
     let refused = device.map_or(WRITING, |_| device::MAKING);
     rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![among(2, refused, 0)?])?]);

@@ -114,6 +114,11 @@ fn hostile_deeds(deed: Deed) -> Vec<String> {
             ("signal to the parent", call(libc::SYS_kill, [parent.into(), 0, 0, 0])),
             ("the parent's place among others", call(libc::SYS_sched_setattr, [parent.into(), 0, 0, 0])),
             ("signals by the kernel", call(libc::SYS_fcntl, [SOCKET_FD.into(), libc::F_SETOWN.into(), parent.into(), 0])),
+            ("the same by FIOSETOWN", call(libc::SYS_ioctl, [SOCKET_FD.into(), 0x8901, 0, 0])),
+            ("the same by SIOCSPGRP", call(libc::SYS_ioctl, [SOCKET_FD.into(), 0x8902, 0, 0])),
+            ("the same by FIOSETOWN, in more bits", call(libc::SYS_ioctl, [SOCKET_FD.into(), 0x1_0000_8901, 0, 0])),
+            ("signals at every byte", call(libc::SYS_ioctl, [SOCKET_FD.into(), 0x5452, 0, 0])),
+            ("words for a terminal", call(libc::SYS_ioctl, [0, 0x5412, 0, 0])),
             ("limits lifted", call(libc::SYS_prlimit64, [0, 9, 1, 0])),
         ],
         Deed::Escape => vec![
@@ -139,16 +144,12 @@ pub(crate) fn become_nobody() {
     }
 }
 
-/// What was not refused to this process, with walls around it, those of an order on a device, or without.
+/// What was not refused to this process, with walls around it, those of an order on a device of a class, or without.
 pub(crate) fn confess(deed: Deed, walls: &str) -> Result<Done, Failure> {
-    match walls {
-        "walled" => {
-            wall_in(None);
-        }
-        "device" => {
-            wall_in(Some(&Device { class: Class::Vaapi, number: 0, node: "/dev/dri/renderD128".into() }));
-        }
-        _ => {}
+    let class = Class::ALL.into_iter().find(|class| class.is_hardware() && class.word() == walls);
+    let device = class.map(|class| Device { class, number: 0, node: "/dev/stand-in0".into() });
+    if device.is_some() || walls == "walled" {
+        wall_in(device.as_ref());
     }
     let deeds = hostile_deeds(deed);
     let threads = std::thread::spawn(|| ()).join().is_ok();

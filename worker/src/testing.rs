@@ -157,7 +157,7 @@ pub(crate) fn child_command(how: &str) -> ChildCommand {
 /// A way to do an order.
 type Work = fn(&Order, Arc<dyn Reader>, Arc<dyn Output>) -> Result<Done, Failure>;
 
-/// A child that was taken over: `root` or `nobody`, `walled`, `device` or `free`, and what it tries.
+/// A child that was taken over: `root` or `nobody`, `walled`, a class of devices or `free`, and what it tries.
 fn be_hostile(how: &str) -> Result<Done, Failure> {
     let [user, walls, deed] = how.split(' ').collect::<Vec<_>>()[..] else { panic!("not as told: {how}") };
     if user == "nobody" {

@@ -168,7 +168,7 @@ impl Uploads {
             Medium::Sound => Kind::AudioMp4,
         };
         let id = made.rendition.id.clone();
-        if let Some(sets) = &self.sets {
+        if let Some(sets) = &mut self.sets {
             sets.check(rendition, &id, &bytes).await?;
         }
         let key = keys::init(&id, &self.token);
@@ -225,10 +225,10 @@ impl Uploads {
         self.store(rendition, Place::Media(number), keys::part(&id, &self.token, number), kind, part).await
     }
 
-    /// Waits until everything is stored; what was made, in the order of renditions.
+    /// Waits until everything is stored; what was made, in the order of renditions. Init segments hold for others from then on.
     ///
     /// # Errors
-    /// Of an upload that failed.
+    /// Of an upload that failed; [`Code::DeviceFailed`] for init segments that do not go with what was made meanwhile.
     pub(crate) async fn finish(&mut self) -> Result<Vec<Encoded>, Failure> {
         for rendition in 0..self.made.len() {
             let bytes = self.made(rendition)?.part.bytes;
@@ -245,7 +245,11 @@ impl Uploads {
         while let Some(stored) = self.running.join_next().await {
             self.note(stored)?;
         }
-        self.made.iter().map(Made::encoded).collect()
+        let made: Vec<Encoded> = self.made.iter().map(Made::encoded).collect::<Result<_, _>>()?;
+        if let Some(sets) = &self.sets {
+            sets.note().await?;
+        }
+        Ok(made)
     }
 
     /// Deletes whatever was stored or may still be: the execution came to nothing. What cannot be deleted is left to the

@@ -1,6 +1,7 @@
 //! What a task of a plan comes down to: the order for the child, and where the renditions it makes belong. Pure.
 
 use farm::Class;
+use farm::encoder::Extent;
 use farm::job::{Layout, Mp4};
 use farm::plan::{Plan, RenditionId, Rung};
 use farm::task::TaskId;
@@ -26,7 +27,8 @@ impl Encode {
     pub(crate) fn needs(&self, class: Class) -> Vec<Need> {
         let Order::Video(VideoOrder { plan, .. }) = &self.order else { return Vec::new() };
         let pinned = plan.rungs.iter().filter(|rung| class.is_hardware() && rung.class == class);
-        pinned.map(|Rung { codec, width, height, .. }| Need { codec: *codec, pixels: width.saturating_mul(*height) }).collect()
+        let need = |Rung { codec, width, height, .. }: &Rung| Need { codec: *codec, extent: Extent::of(*width, *height) };
+        pinned.map(need).collect()
     }
 
     /// The same, on a device.
@@ -171,9 +173,9 @@ mod tests {
         video.rungs.insert(1, free);
         video.rungs.push(third);
         let encode = encode(&plan, &TaskId::Video(0)).expect("a task of the plan");
-        let pixels = |class| encode.needs(class).iter().map(|need| need.pixels).collect::<Vec<_>>();
-        assert_eq!(pixels(Class::Nvenc), [1280 * 720, 640 * 360, 1280 * 720]);
-        assert!(pixels(Class::Cpu).is_empty() && pixels(Class::Vaapi).is_empty(), "nothing is asked of a device");
+        let extents = |class| encode.needs(class).iter().map(|need| need.extent).collect::<Vec<_>>();
+        assert_eq!(extents(Class::Nvenc), [(1280, 720), (640, 360), (1280, 720)].map(|(w, h)| Extent::of(w, h)));
+        assert!(extents(Class::Cpu).is_empty() && extents(Class::Vaapi).is_empty(), "nothing is asked of a device");
         assert_eq!(encode.on_device(), [0; 0]);
         let on = |sessions| encode.clone().on(OnDevice { device: device("/dev/x".as_ref()), sessions });
         assert_eq!([1, 2, 3, 9].map(|sessions| on(sessions).on_device()), [vec![0], vec![0, 2], vec![0, 2, 3], vec![0, 2, 3]]);

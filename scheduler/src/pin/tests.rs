@@ -11,12 +11,13 @@ use crate::offers::Offers;
 use crate::testing::{picture, source, spec};
 
 fn served(offers: &[(Class, VideoCodec, Option<u32>)]) -> Served {
-    let mut all = Offers::default();
+    let now = Instant::now();
+    let mut all = Offers::new(now, true);
     for (class, codec, sessions_max) in offers {
-        let offered = Offered { class: *class, codec: *codec, pixels_max: 1920 * 1080, sessions_max: *sessions_max };
-        all.note(Offer { worker: Token::random(), encoders: vec![offered] }, Instant::now());
+        let offered = Offered { class: *class, codec: *codec, largest: Extent::of(1920, 1080), sessions_max: *sessions_max };
+        all.note(Offer { worker: Token::random(), encoders: vec![offered] }, now);
     }
-    all.served()
+    all.served(now)
 }
 
 fn plan() -> Plan {
@@ -24,7 +25,7 @@ fn plan() -> Plan {
 }
 
 fn classes(plan: &Plan) -> Vec<Class> {
-    plan.rungs().into_iter().map(|(rung, _)| rung.class).collect()
+    plan.video.iter().flat_map(|video| &video.rungs).map(|rung| rung.class).collect()
 }
 
 fn pinned(plan: Plan, policy: Hardware, offers: &[(Class, VideoCodec, Option<u32>)]) -> Vec<Class> {
@@ -52,7 +53,7 @@ fn what_does_not_fit_is_made_by_the_processor() {
     let mut odd = plan();
     let rungs = &mut odd.video.as_mut().expect("a picture").rungs;
     (rungs[0].width, rungs[0].height) = (3840, 2160);
-    rungs[1].width = 254;
+    rungs[1].width = 190;
     rungs[2].rate_control = RateControl::Copied { max_bitrate: 1 };
     let offers = [(Class::Nvenc, H264, None)];
     assert_eq!(pinned(odd, Hardware::Prefer, &offers)[..3], [Class::Cpu; 3]);
@@ -60,12 +61,13 @@ fn what_does_not_fit_is_made_by_the_processor() {
     mixed.video.as_mut().expect("a picture").rungs[0].codec = VideoCodec::Hevc;
     let offers = [(Class::Nvenc, H264, None), (Class::Nvenc, VideoCodec::Hevc, None)];
     let one_worker = |mut all: Vec<Offered>| {
-        let mut offers = Offers::default();
-        all.iter_mut().for_each(|offered| offered.pixels_max = 1 << 30);
-        offers.note(Offer { worker: Token::random(), encoders: all }, Instant::now());
-        offers.served()
+        let now = Instant::now();
+        let mut offers = Offers::new(now, true);
+        all.iter_mut().for_each(|offered| offered.largest = Extent::of(1 << 15, 1 << 15));
+        offers.note(Offer { worker: Token::random(), encoders: all }, now);
+        offers.served(now)
     };
-    let all = offers.map(|(class, codec, sessions_max)| Offered { class, codec, pixels_max: 0, sessions_max });
+    let all = offers.map(|(class, codec, sessions_max)| Offered { class, codec, largest: Extent::default(), sessions_max });
     let segments = pin(mixed.clone(), Hardware::Prefer, &one_worker(all.to_vec())).expect("pinned");
     assert_eq!(classes(&segments)[..2], [Class::Nvenc, Class::Nvenc]);
     mixed.layout = Layout::SingleFile;
@@ -80,4 +82,25 @@ fn where_it_is_required_and_not_there_the_job_is_refused() {
     let refused = pin(plan(), Hardware::Require, &served(&[])).expect_err("nobody offers any");
     assert_eq!(refused.code, Code::InvalidRequest);
     assert!(refused.message.starts_with("hardware: "), "{refused}");
+}
+
+#[test]
+fn a_class_with_much_to_do_is_left_to_what_waits_for_it() {
+    let mut crowded = served(&[(Class::Nvenc, H264, None), (Class::Vaapi, H264, None)]);
+    crowded.crowded.insert(Class::Nvenc);
+    let class = |plan: Plan| classes(&plan).first().copied();
+    assert_eq!(pin(plan(), Hardware::Prefer, &crowded).map(class), Ok(Some(Class::Vaapi)));
+    assert_eq!(pin(plan(), Hardware::Require, &crowded).map(class), Ok(Some(Class::Nvenc)));
+    crowded.crowded.insert(Class::Vaapi);
+    assert_eq!(pin(plan(), Hardware::Prefer, &crowded).map(class), Ok(Some(Class::Cpu)));
+}
+
+#[test]
+fn who_requires_hardware_waits_while_it_is_not_known_and_gets_all_rungs_on_it() {
+    let now = Instant::now();
+    let unknown = Offers::new(now, false).served(now);
+    assert_eq!(pin(plan(), Hardware::Require, &unknown).map_err(|refused| refused.code), Err(Code::SchedulerUnavailable));
+    assert!(pin(plan(), Hardware::Prefer, &unknown).is_ok());
+    let few = pinned(plan(), Hardware::Require, &[(Class::Nvenc, H264, Some(2))]);
+    assert_eq!(few, vec![Class::Nvenc; few.len()], "tasks make as many on it as they get sessions for");
 }

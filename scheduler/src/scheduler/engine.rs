@@ -18,6 +18,7 @@ use crate::pace::Pace;
 
 use super::job::{Conduct, Driven, News, Stand, drive};
 use super::lead::Lead;
+use super::measure::Scale;
 use super::view::{Board, Phase, Tally};
 use super::{PARTITION, Settings};
 use crate::dispatch::Shares;
@@ -59,6 +60,8 @@ pub(super) struct Engine {
     /// What workers offer, and what comes of it.
     pub(super) offers: Offers,
     pub(super) served: Served,
+    /// By what it is said how many workers are wanted.
+    pub(super) scale: Scale,
 }
 
 /// Listing the active jobs.
@@ -106,8 +109,9 @@ impl Engine {
             broker_troubles: 0,
             issue_at: None,
             pace: Pace::USUAL,
-            offers: Offers::default(),
-            served: Served::default(),
+            offers: Offers::new(Instant::now(), settings.settle.is_zero()),
+            served: Served::NONE,
+            scale: Scale::new(),
             settings,
         }
     }
@@ -138,6 +142,7 @@ impl Engine {
                 _ = reconcile.tick() => self.reconcile().await,
                 _ = measure.tick() => {
                     self.note_offers();
+                    self.served.crowded = self.crowded();
                     self.measure();
                 }
                 delivery = next_delivery(&mut self.consumer) => self.hear(delivery).await,
@@ -304,10 +309,15 @@ impl Engine {
     /// Looks at what is offered by now. Tasks on the queue of a class that nobody serves any more are handed out again.
     fn note_offers(&mut self) {
         let now = Instant::now();
+        if !self.broker.stats().connected {
+            self.offers.was_deaf(now);
+        }
         self.offers.expire(now);
-        self.served = self.offers.served();
+        let crowded = std::mem::take(&mut self.served.crowded);
+        self.served = self.offers.served(now);
+        self.served.crowded = crowded;
         for entry in self.jobs.values_mut() {
-            entry.leave_queues(now, self.settings.lease, |class| self.served.has(class));
+            entry.leave_queues(now, self.settings.lease, |class| !self.offers.is_gone(class, now));
         }
     }
 
@@ -356,6 +366,7 @@ impl Engine {
             }
         };
         self.scan.troubles = 0;
+        self.scale.is_listed = true;
         if listed.is_empty() {
             // Nothing can be running.
             self.lead.settle_now(Instant::now());

@@ -67,7 +67,7 @@ enum Begun {
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// Who is at a task is heard every second: with nothing for so long it is gone.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(30);
 
 impl Outstanding {
     /// A task that is put on the queue of a class.

@@ -1,11 +1,11 @@
 //! Handing out: the tasks whose turn it is, as many as the window has room for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use farm::broker::Queue;
 use farm::task::TaskMessage;
-use farm::{Class, metrics};
+use farm::{Class, Life, metrics};
 use tokio::time::Instant;
 
 use super::engine::Engine;
@@ -26,6 +26,17 @@ pub(super) struct Chosen {
     tenant: String,
     cost_ns: u64,
 }
+
+/// A task that could be handed out, over this queue.
+struct Ready<'a> {
+    due: &'a Due,
+    class: Class,
+    life: Life,
+    epoch: u64,
+}
+
+/// A class of devices is crowded where so many tasks wait for each that runs, and hardly any for the processor.
+const CROWD: usize = 4;
 
 impl Engine {
     /// Hands out tasks until the window is full.
@@ -68,16 +79,17 @@ impl Engine {
         }
         self.shares.tidy(self.jobs.is_empty());
         let mut candidates = Vec::new();
-        let mut dues = Vec::new();
+        let mut ready = Vec::new();
         for (id, entry) in &self.jobs {
             let mut left = rooms.clone();
-            // The most pressing come first, and no job can have more than all of the window.
-            let mut fits = |due: &&Due| {
-                let room = left.get_mut(&self.queue_of(due)).filter(|room| **room > 0);
-                room.map(|room| *room -= 1).is_some()
-            };
-            let free = entry.due.iter().filter(|due| !entry.outstanding.contains_key(&due.task));
-            for due in free.filter(|due| fits(due)) {
+            for due in entry.due.iter().filter(|due| !entry.outstanding.contains_key(&due.task)) {
+                // The most pressing come first, and no job can have more than all of the window.
+                if left.values().all(|room| *room == 0) {
+                    break;
+                }
+                let class = self.queue_of(due);
+                let Some(room) = left.get_mut(&class).filter(|room| **room > 0) else { continue };
+                *room -= 1;
                 candidates.push(Candidate {
                     tenant: &entry.tally.tenant,
                     priority: entry.tally.priority,
@@ -86,25 +98,24 @@ impl Engine {
                     task: &due.task,
                     cost_ns: entry.tally.cost_ns(&due.task),
                 });
-                dues.push((due, entry.life, entry.epoch));
+                ready.push(Ready { due, class, life: entry.life, epoch: entry.epoch });
             }
         }
         let mut shares = self.shares.clone();
         let mut chosen = Vec::new();
         while let Some(place) = pick_next(&candidates, &shares) {
-            let (candidate, (due, life, epoch)) = (candidates.swap_remove(place), dues.swap_remove(place));
-            let class = self.queue_of(due);
-            let Some(room) = rooms.get_mut(&class).filter(|room| **room > 0) else { continue };
-            *room -= 1;
+            let (candidate, Ready { due, class, life, epoch }) = (candidates.swap_remove(place), ready.swap_remove(place));
             shares.charge(candidate.tenant, candidate.cost_ns);
             let (job, task) = (candidate.job.clone(), due.task.clone());
             let message = TaskMessage { job, life, task, attempt: due.attempt, class, epoch, term };
-            chosen.push(Chosen {
-                message,
-                wait_ms: due.wait_ms,
-                tenant: candidate.tenant.to_owned(),
-                cost_ns: candidate.cost_ns,
-            });
+            let (tenant, cost_ns) = (candidate.tenant.to_owned(), candidate.cost_ns);
+            chosen.push(Chosen { message, wait_ms: due.wait_ms, tenant, cost_ns });
+            let room = rooms.entry(class).or_default();
+            *room = room.saturating_sub(1);
+            if *room == 0 {
+                let others = candidates.into_iter().zip(ready).filter(|(_, other)| other.class != class);
+                (candidates, ready) = others.unzip();
+            }
         }
         chosen
     }
@@ -130,6 +141,23 @@ impl Engine {
             (class, room(self.settings.window, of(&outstanding, class), of(&running, class), finished))
         };
         served.map(room_of).collect()
+    }
+
+    /// Classes of devices that have much more to do than the processor: what is planned now goes there, so that a few devices do
+    /// not hold up a farm of many workers.
+    pub(super) fn crowded(&self) -> BTreeSet<Class> {
+        let (mut waiting, mut running) = (BTreeMap::<Class, usize>::new(), BTreeMap::<Class, usize>::new());
+        for entry in self.jobs.values() {
+            for due in &entry.due {
+                let queue = entry.outstanding.get(&due.task).map_or_else(|| self.queue_of(due), |on_its_way| on_its_way.class);
+                let counts = if entry.running.contains_key(&due.task) { &mut running } else { &mut waiting };
+                *counts.entry(queue).or_default() += 1;
+            }
+        }
+        let of = |counts: &BTreeMap<Class, usize>, class| counts.get(&class).copied().unwrap_or(0);
+        let is_idle = of(&waiting, Class::Cpu) <= of(&running, Class::Cpu);
+        let is_crowded = |class: &Class| of(&waiting, *class) > CROWD * of(&running, *class).max(1);
+        Class::ALL.into_iter().filter(|class| class.is_hardware() && is_idle && is_crowded(class)).collect()
     }
 
     /// Takes into account what was heard to be running when the term began, so that it is not handed out a second time.

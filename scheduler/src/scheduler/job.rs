@@ -113,7 +113,7 @@ impl Conduct {
     /// As in a farm without hardware of which nothing is known yet.
     #[cfg(test)]
     pub(super) fn usual(aftercare: Aftercare) -> Self {
-        Self { aftercare, pace: Pace::USUAL, served: Served::default(), hardware: Arc::default() }
+        Self { aftercare, pace: Pace::USUAL, served: Served::NONE, hardware: Arc::default() }
     }
 }
 

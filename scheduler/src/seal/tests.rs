@@ -75,7 +75,7 @@ fn a_joined_file_stands_for_its_parts() {
     });
     let sealed = seal(&plan, &markers).expect("a seal").renditions.remove(0);
     let Media::File { init_bytes, .. } = sealed.media else { panic!("not a file") };
-    assert_eq!((init_bytes, sealed.codecs.as_str()), (701, "avc1.640C32"), "of the highest level");
+    assert_eq!((init_bytes, sealed.codecs.as_str()), (701, "avc1.640032"), "true of both");
     if let Some(Marker { outcome: Outcome::Packed { object }, .. }) = markers.get_mut(&pack) {
         object.bytes = 100;
     }

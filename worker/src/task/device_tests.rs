@@ -3,7 +3,7 @@
 use super::*;
 use std::path::PathBuf;
 
-use farm::encoder::Offered;
+use farm::encoder::{Extent, Offered};
 use tokio::sync::broadcast;
 
 use crate::testing::{device, plan_on};
@@ -69,7 +69,8 @@ async fn a_device_is_offered_and_its_tasks_are_done_on_it() {
     let mut stand = Stand::new(Layout::Segments).await;
     let worker = stand.worker();
     let offered = stand.offered().await;
-    assert!(offered.iter().all(|one| (one.class, one.pixels_max, one.sessions_max) == (Class::Nvenc, 3840 * 2160, None)));
+    let largest = Extent::of(3840, 2160);
+    assert!(offered.iter().all(|one| (one.class, one.largest, one.sessions_max) == (Class::Nvenc, largest, None)));
     assert_eq!(offered.len(), 3, "each codec: {offered:?}");
     stand.bench.send_to(Class::Nvenc, TaskId::Video(0), 1).await;
     let name = stand.name();
@@ -92,12 +93,14 @@ async fn a_device_that_fails_is_told_of_and_put_aside_and_the_processor_does_its
     assert_eq!((failure.code, failure.message), (Code::DeviceFailed, format!("{}: the card is gone", stand.name())));
     stand.offers(false).await;
     assert_eq!(stand.bench.objects().await, Vec::<String>::new());
-    // Its slots go on with what is on their queue.
+    // Its slot does one more that comes all the same, and leaves what is on the queue then to others.
     stand.bench.send_to(Class::Nvenc, TaskId::Video(1), 1).await;
     assert_eq!(stand.done_on(TaskId::Video(1)).await, None);
-    stand.bench.send_to(Class::Cpu, TaskId::Video(0), 2).await;
+    stand.bench.send_to(Class::Nvenc, TaskId::Video(0), 2).await;
+    stand.bench.send_to(Class::Cpu, TaskId::Video(0), 3).await;
     assert_eq!(stand.done_on(TaskId::Video(0)).await, None);
     worker.shutdown().await;
+    assert!(stand.bench.task_waits_for(Class::Nvenc).await);
 }
 
 #[tokio::test]
