@@ -71,6 +71,9 @@ pub enum Fault {
     ChangesSets,
 }
 
+/// Widest picture that is taken, in pixels: as older devices have it.
+const WIDTH_MAX: i32 = 1920;
+
 /// What an element says that dies.
 pub const DYING_WORDS: &str = "the stand-in dies here";
 /// What an element says that finds no session, as NVIDIA's driver does.
@@ -216,6 +219,9 @@ impl Core {
     }
 
     fn begin(&self, pad: &gst::GhostPad, bin: &gst::Bin, first: gst::ClockTime) -> Result<(), gst::FlowError> {
+        if self.width() > WIDTH_MAX {
+            return Err(fails(bin, "the stand-in takes no picture so wide"));
+        }
         let references = match behaviour() {
             Behaviour::Refuses => return Err(fails(bin, "the stand-in refuses everything")),
             Behaviour::FallsIll { mark, .. } if is_ill(mark) => return Err(fails(bin, "the stand-in is ill")),
@@ -228,6 +234,16 @@ impl Core {
             gst::Pad::event_default(pad, Some(bin), event);
         }
         Ok(())
+    }
+
+    /// Width of the pictures that come, by what was told of them.
+    fn width(&self) -> i32 {
+        let told = lock(&self.held);
+        let mut widths = told.iter().filter_map(|event| match event.view() {
+            gst::EventView::Caps(caps) => caps.caps().structure(0)?.get::<i32>("width").ok(),
+            _ => None,
+        });
+        widths.next().unwrap_or(0)
     }
 
     /// Has a new x264 do the work, from the next frame on.
