@@ -93,7 +93,8 @@ const CHIPS: &str = "_omx";
 /// the source is opened.
 pub fn confine(keep: &[String]) {
     let registry = gst::Registry::get();
-    let is_kept = |name: &str| keep.iter().any(|kept| kept == name);
+    let kept = keep.to_vec();
+    let is_kept = move |name: &str| kept.iter().any(|kept| kept == name);
     // Loaded now: a plugin that is loaded later brings all that it has back.
     let spared: Vec<_> = keep.iter().filter_map(|name| gst::ElementFactory::find(name)?.load().ok()?.plugin_name()).collect();
     for plugin in registry.plugins().iter().filter(|plugin| !is_allowed(plugin)) {
@@ -108,10 +109,16 @@ pub fn confine(keep: &[String]) {
     }
     for factory in gst::ElementFactory::factories_with_type(gst::ElementFactoryType::ANY, gst::Rank::NONE) {
         if reaches_out(&factory) && !is_kept(&factory.name()) {
-            // Loaded first, as above.
-            registry.remove_feature(&factory.load().unwrap_or(factory));
+            registry.remove_feature(&factory);
         }
     }
+    // Those that are loaded later, when they are needed: to load all now would take longer than many an order.
+    registry.connect_feature_added(move |registry, feature| {
+        let factory = feature.downcast_ref::<gst::ElementFactory>();
+        if factory.is_some_and(|factory| reaches_out(factory) && !is_kept(&factory.name())) {
+            registry.remove_feature(feature);
+        }
+    });
 }
 
 fn reaches_out(factory: &gst::ElementFactory) -> bool {
