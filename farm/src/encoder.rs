@@ -64,7 +64,7 @@ impl fmt::Display for Class {
 pub struct Device {
     /// Whose it is.
     pub class: Class,
-    /// Its number among those of its class, from 0. Names of elements go by it.
+    /// Its number as names of elements have it: its place among those of its class, from 0, or that of its node (V4L2).
     pub number: u32,
     /// Its node in the file system.
     pub node: PathBuf,

@@ -364,11 +364,12 @@ fn missing(job: &JobState, plan: &Plan) -> Vec<TaskId> {
 fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Defeat> {
     let mut due = Vec::with_capacity(tasks.len());
     let mut halted = None;
+    let is_borne = device_failures(job).count() < DEVICE_FAILURES_MAX;
+    let planned = job.plan.as_ref().filter(|_| is_borne);
     for task in tasks {
         match verdict(job.failures.get(&task)) {
             Verdict::Try(attempt) => {
-                let may_fail = attempt == 1 && fallbacks(job).len() < DEVICE_FAILURES_MAX;
-                let planned = job.plan.as_ref().filter(|_| may_fail).map(|plan| task.class_in(plan));
+                let planned = planned.filter(|_| attempt == 1).map(|plan| task.class_in(plan));
                 due.push(Due { task, attempt, wait_ms: wait_ms(attempt), class: planned.unwrap_or_default() });
             }
             Verdict::Halt(failure) => halted = halted.or(Some(failure)),
@@ -378,14 +379,19 @@ fn run(job: &JobState, tasks: Vec<TaskId>) -> Result<Next, Defeat> {
     Ok(halted.map_or(Next::Run(due), Next::Halt))
 }
 
+/// Attempts that devices failed at.
+fn device_failures(job: &JobState) -> impl Iterator<Item = (&TaskId, u32, &Failure)> {
+    job.failures
+        .iter()
+        .flat_map(|(task, attempts)| attempts.iter().map(move |(attempt, failure)| (task, *attempt, failure)))
+        .filter(|(_, _, failure)| failure.code == Code::DeviceFailed)
+}
+
 /// What was made on the processor because a device failed at it.
 fn fallbacks(job: &JobState) -> Vec<Fallback> {
-    let failures =
-        job.failures.iter().flat_map(|(task, attempts)| attempts.iter().map(move |(attempt, failure)| (task, attempt, failure)));
-    let of_devices = failures.filter(|(_, _, failure)| failure.code == Code::DeviceFailed);
-    of_devices
-        .map(|(task, attempt, failure)| Fallback { task: task.clone(), attempt: *attempt, failure: failure.clone() })
-        .collect()
+    let told =
+        |(task, attempt, failure): (&TaskId, u32, &Failure)| Fallback { task: task.clone(), attempt, failure: failure.clone() };
+    device_failures(job).map(told).collect()
 }
 
 /// What the failed attempts at a task mean.

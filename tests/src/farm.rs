@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use farm::job::{JobId, Layout};
 use farm::storage::{Kind, Storage, StorageError};
-use farm::task::{TaskId, Token};
-use farm::{Life, keys};
+use farm::task::{TaskId, TaskMessage, Token};
+use farm::{Class, Life, keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -282,6 +282,16 @@ impl Farm {
             Err(StorageError::NotFound(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The message of the first attempt at a task, as the scheduler that acts sends it.
+    ///
+    /// # Errors
+    /// When nobody has acted yet.
+    pub fn task_message(&self, job: &Job, task: TaskId) -> Result<TaskMessage> {
+        let term = self.object("state/term/0")?.context("no term")?;
+        let term = std::str::from_utf8(&term)?.trim().parse()?;
+        Ok(TaskMessage { job: job.id.clone(), task, life: Life::FIRST, attempt: 1, class: Class::Cpu, epoch: 1, term })
     }
 
     /// Stores an object. Nobody notices.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use farm::job::Layout;
-use farm::task::TaskMessage;
 use tests::farm::{Farm, JOBS, Job, LIMIT, TASKS, Ways};
 use tests::proxy::{Mode, Proxy};
 use tests::rabbit::Server;
@@ -283,17 +282,7 @@ fn creates_whose_condition_is_ignored() -> Result<()> {
     farm.send(&job)?;
     farm.send(&job)?;
     wait(&farm, &hold)?;
-    let term = farm.object("state/term/0")?.context("no term")?;
-    let term = std::str::from_utf8(&term)?.trim().parse()?;
-    let message = TaskMessage {
-        job: job.id.clone(),
-        task: job.chunk(1),
-        life: farm::Life::FIRST,
-        attempt: 1,
-        class: farm::Class::Cpu,
-        epoch: 1,
-        term,
-    };
+    let message = farm.task_message(&job, job.chunk(1))?;
     farm.broker.publish(TASKS, &serde_json::to_vec(&message)?)?;
     farm.until_marked(&job, &job.chunk(1))?;
     drop(hold);

@@ -284,17 +284,7 @@ fn the_same_message_twice_is_the_same_work_once() -> Result<()> {
     let hold = hold_write(&farm, Moment::Before, "/00001.m4s");
     let caught = hold.wait(LIMIT).with_context(|| farm.logs())?;
     let held = asker(&mut workers, &caught)?;
-    let term = farm.object("state/term/0")?.context("no term")?;
-    let term = std::str::from_utf8(&term)?.trim().parse()?;
-    let message = TaskMessage {
-        job: job.id.clone(),
-        task: job.chunk(1),
-        life: farm::Life::FIRST,
-        attempt: 1,
-        class: farm::Class::Cpu,
-        epoch: 1,
-        term,
-    };
+    let message = farm.task_message(&job, job.chunk(1))?;
     farm.broker.publish(TASKS, &serde_json::to_vec(&message)?)?;
     farm.until_marked(&job, &job.chunk(1))?;
     drop(hold);
