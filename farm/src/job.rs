@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::edit::{self, EditStep, STEPS_MAX};
 use crate::{Code, Failure, Rate};
 
 /// Name of a job, unique in a farm: 1 to 128 letters, digits, `-`, `_` or `.`, so that it can stand in keys.
@@ -67,6 +68,10 @@ pub struct JobSpec {
     pub tenant: String,
     /// What to transcode.
     pub source: SourceSpec,
+    /// What is done to it before, step by step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = STEPS_MAX))]
+    pub edit: Vec<EditStep>,
     /// Where the result goes.
     pub output: OutputSpec,
     /// Which pictures to make of it.
@@ -462,6 +467,7 @@ impl JobSpec {
             id: None,
             tenant: default_tenant(),
             source: SourceSpec { url: source, headers: BTreeMap::new() },
+            edit: Vec::new(),
             output: OutputSpec { url: output, layout: Layout::default(), mp4: Mp4::default() },
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
@@ -496,6 +502,7 @@ impl JobSpec {
         if let Some(seconds) = self.chunk_seconds.filter(|s| !(1..=3600).contains(s)) {
             return refuse(format!("chunk_seconds: {seconds} is not from 1 to 3600"));
         }
+        edit::check(&self.edit)?;
         self.check_stills()?;
         match &self.ladder {
             LadderSpec::Auto(AutoLadder { max_height: Some(height) }) if !(16..=4320).contains(height) => {
@@ -515,6 +522,9 @@ impl JobSpec {
         let refuse = |message: String| Err(Failure::new(Code::InvalidRequest, message));
         if let Some(height) = self.poster.as_ref().and_then(|poster| poster.height).filter(|h| !(16..=4320).contains(h)) {
             return refuse(format!("poster: height {height} is not from 16 to 4320"));
+        }
+        if !self.edit.is_empty() && (self.poster.is_some() || self.storyboard.is_some()) {
+            return refuse("edit: no still pictures are made of an edited video".to_owned());
         }
         let Some(StoryboardSpec { columns, rows, height, seconds }) = self.storyboard else { return Ok(()) };
         if !(1..=64).contains(&columns) || !(1..=64).contains(&rows) {

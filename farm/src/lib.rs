@@ -1,12 +1,13 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`failure`], [`keys`], [`rate`],
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`edit`], [`failure`], [`keys`], [`rate`],
 //! [`boxes`]) or a port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]) and have
 //! to do with strangers ([`serve`], [`outbound`]). Nothing here knows GStreamer.
 
 pub mod admin;
 pub mod boxes;
 pub mod broker;
+pub mod edit;
 pub mod encoder;
 pub mod ended;
 pub mod failure;

@@ -372,7 +372,7 @@ pub const KINDS: [&str; 8] = ["probe", "first", "video", "audio", "stills", "tex
 /// What a task is called in labels.
 pub fn kind(task: &TaskId) -> &'static str {
     match task {
-        TaskId::Probe => "probe",
+        TaskId::Probe | TaskId::ProbeOther(_) => "probe",
         TaskId::Video(_) => "video",
         TaskId::First(_) => "first",
         TaskId::Audio(_) => "audio",

@@ -11,8 +11,9 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::edit::EditPlan;
 use crate::job::{Layout, Loudness, Mp4, VideoCodec};
-use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId};
+use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId, VideoTrack};
 use crate::stills::StillsPlan;
 use crate::task::TaskId;
 use crate::text::TextPlan;
@@ -51,6 +52,9 @@ pub struct Plan {
     /// The text, a rendition per track, if there is some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextPlan>,
+    /// What the source's edits come to, if there are some. Presentation time is theirs then, and starts at stream time 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditPlan>,
     /// What was decided that a viewer may wonder about.
     pub notes: Vec<String>,
 }
@@ -160,7 +164,7 @@ pub fn segment_lengths(total: u64, whole: u64) -> Vec<u64> {
 const STUB_DIVISOR: u64 = 8;
 
 /// What is done to every decoded picture before it is scaled to the rungs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PicturePlan {
     /// Turn and mirror.
     pub orientation: Orientation,
@@ -168,6 +172,20 @@ pub struct PicturePlan {
     pub interlace: Interlace,
     /// Colours of the source, with guesses filled in.
     pub colour: Colour,
+}
+
+impl PicturePlan {
+    /// Of a track.
+    pub fn of(track: &VideoTrack) -> Self {
+        Self { orientation: track.orientation, interlace: track.interlace, colour: track.colour }
+    }
+
+    /// Of pictures that are as those of a rung.
+    pub const MADE: Self = Self {
+        orientation: Orientation { mirrored: false, quarter_turns: 0 },
+        interlace: Interlace::Progressive,
+        colour: Colour::BT709,
+    };
 }
 
 /// A piece of the picture's work: frames `start..end` of the grid.

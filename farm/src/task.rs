@@ -24,6 +24,8 @@ use crate::{Class, Failure, Life};
 pub enum TaskId {
     /// Find out what the source is.
     Probe,
+    /// Find out what another source is, by its number, which its edits name.
+    ProbeOther(u32),
     /// Encode this chunk of the picture into every rung.
     Video(u32),
     /// Encode this chunk of the rung that is made before the others.
@@ -46,7 +48,7 @@ impl TaskId {
         let pass = match self {
             Self::Video(_) => plan.video.as_ref(),
             Self::First(_) => plan.first.as_ref(),
-            Self::Probe | Self::Audio(_) | Self::Stills | Self::Text | Self::Pack(_) | Self::Mp4(_) => None,
+            Self::Probe | Self::ProbeOther(_) | Self::Audio(_) | Self::Stills | Self::Text | Self::Pack(_) | Self::Mp4(_) => None,
         };
         pass.map(VideoPlan::class).unwrap_or_default()
     }
@@ -85,6 +87,7 @@ impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Probe => f.write_str("probe"),
+            Self::ProbeOther(number) => write!(f, "probe-{number}"),
             Self::Video(chunk) => write!(f, "video-{chunk:05}"),
             Self::First(chunk) => write!(f, "first-{chunk:05}"),
             Self::Audio(index) => write!(f, "audio-{index}"),
@@ -114,6 +117,7 @@ impl FromStr for TaskId {
                 .map(Self::Video)
                 .or_else(|| numbered("first-").map(Self::First))
                 .or_else(|| numbered("audio-").map(Self::Audio))
+                .or_else(|| numbered("probe-").map(Self::ProbeOther))
                 .or_else(|| text.strip_prefix("pack-").map(|id| Self::Pack(RenditionId(id.to_owned()))))
                 .or_else(|| text.strip_prefix("mp4-").map(|id| Self::Mp4(RenditionId(id.to_owned())))),
         };

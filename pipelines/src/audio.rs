@@ -13,7 +13,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
+use farm::edit::{Clip, samples_before};
 use farm::job::Loudness;
+use farm::media::TrackId;
 use farm::plan::AudioPlan;
 use farm::task::{Account, Segment};
 use farm::text::Cue;
@@ -25,8 +27,8 @@ use crate::decode::decode;
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::limiter::{Level, Leveller};
 use crate::loudness::{self, Meter, floats};
-use crate::mend::Source;
 use crate::source::{element, internal, push};
+use crate::sources::Sources;
 use crate::{AudioOrder, Init, Output, StillPlace, downmix};
 
 const PACKET_SAMPLES: u32 = AudioPlan::PACKET_SAMPLES;
@@ -47,19 +49,19 @@ const fn frame_bytes(channels: u32) -> usize {
 ///
 /// # Errors
 /// When the source does not decode, or the encoder fails.
-pub fn encode(order: &AudioOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+pub fn encode(order: &AudioOrder, sources: &Sources, output: &Arc<dyn Output>) -> Result<Account, Failure> {
     if let Some(copy) = order.plan.copy
-        && let Some(account) = copy::sound(order, copy, source, output)?
+        && let Some(account) = copy::sound(order, copy, &sources.open(0)?, output)?
     {
         return Ok(account);
     }
     match order.plan.loudness {
-        Loudness::Off => pass(order, source, Level::AS_IS, output, None),
+        Loudness::Off => pass(order, sources, Level::AS_IS, output, None),
         Loudness::EbuR128 => {
             let trial: Arc<dyn Output> = Arc::new(Trial(Arc::clone(output)));
             let measured = |level, output| {
                 let meter = Meter::new(order.plan.rate, order.plan.channels)?;
-                let account = pass(order, source, level, output, Some(&meter))?;
+                let account = pass(order, sources, level, output, Some(&meter))?;
                 Ok((account, meter.finish()?))
             };
             let (level, before) = loudness::find(|level| measured(level, &trial).map(|(_, measured)| measured))?;
@@ -98,7 +100,7 @@ impl Output for Trial {
 /// Encodes it all once, heard by a meter if there is one.
 fn pass(
     order: &AudioOrder,
-    source: &Source,
+    sources: &Sources,
     level: Level,
     output: &Arc<dyn Output>,
     meter: Option<&Meter>,
@@ -109,23 +111,56 @@ fn pass(
         .rate(plan.rate.cast_signed())
         .channels(plan.channels.cast_signed())
         .build();
-    let convert = element("audioconvert")?;
-    if plan.channels == 2 {
-        downmix::apply(&convert)?;
-    }
-    let after = vec![convert, element("audioresample")?];
-    let mut decoded = decode(source, plan.track, 0, after, &caps)?;
     let mut encoder = Encoder::start(order, &caps, level, Arc::clone(output), meter)?;
-    while encoder.left() > 0 {
-        let Some(raw) = decoded.next()? else { break };
-        encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
+    for span in spans(order) {
+        encoder.begin(&span)?;
+        let Some((source, track)) = span.of else { continue };
+        let convert = element("audioconvert")?;
+        if plan.channels == 2 {
+            downmix::apply(&convert)?;
+        }
+        let after = vec![convert, element("audioresample")?];
+        let mut decoded = decode(&sources.open(source)?, track, 0, after, &caps)?;
+        while encoder.left() > 0 {
+            let Some(raw) = decoded.next()? else { break };
+            encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
+        }
     }
-    drop(decoded);
     encoder.finish()
+}
+
+/// A stretch of the result that is of one source.
+#[derive(Clone, Debug)]
+struct Span {
+    /// Its samples.
+    samples: Range<u64>,
+    /// Stream time of its source at its start, in ns.
+    origin_ns: u64,
+    /// The source and its stream; none is silence.
+    of: Option<(u32, TrackId)>,
+}
+
+/// What is heard: one source, or clips.
+fn spans(order: &AudioOrder) -> Vec<Span> {
+    let plan = &order.plan;
+    let Some(edit) = &order.edit else {
+        return vec![Span { samples: 0..plan.samples, origin_ns: order.origin_ns, of: Some((0, plan.track)) }];
+    };
+    let span = |clip: &Clip| {
+        let sound = clip.sounds.first().copied().flatten();
+        Span {
+            samples: clip.units(|time_ns| samples_before(time_ns, plan.rate).min(plan.samples)),
+            origin_ns: sound.map_or(0, |sound| sound.origin_ns),
+            of: sound.map(|sound| (sound.source, sound.track)),
+        }
+    };
+    edit.plan.clips.iter().map(span).collect()
 }
 
 struct Encoder<'a> {
     order: &'a AudioOrder,
+    /// What is being pushed.
+    span: Span,
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     source: gst_app::AppSrc,
@@ -196,6 +231,7 @@ impl<'a> Encoder<'a> {
         pipeline.set_state(gst::State::Playing).map_err(internal)?;
         let mut encoder = Self {
             order,
+            span: Span { samples: 0..0, origin_ns: order.origin_ns, of: None },
             pipeline,
             bus,
             source,
@@ -211,9 +247,31 @@ impl<'a> Encoder<'a> {
         Ok(encoder)
     }
 
-    /// Samples of the result that are still to come.
+    /// Ends what was pushed with as much silence as it is short of its end, and begins another stretch.
+    fn begin(&mut self, span: &Span) -> Result<(), Failure> {
+        self.fill()?;
+        self.span = span.clone();
+        // Before a stretch that does not begin where the last one ended there is silence.
+        let gap = span.samples.start.saturating_sub(self.placed);
+        self.push_silence(gap)?;
+        self.placed += gap;
+        self.account.filled += gap;
+        Ok(())
+    }
+
+    /// As much silence as the stretch is short of its end.
+    fn fill(&mut self) -> Result<(), Failure> {
+        let missing = self.left();
+        self.push_silence(missing)?;
+        self.placed += missing;
+        self.account.filled += missing;
+        self.account.missing += if self.span.of.is_some() { missing } else { 0 };
+        Ok(())
+    }
+
+    /// Samples of the stretch that are still to come.
     fn left(&self) -> u64 {
-        self.order.plan.samples - self.placed
+        self.span.samples.end.saturating_sub(self.placed)
     }
 
     /// Places decoded samples by their time: silence into gaps, overlaps cut.
@@ -223,18 +281,27 @@ impl<'a> Encoder<'a> {
         let have = (buffer.size() / frame) as u64;
         let to_samples =
             |ns: u64| u64::try_from((u128::from(ns) * u128::from(plan.rate) + 500_000_000) / 1_000_000_000).unwrap_or(u64::MAX);
+        let Span { samples, origin_ns, .. } = self.span.clone();
         let mut skip = 0;
-        if start_ns < self.order.origin_ns {
-            skip = to_samples(self.order.origin_ns - start_ns);
+        if start_ns < origin_ns {
+            skip = to_samples(origin_ns - start_ns);
         }
-        let at = to_samples(start_ns.saturating_sub(self.order.origin_ns));
+        let at = samples.start + to_samples(start_ns.saturating_sub(origin_ns));
         let jitter = to_samples(JITTER_NS);
-        if at > plan.samples + jitter {
-            // The plan ends with the last sound that is believed.
-            self.account.dropped += have;
+        // What is cut off is not lost.
+        let is_whole = self.order.edit.is_none();
+        if skip >= have && !is_whole {
             return Ok(());
         }
-        if self.placed == 0 || at > self.placed + jitter {
+        if at > samples.end + jitter {
+            // The plan ends with the last sound that is believed.
+            if is_whole {
+                self.account.dropped += have;
+                return Ok(());
+            }
+            return self.fill();
+        }
+        if self.placed == samples.start || at > self.placed + jitter {
             let silence = at.saturating_sub(self.placed).min(self.left());
             self.push_silence(silence)?;
             self.placed += silence;
@@ -244,7 +311,7 @@ impl<'a> Encoder<'a> {
         }
         let skip = skip.min(have);
         let take = (have - skip).min(self.left());
-        self.account.dropped += skip;
+        self.account.dropped += if is_whole { skip } else { 0 };
         if take > 0 {
             let map = buffer.map_readable().map_err(internal)?;
             let part = map.get(skip as usize * frame..(skip + take) as usize * frame).unwrap_or_default();
@@ -291,13 +358,10 @@ impl<'a> Encoder<'a> {
     }
 
     fn finish(mut self) -> Result<Account, Failure> {
-        if self.account.kept == 0 {
+        if self.account.kept == 0 && self.order.edit.is_none() {
             return Err(Failure::new(Code::Undecodable, "no sound could be decoded"));
         }
-        let missing = self.left();
-        self.push_silence(missing)?;
-        self.account.filled += missing;
-        self.account.missing = missing;
+        self.fill()?;
         // Whole packets: the encoder keeps back what does not fill one.
         let last = (self.unused + self.packets) * u64::from(PACKET_SAMPLES);
         let held = self.leveller.held();

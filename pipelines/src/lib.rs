@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! probe   reader → source → parsebin → every packet counted; then one frame of each track decoded
-//! video   reader → source → parsebin → decoder → cadence ─┬→ scale → encoder → cmafmux → fragment → output
+//! video   reader → source → parsebin → decoder → cadence ─┬→ scale → encoder → cmafmux → fragment → output   (clip by clip, where edited)
 //!                                                         └→ scale → encoder → cmafmux → fragment → output   (a rung each)
 //! audio   reader → source → parsebin → decoder → convert → samples counted → level → AAC → cmafmux → fragment → output
 //! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
@@ -18,6 +18,7 @@ mod audio;
 pub mod boxes;
 mod byte_source;
 mod cadence;
+mod canvas;
 mod chapters;
 pub mod codecs;
 mod comb;
@@ -42,6 +43,7 @@ mod loudness;
 mod mend;
 pub mod movie;
 mod mp3;
+mod overlay;
 mod packets;
 pub mod parameter_sets;
 mod picture_encoder;
@@ -50,6 +52,7 @@ mod probe;
 mod scale;
 mod scan;
 mod source;
+mod sources;
 mod stills;
 mod text;
 mod timing;
@@ -69,6 +72,9 @@ use farm::task::{Account, Segment};
 use farm::text::{Cue, TextAccount, TextPlan};
 use farm::{Code, Failure};
 use serde::{Deserialize, Serialize};
+
+pub use crate::sources::Montage;
+use crate::sources::{Sources, unreadable};
 
 /// Random access to the bytes of the source.
 pub trait Reader: Send + Sync + 'static {
@@ -193,6 +199,9 @@ pub struct VideoOrder {
     /// software instead.
     #[serde(default)]
     pub device: Option<OnDevice>,
+    /// The clips that are shown, where the source is edited.
+    #[serde(default)]
+    pub edit: Option<Montage>,
 }
 
 /// A device that is lent to an order.
@@ -213,6 +222,9 @@ pub struct AudioOrder {
     pub origin_ns: u64,
     /// Lead of every track, in ns.
     pub lead_ns: u64,
+    /// The clips that are heard, where the source is edited.
+    #[serde(default)]
+    pub edit: Option<Montage>,
 }
 
 /// What came of an order, beside the media already handed out.
@@ -248,17 +260,17 @@ pub struct Pictured {
 pub fn run(order: &Order, reader: Arc<dyn Reader>, output: &Arc<dyn Output>) -> Result<Done, Failure> {
     init()?;
     plugins::confine(&order.elements());
-    let unreadable = |error: io::Error| Failure::new(Code::SourceUnreadable, format!("the source cannot be read: {error}"));
-    let mended = || mend::mend(reader).map_err(unreadable);
+    let mended = || mend::mend(Arc::clone(&reader)).map_err(|error| unreadable(&error));
+    let sources = |edit: &Option<Montage>| Sources::new(Arc::clone(&reader), edit.as_ref());
     match order {
         Order::Probe => {
             let (source, warnings) = mended()?;
-            let promised = whole::promised(source.reader.as_ref()).map_err(unreadable)?;
+            let promised = whole::promised(source.reader.as_ref()).map_err(|error| unreadable(&error))?;
             probe::probe(&source, warnings, promised).map(|info| Done::Probed(Box::new(info)))
         }
         Order::Prove(proof) => encoders::prove(proof).map(|()| Done::Proven),
-        Order::Video(order) => video::encode(order, &mended()?.0, output).map(Done::Encoded),
-        Order::Audio(order) => audio::encode(order, &mended()?.0, output).map(Done::Encoded),
+        Order::Video(order) => video::encode(order, &sources(&order.edit), output).map(Done::Encoded),
+        Order::Audio(order) => audio::encode(order, &sources(&order.edit), output).map(Done::Encoded),
         Order::Stills(plan) => stills::make(plan, &mended()?.0, output.as_ref()).map(Done::Pictured),
         Order::Text(plan) => text::make(plan, &mended()?.0, output.as_ref()).map(Done::Texted),
     }

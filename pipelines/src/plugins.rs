@@ -5,7 +5,7 @@
 use gst::prelude::*;
 
 /// Their names, in GStreamer 1.22 to 1.28. Those that are not installed do no harm.
-const PLUGINS: [&str; 75] = [
+const PLUGINS: [&str; 76] = [
     "a52dec",
     "adpcmdec",
     "aiff",
@@ -77,6 +77,7 @@ const PLUGINS: [&str; 75] = [
     "vpx",
     "wavpack",
     "wavparse",
+    "webp",
     "x264",
     "x265",
     "y4m",

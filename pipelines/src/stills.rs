@@ -175,8 +175,11 @@ fn sheet(plan: &StoryboardPlan, pictures: &[gst::Sample]) -> Result<gst::Sample,
     Ok(gst::Sample::builder().buffer(&frame.into_buffer()).caps(&caps).build())
 }
 
-/// Copies a plane of a picture into a larger one, row by row.
-fn copy_plane(picture: &gst::Sample, plane: u32, into: &mut [u8], stride: usize) -> Result<(), Failure> {
+/// Copies a plane of a 4:2:0 picture into a larger one, row by row.
+///
+/// # Errors
+/// When it is not one, or its memory cannot be read.
+pub fn copy_plane(picture: &gst::Sample, plane: u32, into: &mut [u8], stride: usize) -> Result<(), Failure> {
     rows(picture, plane, |number, row| {
         if let Some(place) = into.get_mut(number * stride..).and_then(|rest| rest.get_mut(..row.len())) {
             place.copy_from_slice(row);
@@ -228,7 +231,7 @@ fn jpeg(picture: &gst::Sample) -> Result<bytes::Bytes, Failure> {
 }
 
 /// A small pipeline through which pictures go one by one.
-struct Stage {
+pub struct Stage {
     pipeline: gst::Pipeline,
     source: gst_app::AppSrc,
     sink: gst_app::AppSink,
@@ -251,7 +254,11 @@ impl Stage {
         Self::new(&elements.collect::<Vec<_>>())
     }
 
-    fn new(elements: &[gst::Element]) -> Result<Self, Failure> {
+    /// Of these elements.
+    ///
+    /// # Errors
+    /// When they do not fit together.
+    pub fn new(elements: &[gst::Element]) -> Result<Self, Failure> {
         let pipeline = gst::Pipeline::new();
         let source = gst_app::AppSrc::builder().format(gst::Format::Time).build();
         let sink = gst_app::AppSink::builder().sync(false).async_(false).enable_last_sample(false).build();
@@ -262,7 +269,11 @@ impl Stage {
         Ok(Self { pipeline, source, sink, passed: 0 })
     }
 
-    fn pass(&mut self, picture: &gst::Sample) -> Result<gst::Sample, Failure> {
+    /// What comes out for a picture.
+    ///
+    /// # Errors
+    /// What an element says, or that nothing came.
+    pub fn pass(&mut self, picture: &gst::Sample) -> Result<gst::Sample, Failure> {
         let mut buffer = picture.buffer_owned().ok_or_else(|| internal("a picture without a buffer"))?;
         let frame = buffer.make_mut();
         frame.set_pts(gst::ClockTime::from_seconds(self.passed));

@@ -14,20 +14,22 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use farm::plan::{Chunk, Rung, VideoPlan};
+use farm::media::TrackId;
+use farm::plan::{Chunk, PicturePlan, Rung, VideoPlan};
 use farm::task::Account;
 use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
 use crate::cadence::{Cadence, Show};
+use crate::canvas::Canvas;
 use crate::copy::PictureCopy;
 use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::likeness::{Likeness, Part};
-use crate::mend::Source;
 use crate::picture_encoder::{Maker, picture_encoder};
 use crate::scale;
 use crate::source::{buffers_waiting, element, frames_waiting, internal, push};
+use crate::sources::Sources;
 use crate::{OnDevice, Output, VideoOrder};
 
 /// Every how many places of the grid progress is told, where all is H.264: with dearer codecs as much more often.
@@ -36,57 +38,147 @@ const PROGRESS_FRAMES: u64 = 12;
 /// Encodes one chunk into every rung.
 ///
 /// # Errors
-/// When the source does not decode, or an encoder fails.
-pub fn encode(order: &VideoOrder, source: &Source, output: &Arc<dyn Output>) -> Result<Account, Failure> {
-    let plan = &order.plan;
-    let chunk =
-        plan.chunks.get(order.chunk as usize).ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
-    let caps = scale::input_caps();
+/// When a source does not decode, or an encoder fails.
+pub fn encode(order: &VideoOrder, sources: &Sources, output: &Arc<dyn Output>) -> Result<Account, Failure> {
+    let chunk = order.plan.chunks.get(order.chunk as usize);
+    let chunk = chunk.ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let copies = copies(order, chunk, output)?;
-    let listeners = copies.clone();
-    let listen = Box::new(move |pad: &gst::Pad| listeners.iter().for_each(|copy| copy.listen(pad)));
-    let elements = decode::picture_elements(&plan.picture, Frames::All)?;
-    let mut decoded = decode_picked(source, plan.track, chunk.decode_from_ns, elements, &caps, listen)?;
-    let mut cadence = Cadence::new(plan.rate, order.origin_ns, chunk.frames());
-    let mut ladder: Option<Ladder> = None;
-    let (mut last_caps, mut damaged, mut stray) = (None, 0, 0);
-    let frame_ns = plan.rate.start_ns(1);
-    while !cadence.is_full() {
-        let Some(raw) = decoded.next()? else { break };
-        let caps = raw.sample.caps_owned();
-        if ladder.is_none() {
-            ladder = Some(Ladder::start(order, chunk.clone(), Arc::clone(output))?);
-        }
-        let Some(ladder) = ladder.as_mut() else { continue };
-        let place = plan.rate.nearest_frame(raw.start_ns.saturating_sub(order.origin_ns));
-        // The plan begins and ends with the frames whose times are believed.
-        if place > plan.frames || raw.start_ns + frame_ns < order.origin_ns {
-            stray += 1;
-            continue;
-        }
-        let is_damaged = raw.buffer()?.flags().contains(gst::BufferFlags::CORRUPTED);
-        damaged += u64::from(is_damaged && chunk.frames().contains(&place));
-        // A frame that was held belongs to the caps before.
-        for show in cadence.push(raw.start_ns, raw.buffer()?) {
-            ladder.show(&show, output.as_ref())?;
-        }
-        if caps != last_caps {
-            ladder.set_caps(caps.as_ref())?;
-            last_caps = caps;
-        }
+    let (mut ladder, mut account) = (None, Account::default());
+    for piece in pieces(order, chunk, sources)? {
+        account += piece.show(order, chunk, sources, &copies, &mut ladder, output)?;
     }
     let Some(ladder) = ladder else {
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
     };
-    let (rest, account) = cadence.finish();
-    let account = Account { decode_errors: damaged, dropped: account.dropped + stray, ..account };
-    for show in rest {
-        ladder.show(&show, output.as_ref())?;
-    }
-    drop(decoded);
     ladder.finish(output.as_ref())?;
     copies.iter().try_for_each(|copy| copy.finish())?;
     Ok(account)
+}
+
+/// What of a source a chunk shows.
+struct Piece<'a> {
+    source: u32,
+    track: TrackId,
+    picture: &'a PicturePlan,
+    /// Stream time of the key frame that decoding starts at, in ns.
+    decode_from_ns: u64,
+    /// Stream time of its first place, in ns, and what place that is on the grid.
+    origin_ns: u64,
+    origin: u64,
+    /// The places of the chunk that it fills.
+    places: Range<u64>,
+    /// What its pictures are put into, where it is a clip.
+    canvas: Option<Canvas>,
+}
+
+/// What a chunk shows: of its one source, or of clips.
+fn pieces<'a>(order: &'a VideoOrder, chunk: &Chunk, sources: &Sources) -> Result<Vec<Piece<'a>>, Failure> {
+    let plan = &order.plan;
+    let Some(edit) = &order.edit else {
+        return Ok(vec![Piece {
+            source: 0,
+            track: plan.track,
+            picture: &plan.picture,
+            decode_from_ns: chunk.decode_from_ns,
+            origin_ns: order.origin_ns,
+            origin: 0,
+            places: chunk.frames(),
+            canvas: None,
+        }]);
+    };
+    let mut pieces = Vec::new();
+    for clip in &edit.plan.clips {
+        let places = clip.units(|time_ns| plan.rate.nearest_frame(time_ns));
+        let origin = places.start;
+        let places = places.start.max(chunk.start)..places.end.min(chunk.end);
+        let Some(picture) = clip.picture.as_ref().filter(|_| !places.is_empty()) else { continue };
+        pieces.push(Piece {
+            source: clip.source,
+            track: picture.track,
+            picture: &picture.picture,
+            // The first of a chunk may begin in its middle.
+            decode_from_ns: if places.start > origin { chunk.decode_from_ns } else { picture.decode_from_ns },
+            origin_ns: clip.origin_ns,
+            origin,
+            places,
+            canvas: Canvas::new(&edit.plan, clip, sources)?,
+        });
+    }
+    Ok(pieces)
+}
+
+impl Piece<'_> {
+    /// Decodes it and shows it on every rung.
+    fn show(
+        &self,
+        order: &VideoOrder,
+        chunk: &Chunk,
+        sources: &Sources,
+        copies: &[Arc<PictureCopy>],
+        ladder: &mut Option<Ladder>,
+        output: &Arc<dyn Output>,
+    ) -> Result<Account, Failure> {
+        let plan = &order.plan;
+        let listeners = copies.to_vec();
+        let listen = Box::new(move |pad: &gst::Pad| listeners.iter().for_each(|copy| copy.listen(pad)));
+        let mut elements = decode::picture_elements(self.picture, Frames::All)?;
+        elements.extend(self.canvas.as_ref().map(|canvas| canvas.scaling(self.picture.colour)));
+        let source = sources.open(self.source)?;
+        let mut decoded = decode_picked(&source, self.track, self.decode_from_ns, elements, &scale::input_caps(), listen)?;
+        let places = self.places.start - self.origin..self.places.end - self.origin;
+        let mut cadence = Cadence::new(plan.rate, self.origin_ns, places.clone());
+        let (mut damaged, mut stray, frame_ns) = (0, 0, plan.rate.start_ns(1));
+        // The last frame before the cut is seen until the first one after it comes.
+        let mut before = None;
+        while !cadence.is_full() {
+            let Some(raw) = decoded.next()? else { break };
+            let ladder = match ladder {
+                Some(ladder) => ladder,
+                None => ladder.insert(Ladder::start(order, chunk.clone(), Arc::clone(output))?),
+            };
+            let place = plan.rate.nearest_frame(raw.start_ns.saturating_sub(self.origin_ns));
+            let is_early = raw.start_ns + if self.canvas.is_some() { frame_ns / 2 } else { frame_ns } < self.origin_ns;
+            if self.canvas.is_some() && is_early {
+                before = Some(raw.sample);
+                continue;
+            }
+            // The plan begins and ends with the frames whose times are believed.
+            if is_early || (self.canvas.is_none() && place > plan.frames) {
+                stray += 1;
+                continue;
+            }
+            let is_damaged = raw.buffer()?.flags().contains(gst::BufferFlags::CORRUPTED);
+            damaged += u64::from(is_damaged && places.contains(&place));
+            let mut shows = Vec::new();
+            if let Some(before) = before.take().filter(|_| place > 0) {
+                shows.extend(cadence.push(self.origin_ns, before));
+            }
+            shows.extend(cadence.push(raw.start_ns, raw.sample));
+            for show in shows {
+                self.hand_on(show, ladder, output.as_ref())?;
+            }
+        }
+        if let Some(before) = before {
+            cadence.push(self.origin_ns, before);
+        }
+        let (rest, account) = cadence.finish();
+        if rest.is_empty() && account.kept + account.filled == 0 {
+            return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
+        }
+        for show in rest {
+            let ladder = ladder.as_mut().ok_or_else(|| internal("frames that nothing was made for"))?;
+            self.hand_on(show, ladder, output.as_ref())?;
+        }
+        Ok(Account { decode_errors: damaged, dropped: account.dropped + stray, ..account })
+    }
+
+    fn hand_on(&self, show: Show<gst::Sample>, ladder: &mut Ladder, output: &dyn Output) -> Result<(), Failure> {
+        let frame = match &self.canvas {
+            Some(canvas) => canvas.put(show.frame)?,
+            None => show.frame,
+        };
+        ladder.show(&frame, show.places.start + self.origin..show.places.end + self.origin, output)
+    }
 }
 
 /// The rungs that are encoded, with their places in the plan.
@@ -161,6 +253,8 @@ struct Ladder {
     bus: gst::Bus,
     plan: VideoPlan,
     chunk: Chunk,
+    /// What the frames look like.
+    caps: Option<gst::Caps>,
     /// Every how many places of the grid progress is told.
     progress_frames: u64,
     /// One source of frames for each divisor of the grid's rate.
@@ -191,7 +285,7 @@ impl Ladder {
         let bus = pipeline.bus().ok_or_else(|| internal("a pipeline without a bus"))?;
         let dearest = encoded(&plan).map(|(_, rung)| rung.codec.effort()).max().unwrap_or(1);
         let progress_frames = (PROGRESS_FRAMES / u64::from(dearest.max(1))).max(1);
-        let mut ladder = Self { pipeline, bus, chunk, progress_frames, feeds: Vec::new(), ends: Vec::new(), plan };
+        let mut ladder = Self { pipeline, bus, chunk, caps: None, progress_frames, feeds: Vec::new(), ends: Vec::new(), plan };
         let mut divisors: Vec<_> = encoded(&ladder.plan).map(|(_, rung)| rung.divisor).collect();
         divisors.sort_unstable();
         divisors.dedup();
@@ -262,14 +356,19 @@ impl Ladder {
         Ok(())
     }
 
-    fn show(&self, show: &Show<gst::Buffer>, output: &dyn Output) -> Result<(), Failure> {
-        for place in show.places.clone() {
+    fn show(&mut self, shown: &gst::Sample, places: Range<u64>, output: &dyn Output) -> Result<(), Failure> {
+        if shown.caps() != self.caps.as_deref() {
+            self.caps = shown.caps_owned();
+            self.set_caps(self.caps.as_ref())?;
+        }
+        let shown = shown.buffer_owned().ok_or_else(|| internal("a frame without a buffer"))?;
+        for place in places {
             for feed in &self.feeds {
                 let divisor = u64::from(feed.divisor.get());
                 if !place.is_multiple_of(divisor) {
                     continue;
                 }
-                let mut buffer = show.frame.clone();
+                let mut buffer = shown.clone();
                 let frame = buffer.make_mut();
                 let start = feed.rate.start_ns(place / divisor);
                 frame.set_pts(gst::ClockTime::from_nseconds(start));

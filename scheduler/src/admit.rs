@@ -1,6 +1,7 @@
 //! What a farm takes in from outside: beyond a message that can be understood, places that outsiders may name.
 
-use farm::job::{JobSpec, shown_url};
+use farm::edit::others;
+use farm::job::{JobSpec, SourceSpec, shown_url};
 use farm::{Code, Failure};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -63,17 +64,11 @@ pub fn admit_for(spec: &JobSpec, policy: &Policy, tenants: &Tenants) -> Result<(
     spec.check()?;
     let places = tenants.places_of(&spec.tenant);
     let of = (spec.tenant.as_str(), places.as_deref(), policy);
-    place("source.url", &spec.source.url, &["https", "http", "s3"], of)?;
+    source("source", &spec.source, of)?;
+    for (number, _, other) in others(&spec.edit) {
+        source(&format!("edit: source {number}"), other, of)?;
+    }
     place("output.url", &spec.output.url, &["s3"], of)?;
-    let headers = &spec.source.headers;
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return refuse(format!("source.headers: more than {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes"));
-    }
-    let is_ours = |name: &&String| HEADERS_OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours));
-    if let Some(name) = headers.keys().find(is_ours) {
-        return refuse(format!("source.headers: {name} is not for jobs to say"));
-    }
     let Some(notify) = &spec.notify else { return Ok(()) };
     if !["https", "http"].contains(&notify.url.scheme()) || notify.url.as_str().len() > URL_BYTES_MAX {
         return refuse(format!("notify.url: {} is not http or https", shown_url(&notify.url)));
@@ -82,6 +77,20 @@ pub fn admit_for(spec: &JobSpec, policy: &Policy, tenants: &Tenants) -> Result<(
         return refuse(format!("notify.secret: use {} to {} bytes", SECRET_BYTES.start(), SECRET_BYTES.end()));
     }
     Ok(())
+}
+
+fn source(field: &str, source: &SourceSpec, of: (&str, Option<&[&Url]>, &Policy)) -> Result<(), Failure> {
+    place(&format!("{field}.url"), &source.url, &["https", "http", "s3"], of)?;
+    let headers = &source.headers;
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return refuse(format!("{field}.headers: more than {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes"));
+    }
+    let is_ours = |name: &&String| HEADERS_OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours));
+    match headers.keys().find(is_ours) {
+        Some(name) => refuse(format!("{field}.headers: {name} is not for jobs to say")),
+        None => Ok(()),
+    }
 }
 
 fn place(

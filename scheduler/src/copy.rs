@@ -42,7 +42,7 @@ pub fn picture(spec: &JobSpec, track: &VideoTrack, ladder: &Ladder, origin_ns: u
     let (Some(h264), Some(rung), Some(bps_max)) = (track.h264, ladder.rungs.first(), ladder.copied_bps_max) else {
         return Err(None);
     };
-    let is_asked_for = spec.copy != Copying::Never && rung.codec == VideoCodec::H264;
+    let is_asked_for = spec.copy != Copying::Never && spec.edit.is_empty() && rung.codec == VideoCodec::H264;
     if !is_asked_for || (rung.width, rung.height) != (track.width, track.height) {
         return Err(None);
     }
@@ -112,7 +112,7 @@ fn gop(track: &VideoTrack, rate: Rate, common_frames: u64, origin_ns: u64) -> Op
 /// Why none can, as for [`picture`].
 pub fn sound(spec: &JobSpec, track: &AudioTrack, rate: u32, samples: u64, origin_ns: u64) -> Result<AacCopy, Option<String>> {
     let Some(aac) = track.aac.filter(|_| spec.copy == Copying::WhenFits) else { return Err(None) };
-    if spec.audio.loudness != Loudness::Off {
+    if spec.audio.loudness != Loudness::Off || !spec.edit.is_empty() {
         return Err(None);
     }
     if track.rate != rate || track.channels > 2 {

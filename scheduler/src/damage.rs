@@ -72,7 +72,7 @@ fn broken_tracks(info: &MediaInfo) -> impl Iterator<Item = String> {
 /// Frames in the middle that did not decode. Known where each packet has its own place on the grid: then no other place is
 /// filled but those before the first frame and after the last.
 fn lost_frames(info: &MediaInfo, plan: &Plan, frames: &Account) -> u64 {
-    let Some(video) = plan.passes().last().map(|pass| pass.video) else { return 0 };
+    let Some(video) = plan.passes().last().map(|pass| pass.video).filter(|_| plan.edit.is_none()) else { return 0 };
     let track = info.video.iter().find(|track| track.track == video.track);
     let Some(timing) = track.map(|track| &track.timing).filter(|timing| timing.constant && timing.rate == video.rate) else {
         return 0;
@@ -107,6 +107,9 @@ fn refused(warning: &str) -> Failure {
 }
 
 fn enough(info: &MediaInfo, plan: &Plan, accounts: &Accounts) -> Result<(), Failure> {
+    if plan.edit.is_some() {
+        return enough_of_clips(plan, accounts);
+    }
     let used = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
     if let (Some(track), Some(frames)) = (used, &accounts.frames) {
         let decoded = frames.kept + frames.dropped;
@@ -120,6 +123,18 @@ fn enough(info: &MediaInfo, plan: &Plan, accounts: &Accounts) -> Result<(), Fail
     match heard.max_by_key(|(_, account)| account.kept).filter(|(audio, account)| account.kept * SHARE < audio.samples) {
         Some((audio, account)) => {
             let message = format!("only {} of {} samples of the sound decode", account.kept, audio.samples);
+            Err(Failure::new(Code::Undecodable, message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// As [`enough`], where what is not wanted of the sources was not decoded either.
+fn enough_of_clips(plan: &Plan, accounts: &Accounts) -> Result<(), Failure> {
+    let places = plan.video.as_ref().map_or(0, |video| video.frames);
+    match accounts.frames.map(|frames| frames.missing).filter(|missing| missing.saturating_mul(SHARE) > places) {
+        Some(missing) => {
+            let message = format!("{missing} of {places} frames are missing, because the pictures of their sources end early");
             Err(Failure::new(Code::Undecodable, message))
         }
         None => Ok(()),

@@ -123,7 +123,7 @@ fn rank<'a>(candidate: &Candidate<'a>, shares: &Shares) -> impl Ord + use<'a> {
 /// the many chunks.
 fn stage(task: &TaskId) -> u8 {
     match task {
-        TaskId::Probe => 0,
+        TaskId::Probe | TaskId::ProbeOther(_) => 0,
         TaskId::Pack(_) | TaskId::Mp4(_) => 1,
         TaskId::Audio(_) => 2,
         TaskId::First(_) | TaskId::Text => 3,

@@ -12,6 +12,7 @@ pub mod api;
 pub mod copy;
 pub mod damage;
 pub mod dispatch;
+pub mod edit;
 pub mod intake;
 pub mod janitor;
 pub mod ladder;

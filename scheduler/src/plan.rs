@@ -1,5 +1,6 @@
 //! From what was asked for and what the source is to everything decided.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use farm::job::{JobSpec, Mp4, Publishing};
@@ -9,6 +10,7 @@ use farm::rate::SECOND_NS;
 use farm::{Code, Failure, Rate};
 
 use crate::copy::{self, PictureCopy};
+use crate::edit::{Montage, Sources};
 use crate::ladder::{Ladder, Shape, ladder};
 use crate::names::{language, unique_name};
 use crate::pace::{Pace, effort, frame_pixels, shares};
@@ -51,12 +53,12 @@ const THREADS_ALONE_PX: u64 = 3840 * 2160;
 /// Samples of an AAC packet, and of the encoder's priming.
 const AAC_PACKET_SAMPLES: u64 = 1024;
 
-/// As [`plan_at`], at the usual pace.
+/// As [`plan_at`], at the usual pace, of a job that is not edited.
 ///
 /// # Errors
 /// As [`plan_at`].
 pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
-    plan_at(Pace::USUAL, spec, info)
+    plan_at(Pace::USUAL, spec, &Sources { main: info, others: &BTreeMap::new() })
 }
 
 /// Decides everything about a job. A function of its arguments alone: how many workers there are changes nothing, and their
@@ -65,8 +67,8 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
 /// # Errors
 /// [`Code::NoDecodableStream`] without picture and sound, [`Code::LimitExceeded`] for a source that is too large,
 /// [`Code::InvalidRequest`] for a ladder that cannot be made of this source.
-pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
-    let mut notes = Vec::new();
+pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan, Failure> {
+    let (info, mut notes) = (sources.main, Vec::new());
     if info.video.len() + info.audio.len() > TRACKS_MAX {
         let message =
             format!("{} tracks of picture and sound: up to {TRACKS_MAX} can be read", info.video.len() + info.audio.len());
@@ -84,7 +86,17 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
     let origin_ns = origin(picture, sound, &mut notes)?;
     let mut ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
     let copied = picture.zip(ladder.as_mut()).and_then(|(track, ladder)| copied_rung(spec, track, ladder, origin_ns, &mut notes));
-    let sound_rate = sound.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
+    let grid_rate = ladder.as_ref().map(|ladder| ladder.rate);
+    let montage = match spec.edit.as_slice() {
+        [] => None,
+        steps => Some(Montage::new(steps, sources, grid_rate, &mut Vec::new())?),
+    };
+    let top = ladder.as_ref().and_then(|ladder| ladder.rungs.first());
+    let edit = montage.as_ref().map(|montage| montage.plan(top, &spec.edit)).transpose()?;
+    // Whatever is edited starts at 0.
+    let origin_ns = if edit.is_some() { 0 } else { origin_ns };
+    let heard: Vec<&AudioTrack> = montage.as_ref().map_or_else(|| sound.iter().collect(), |montage| montage.sounds().to_vec());
+    let sound_rate = heard.first().map_or(SOUND_RATE, |track| output_rate(track.rate));
     let lead_ns = lead(ladder.as_ref(), copied, sound_rate);
     let (first, video) = match (picture, ladder) {
         (Some(track), Some(ladder)) => {
@@ -93,7 +105,11 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
                 None => Grid::new(spec.segment_seconds, ladder.rate, ladder.common_frames())?,
             };
             let (first, others) = stages(spec, track, ladder.rungs, &mut notes);
-            let of = |cut, rungs| video_plan((spec, cut), track, (ladder.rate, grid), rungs, origin_ns);
+            let course = match &montage {
+                Some(montage) => Course::of(montage, origin_ns)?,
+                None => Course::whole(track, ladder.rate, origin_ns)?,
+            };
+            let of = |cut, rungs| Ok::<_, Failure>(video_plan((spec, cut), track, (ladder.rate, grid), rungs, &course));
             (first.map(|rung| of(Cut::First(pace), vec![rung])).transpose()?, Some(of(Cut::Rest(pace), others)?))
         }
         _ => (None, None),
@@ -102,8 +118,9 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
     let segment_ns = video
         .as_ref()
         .map_or(u64::from(spec.segment_seconds) * SECOND_NS, |video| video.rate.start_ns(video.segment_frames.into()));
-    let mut audio: Vec<AudioPlan> = Vec::with_capacity(sound.len());
-    for track in sound {
+    let mut audio: Vec<AudioPlan> = Vec::with_capacity(heard.len());
+    let edited_ns = montage.as_ref().map(Montage::duration_ns);
+    for track in heard {
         let before: Vec<&str> = audio.iter().map(|plan| plan.name.as_str()).collect();
         let name = unique_name(track.title.as_deref(), language(track.language.as_deref()).as_deref(), "Audio", &before);
         audio.push(audio_plan(
@@ -111,7 +128,7 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
             track,
             audio.len(),
             name,
-            Timeline { origin_ns, picture_ns, segment_ns, sound_rate },
+            Timeline { origin_ns, edited_ns, picture_ns, segment_ns, sound_rate },
             &mut notes,
         )?);
     }
@@ -128,17 +145,23 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Fai
         notes.push(format!("the picture ends {short_ms} ms before the sound, after {} frames", video.frames));
     }
     let (source, duration_ns) = (info.version.clone(), picture_ns.max(sound_ns));
-    let text = text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes);
+    let text = match &edit {
+        None => text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes),
+        Some(_) => {
+            notes.extend((!info.text.is_empty()).then(|| "the text is left out: the video is edited".to_owned()));
+            None
+        }
+    };
     let layout = spec.output.layout;
     let mp4 = if duration_ns > MP4_NS_MAX { Mp4::None } else { spec.output.mp4 };
     if mp4 != spec.output.mp4 {
         notes.push(format!("no plain MP4 is made of more than {} hours", MP4_NS_MAX / 3600 / SECOND_NS));
     }
-    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, first, audio, stills, text, notes })
+    Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, first, audio, stills, text, edit, notes })
 }
 
 /// The track with most pixels, the first of several.
-fn main_picture<'a>(tracks: &'a [VideoTrack], notes: &mut Vec<String>) -> Option<&'a VideoTrack> {
+pub(crate) fn main_picture<'a>(tracks: &'a [VideoTrack], notes: &mut Vec<String>) -> Option<&'a VideoTrack> {
     // The last of equals wins here, so the order is turned round.
     let main = tracks.iter().rev().max_by_key(|track| u64::from(track.width) * u64::from(track.height))?;
     for track in tracks.iter().filter(|track| track.track != main.track) {
@@ -148,7 +171,7 @@ fn main_picture<'a>(tracks: &'a [VideoTrack], notes: &mut Vec<String>) -> Option
 }
 
 /// Stream time at which presentation starts.
-fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: &mut Vec<String>) -> Result<u64, Failure> {
+pub(crate) fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: &mut Vec<String>) -> Result<u64, Failure> {
     let sound_ns = sound.iter().map(|track| track.start_ns).min();
     match (picture.map(|track| track.timing.start_ns), sound_ns) {
         (Some(picture_ns), Some(sound_ns)) if picture_ns.saturating_sub(sound_ns) > EARLY_SOUND_NS_MAX => {
@@ -258,9 +281,9 @@ fn video_plan(
     track: &VideoTrack,
     (rate, grid): (Rate, Grid),
     mut rungs: Vec<Rung>,
-    origin_ns: u64,
-) -> Result<VideoPlan, Failure> {
-    let frames = rate.nearest_frame(length(origin_ns, track.timing.end_ns)?).max(1);
+    course: &Course<'_>,
+) -> VideoPlan {
+    let frames = course.frames;
     let segment_frames = u64::from(grid.segment_frames);
     let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
     let pieces = match spec.chunk_seconds {
@@ -268,23 +291,49 @@ fn video_plan(
         None => cut.pieces(segments, segment_frames, frame_pixels(&rungs, track), rate),
     };
     let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
-    let chunks = chunks(frames, segment_frames, &pieces, |start| decode_from(track, rate, origin_ns, start));
+    let chunks = chunks(frames, segment_frames, &pieces, &course.decode_from);
     let dearest = rungs.iter_mut().filter(|rung| !rung.is_copied()).max_by_key(|rung| effort(rung));
     if let (1, Some(dearest)) = (chunks.len(), dearest)
         && u64::from(dearest.width) * u64::from(dearest.height) < THREADS_ALONE_PX
     {
         dearest.threads = THREADS_ALONE;
     }
-    Ok(VideoPlan {
+    VideoPlan {
         track: track.track,
         rate,
         frames,
         gop_frames: grid.gop_frames,
         segment_frames: grid.segment_frames,
-        picture: PicturePlan { orientation: track.orientation, interlace: track.interlace, colour: track.colour },
+        picture: course.picture.clone(),
         rungs,
         chunks,
-    })
+    }
+}
+
+/// What the picture's work is cut up of.
+struct Course<'a> {
+    /// Frames of the result on the grid.
+    frames: u64,
+    /// What is done to pictures before they are scaled.
+    picture: PicturePlan,
+    /// Where decoding has to start for what begins at a place of the grid.
+    decode_from: Box<dyn Fn(u64) -> u64 + 'a>,
+}
+
+impl<'a> Course<'a> {
+    /// A source from its start to its end.
+    fn whole(track: &'a VideoTrack, rate: Rate, origin_ns: u64) -> Result<Self, Failure> {
+        let frames = rate.nearest_frame(length(origin_ns, track.timing.end_ns)?).max(1);
+        let decode_from = Box::new(move |start| decode_from(track, rate, origin_ns, start));
+        Ok(Self { frames, picture: PicturePlan::of(track), decode_from })
+    }
+
+    /// Clips in a row.
+    fn of(montage: &'a Montage<'_>, origin_ns: u64) -> Result<Self, Failure> {
+        length(origin_ns, montage.duration_ns())?;
+        let decode_from = Box::new(|start| montage.decode_from(start));
+        Ok(Self { frames: montage.places(), picture: PicturePlan::MADE, decode_from })
+    }
 }
 
 /// Where GOPs and segments end, in frames of the grid.
@@ -351,7 +400,7 @@ fn chunks(frames: u64, segment_frames: u64, pieces: &[u64], decode_from_ns: impl
 /// is the first of all. With a variable frame rate the frames before the first place decide what is shown there, so it is
 /// one before that place. With a constant one it is the frame of that place at the latest: of several that stand there, because
 /// the grid has fewer, the one at the place's own time is shown.
-fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u64 {
+pub(crate) fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u64 {
     let place = |time_ns: u64| rate.nearest_frame(time_ns.saturating_sub(origin_ns));
     let latest_ns = origin_ns + rate.start_ns(start) + track.timing.rate.start_ns(1) / 2;
     let will_do = |time_ns: u64| if track.timing.constant { time_ns < latest_ns } else { place(time_ns) < start };
@@ -363,6 +412,8 @@ fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u6
 #[derive(Clone, Copy)]
 struct Timeline {
     origin_ns: u64,
+    /// Duration of all, where it is edited.
+    edited_ns: Option<u64>,
     /// Duration of the picture, 0 without one.
     picture_ns: u64,
     segment_ns: u64,
@@ -379,7 +430,10 @@ fn audio_plan(
     notes: &mut Vec<String>,
 ) -> Result<AudioPlan, Failure> {
     let rate = timeline.sound_rate;
-    let length_ns = length(timeline.origin_ns, track.end_ns)?;
+    let length_ns = match timeline.edited_ns {
+        Some(edited_ns) => length(0, edited_ns)?,
+        None => length(timeline.origin_ns, track.end_ns)?,
+    };
     if timeline.picture_ns.saturating_sub(length_ns) > SHORT_SOUND_NS_MAX {
         let short_ms = (timeline.picture_ns - length_ns) / 1_000_000;
         notes.push(format!("sound '{name}' ends {short_ms} ms before the picture"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use farm::edit::EditPlan;
 use farm::job::{JobSpec, Layout, shown_url};
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
 use farm::plan::{Plan, RateControl, RenditionId};
@@ -29,6 +30,9 @@ pub struct Report {
     pub duration_ns: u64,
     /// How media bytes are laid out.
     pub layout: Layout,
+    /// What the source's edits came to, if there were some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<EditPlan>,
     /// How the picture's work was cut up, if there is one.
     pub grid: Option<GridReport>,
     /// Everything that was made.
@@ -287,6 +291,7 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
         source: source(spec, info, plan),
         duration_ns: plan.duration_ns,
         layout: plan.layout,
+        edit: plan.edit.clone(),
         grid: plan.video.as_ref().map(|video| GridReport {
             rate: video.rate,
             frames: video.frames,
@@ -457,7 +462,8 @@ fn chapters(info: &MediaInfo, plan: &Plan) -> Vec<Chapter> {
         end_ns: shown(chapter.end_ns),
         title: chapter.title.clone(),
     });
-    chapters.filter(|chapter| chapter.start_ns < plan.duration_ns).collect()
+    // Edits move them.
+    chapters.filter(|chapter| plan.edit.is_none() && chapter.start_ns < plan.duration_ns).collect()
 }
 
 #[cfg(test)]

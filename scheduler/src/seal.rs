@@ -323,7 +323,8 @@ pub fn seal(plan: &Plan, markers: &BTreeMap<TaskId, Marker>) -> Result<Seal, Fai
     };
     let made = renditions(shape, plan, markers)?;
     let files = second.map(|shape| renditions(shape, plan, markers)).transpose()?.unwrap_or_default();
-    let counting = [TaskId::Probe].into_iter().chain(TaskId::encodes_of(plan)).chain(TaskId::joins_of(plan));
+    let others = markers.keys().filter(|task| matches!(task, TaskId::ProbeOther(_))).cloned();
+    let counting = [TaskId::Probe].into_iter().chain(others).chain(TaskId::encodes_of(plan)).chain(TaskId::joins_of(plan));
     let executions = counting.filter_map(|task| markers.get(&task)).map(|marker| Execution {
         task: marker.task.clone(),
         token: marker.token.clone(),

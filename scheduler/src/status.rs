@@ -219,8 +219,8 @@ async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progr
     };
     let plan: Plan = fetch(state, plan).await?;
     let tasks = TaskId::encodes_of(&plan).chain(TaskId::joins_of(&plan)).count();
-    // The probe is a task too.
-    Ok(Progress { tasks_done, tasks_total: 1 + tasks, ..Progress::default() })
+    // The probe is a task too, and so are those of other sources, which edits name.
+    Ok(Progress { tasks_done, tasks_total: (1 + tasks).max(tasks_done), ..Progress::default() })
 }
 
 /// Where a job of a list was found.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 
+use farm::edit;
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{Hardware, JobId, JobSpec, shown_url};
 use farm::media::MediaInfo;
@@ -14,6 +15,7 @@ use farm::{Class, Code, Failure, Fault, Life, keys};
 use serde::{Deserialize, Serialize};
 
 use crate::damage::{self, Accounts};
+use crate::edit::Sources;
 use crate::offers::Served;
 use crate::pace::Pace;
 use crate::pin::pin;
@@ -126,7 +128,26 @@ impl JobState {
 
     /// What the probe found.
     fn info(&self) -> Option<Result<&MediaInfo, Failure>> {
-        self.markers.get(&TaskId::Probe).map(|marker| match &marker.outcome {
+        self.found(&TaskId::Probe)
+    }
+
+    /// What is known of the job's source, and of the others that its edits name; or what is still to be found out.
+    fn sources(&self) -> Result<Result<Known<'_>, Vec<TaskId>>, Failure> {
+        let media = edit::others(&self.spec.edit).filter(|(_, step, _)| step.names_media());
+        let probes: Vec<(u32, TaskId)> = media.map(|(number, _, _)| (number, TaskId::ProbeOther(number))).collect();
+        let all = [&TaskId::Probe].into_iter().chain(probes.iter().map(|(_, task)| task));
+        let unknown: Vec<TaskId> = all.filter(|task| !self.markers.contains_key(task)).cloned().collect();
+        match self.info() {
+            Some(main) if unknown.is_empty() => {
+                let found = probes.iter().filter_map(|(number, task)| Some(self.found(task)?.map(|info| (*number, info))));
+                Ok(Ok((main?, found.collect::<Result<_, _>>()?)))
+            }
+            _ => Ok(Err(unknown)),
+        }
+    }
+
+    fn found(&self, probe: &TaskId) -> Option<Result<&MediaInfo, Failure>> {
+        self.markers.get(probe).map(|marker| match &marker.outcome {
             Outcome::Probed { info } => Ok(info.as_ref()),
             Outcome::Encoded { .. } | Outcome::Pictured { .. } | Outcome::Texted { .. } | Outcome::Packed { .. } => {
                 Err(Failure::new(Code::Internal, "the probe's marker is of another kind"))
@@ -134,6 +155,9 @@ impl JobState {
         })
     }
 }
+
+/// The source of a job, and others by number.
+type Known<'a> = (&'a MediaInfo, BTreeMap<u32, &'a MediaInfo>);
 
 /// How a life of a job ended. Stored as `result-{life}.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -298,12 +322,13 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
         if !job.cleared {
             return Ok(Next::Clear);
         }
-        return match job.info() {
-            None => run(job, vec![TaskId::Probe]),
-            Some(info) => {
-                let info = info?;
-                damage::judge_probe(job.spec.damage, info)?;
-                let plan = plan_at(job.around.pace, &job.spec, info)?;
+        return match job.sources()? {
+            Err(unknown) => run(job, unknown),
+            Ok((main, others)) => {
+                for info in [main].into_iter().chain(others.values().copied()) {
+                    damage::judge_probe(job.spec.damage, info)?;
+                }
+                let plan = plan_at(job.around.pace, &job.spec, &Sources { main, others: &others })?;
                 let policy = job.spec.hardware.unwrap_or(job.around.hardware);
                 match pin(plan, policy, &job.around.served) {
                     Ok(plan) => Ok(Next::StorePlan(Box::new(plan))),

@@ -82,7 +82,7 @@ pub fn source(video: Vec<VideoTrack>, audio: Vec<AudioTrack>) -> MediaInfo {
 /// What a perfect execution of a task makes: sizes are made up, but never twice the same in a row.
 pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, markers: &BTreeMap<TaskId, Marker>) -> Marker {
     let outcome = match task {
-        TaskId::Probe => Outcome::Probed { info: Box::new(info.clone()) },
+        TaskId::Probe | TaskId::ProbeOther(_) => Outcome::Probed { info: Box::new(info.clone()) },
         TaskId::Video(number) | TaskId::First(number) => {
             let video = plan.passes().find(|pass| pass.task(*number) == *task).expect("a picture").video;
             let chunk = &video.chunks[*number as usize];

@@ -138,7 +138,7 @@ impl Costs {
             TaskId::First(_) => self.first,
             // Still pictures and text are told as the part of the picture that is as much work.
             TaskId::Video(_) | TaskId::Stills | TaskId::Text => self.others,
-            TaskId::Probe | TaskId::Audio(_) | TaskId::Pack(_) | TaskId::Mp4(_) => 0,
+            TaskId::Probe | TaskId::ProbeOther(_) | TaskId::Audio(_) | TaskId::Pack(_) | TaskId::Mp4(_) => 0,
         };
         in_media(per_second, media_ns)
     }

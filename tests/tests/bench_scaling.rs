@@ -75,7 +75,7 @@ impl Costs {
     fn us(&self, plan: &Plan, task: &TaskId) -> u64 {
         let seconds = plan.duration_ns as f64 / 1e9;
         let us = match task {
-            TaskId::Probe => self.source_second * seconds,
+            TaskId::Probe | TaskId::ProbeOther(_) => self.source_second * seconds,
             TaskId::Video(index) => {
                 let chunk = plan.video.as_ref().and_then(|video| video.chunks.get(*index as usize));
                 self.chunk + self.frame * chunk.map_or(0.0, |chunk| (chunk.end - chunk.start) as f64)

@@ -8,7 +8,7 @@ mod file;
 mod http;
 mod s3;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use farm::job::{SourceSpec, shown_url};
 use farm::media::SourceVersion;
 use farm::outbound::Reach;
@@ -29,6 +29,8 @@ enum Place {
     File(file::FileSource),
     Http(Blocks<http::HttpRemote>),
     S3(Blocks<s3::S3Remote>),
+    /// Several, one after the other.
+    Row(Vec<Source>),
 }
 
 impl Source {
@@ -55,6 +57,11 @@ impl Source {
         Ok(Self { place })
     }
 
+    /// Several as one: the bytes of each after those of the one before.
+    pub(crate) fn row(sources: Vec<Self>) -> Self {
+        Self { place: Place::Row(sources) }
+    }
+
     /// No bytes, for orders that read none.
     pub(crate) fn empty() -> Self {
         Self { place: Place::Nowhere }
@@ -67,6 +74,7 @@ impl Source {
             Place::File(file) => file.version(),
             Place::Http(http) => http.version().clone(),
             Place::S3(s3) => s3.version().clone(),
+            Place::Row(sources) => SourceVersion { bytes: sources.iter().map(Self::bytes).sum(), etag: None, modified: None },
         }
     }
 
@@ -97,6 +105,27 @@ impl Source {
             Place::File(file) => file.read_at(offset, len).await,
             Place::Http(http) => http.read_at(offset, len).await,
             Place::S3(s3) => s3.read_at(offset, len).await,
+            Place::Row(sources) => read_row(sources, offset, len).await,
         }
     }
+}
+
+/// Reads what may lie across several sources.
+async fn read_row(sources: &[Source], offset: u64, len: usize) -> Result<Bytes, Failure> {
+    let (mut start, end, mut gathered) = (0, offset.saturating_add(len as u64), BytesMut::new());
+    for source in sources {
+        let own = start..start + source.bytes();
+        start = own.end;
+        let wanted = own.start.max(offset)..own.end.min(end);
+        if wanted.is_empty() {
+            continue;
+        }
+        let bytes = usize::try_from(wanted.end - wanted.start).unwrap_or(len);
+        let part = Box::pin(source.read_at(wanted.start - own.start, bytes)).await?;
+        if bytes == len {
+            return Ok(part);
+        }
+        gathered.extend_from_slice(&part);
+    }
+    Ok(gathered.freeze())
 }

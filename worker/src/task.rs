@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use farm::broker::{Broker, BrokerError, Delivery, Queue};
-use farm::job::{JobId, JobSpec};
+use farm::edit;
+use farm::job::{JobId, JobSpec, SourceSpec};
 use farm::outbound::Reach;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
@@ -352,7 +353,12 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     let _beat = execution.beat();
     let (began, mut device) = (Instant::now(), None);
     let made = match task {
-        TaskId::Probe => execution.probe().await,
+        TaskId::Probe => execution.probe(&spec.source).await,
+        TaskId::ProbeOther(number) => {
+            let other = edit::others(&spec.edit).find(|(other, _, _)| other == number);
+            let (_, _, source) = other.ok_or_else(|| senseless(job, task))?;
+            execution.probe(source).await
+        }
         TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_) => {
             let plan = execution.plan().await?;
             let encode = work::encode(&plan, task).ok_or_else(|| senseless(job, task))?;
@@ -497,10 +503,10 @@ impl Execution<'_> {
         series.encode_speed.observe(seconds / took.as_secs_f64().max(f64::MIN_POSITIVE));
     }
 
-    async fn probe(&self) -> Result<(Outcome, Cost), Failure> {
+    async fn probe(&self, source: &SourceSpec) -> Result<(Outcome, Cost), Failure> {
         let attempt = async {
             // Whoever asked for it waits to hear that there is nothing at that place.
-            let source = Source::open(&self.spec.source, self.farm.places(), Patience::Short).await?;
+            let source = Source::open(source, self.farm.places(), Patience::Short).await?;
             Ok((self.attempt((&Order::Probe, Urgency::Usual), &source, Sink::None).await?, source.version()))
         };
         match self.guard.hold(attempt).await? {

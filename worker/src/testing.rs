@@ -65,6 +65,7 @@ pub(crate) fn plan() -> Plan {
         audio: vec![audio],
         stills: None,
         text: None,
+        edit: None,
         notes: Vec::new(),
     }
 }
@@ -85,13 +86,13 @@ pub(crate) fn device(node: &std::path::Path) -> Device {
 pub(crate) fn video_order() -> Order {
     let plan = plan();
     let video = plan.video.expect("a picture");
-    Order::Video(VideoOrder { plan: video, chunk: 0, origin_ns: plan.origin_ns, lead_ns: plan.lead_ns, device: None })
+    Order::Video(VideoOrder { plan: video, chunk: 0, origin_ns: plan.origin_ns, lead_ns: plan.lead_ns, device: None, edit: None })
 }
 
 /// The sound of [`plan`].
 pub(crate) fn audio_order() -> Order {
     let mut plan = plan();
-    Order::Audio(AudioOrder { plan: plan.audio.remove(0), origin_ns: plan.origin_ns, lead_ns: plan.lead_ns })
+    Order::Audio(AudioOrder { plan: plan.audio.remove(0), origin_ns: plan.origin_ns, lead_ns: plan.lead_ns, edit: None })
 }
 
 /// A source of which nothing is known but its size.

@@ -6,7 +6,7 @@ use farm::job::{Layout, Mp4};
 use farm::plan::{Plan, RenditionId, Rung};
 use farm::task::TaskId;
 
-use pipelines::{AudioOrder, OnDevice, Order, VideoOrder};
+use pipelines::{AudioOrder, Montage, OnDevice, Order, VideoOrder};
 
 use crate::process::Urgency;
 use crate::rack::Need;
@@ -29,6 +29,16 @@ impl Encode {
         let pinned = plan.rungs.iter().filter(|rung| class.is_hardware() && rung.class == class);
         let need = |Rung { codec, width, height, .. }: &Rung| Need { codec: *codec, extent: Extent::of(*width, *height) };
         pinned.map(need).collect()
+    }
+
+    /// The same, of sources of these sizes in bytes, by number.
+    pub(crate) fn of_sizes(mut self, sizes: Vec<u64>) -> Self {
+        if let Order::Video(VideoOrder { edit: Some(edit), .. }) | Order::Audio(AudioOrder { edit: Some(edit), .. }) =
+            &mut self.order
+        {
+            edit.bytes = sizes;
+        }
+        self
     }
 
     /// The same, on a device.
@@ -73,15 +83,16 @@ pub(crate) enum Medium {
 /// What is to be done for an encode task, or `None` when the plan has no such task.
 pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
     let (origin_ns, lead_ns) = (plan.origin_ns, plan.lead_ns);
+    let edit = plan.edit.as_ref().map(|plan| Montage { plan: plan.clone(), bytes: Vec::new() });
     match task {
-        TaskId::Probe | TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => None,
+        TaskId::Probe | TaskId::ProbeOther(_) | TaskId::Stills | TaskId::Text | TaskId::Pack(_) | TaskId::Mp4(_) => None,
         TaskId::Video(chunk) | TaskId::First(chunk) => {
             let video = plan.passes().find(|pass| pass.task(*chunk) == *task)?.video;
             let start = video.chunks.get(*chunk as usize)?.start;
             let first_segment = start.checked_div(u64::from(video.segment_frames))?;
             let rendition = |id: &RenditionId| Rendition { id: id.clone(), medium: Medium::Picture, first_segment };
             let renditions = video.rungs.iter().map(|rung| rendition(&rung.id)).collect();
-            let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns, device: None });
+            let order = Order::Video(VideoOrder { plan: video.clone(), chunk: *chunk, origin_ns, lead_ns, device: None, edit });
             let can_wait = plan.first.is_some() && matches!(task, TaskId::Video(_));
             let urgency = if can_wait { Urgency::CanWait } else { Urgency::Usual };
             Some(Encode { order, urgency, renditions })
@@ -89,10 +100,19 @@ pub(crate) fn encode(plan: &Plan, task: &TaskId) -> Option<Encode> {
         TaskId::Audio(index) => {
             let audio = plan.audio.get(*index as usize)?;
             let rendition = Rendition { id: audio.id.clone(), medium: Medium::Sound, first_segment: 0 };
-            let order = Order::Audio(AudioOrder { plan: audio.clone(), origin_ns, lead_ns });
+            let edit = edit.map(|montage| of_rendition(montage, *index as usize));
+            let order = Order::Audio(AudioOrder { plan: audio.clone(), origin_ns, lead_ns, edit });
             Some(Encode { order, urgency: Urgency::Usual, renditions: vec![rendition] })
         }
     }
+}
+
+/// The clips with the sound of one rendition alone.
+fn of_rendition(mut montage: Montage, rendition: usize) -> Montage {
+    for clip in &mut montage.plan.clips {
+        clip.sounds = clip.sounds.get(rendition).copied().into_iter().collect();
+    }
+    montage
 }
 
 /// How the media of a plan are stored.

@@ -156,7 +156,7 @@ impl Entry {
             .retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
         self.running.retain(|task, _| self.outstanding.contains_key(task));
         let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_));
-        self.phase = Some(match due.iter().any(|due| due.task == TaskId::Probe) {
+        self.phase = Some(match due.iter().any(|due| matches!(due.task, TaskId::Probe | TaskId::ProbeOther(_))) {
             true => Phase::Probing,
             false if due.iter().any(is_media) => Phase::Encoding,
             false => Phase::Packing,

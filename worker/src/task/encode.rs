@@ -1,6 +1,8 @@
 //! The tasks that encode, on the processor or on a device.
 
-use farm::job::JobId;
+use farm::edit;
+use farm::job::{JobId, SourceSpec};
+use farm::media::SourceVersion;
 use farm::plan::Plan;
 use farm::task::{Cost, Outcome};
 use farm::{Code, Failure};
@@ -21,8 +23,8 @@ impl Execution<'_> {
     /// Encodes, and says which device rungs were made on, if they were.
     pub(super) async fn encode(&self, plan: &Plan, encode: work::Encode) -> Result<((Outcome, Cost), Option<String>), Failure> {
         // The probe has read it. A device is not held while it is waited for.
-        let opening = Source::open(&self.spec.source, self.farm.places(), Patience::Long);
-        let source = self.guard.hold(opening).await?.check(plan.source.as_ref(), &self.spec.source)?;
+        let (source, sizes) = self.guard.hold(self.sources(plan, &encode)).await?;
+        let encode = encode.of_sizes(sizes);
         // Nor does who waits for a device lose the time.
         let waiting = Instant::now();
         let lease = self.guard.later_by(LEND_WAIT).hold(self.lease(&encode)).await?;
@@ -56,6 +58,25 @@ impl Execution<'_> {
             uploads.abandon().await;
         }
         Ok((made?, device))
+    }
+
+    /// What an encode reads: the job's source, or those that its edits name, one after the other; and their sizes.
+    async fn sources(&self, plan: &Plan, encode: &work::Encode) -> Result<(Source, Vec<u64>), Failure> {
+        let wanted = encode.order.sources();
+        let Some(edit) = &plan.edit else {
+            return Ok((self.source(&self.spec.source, plan.source.as_ref()).await?, Vec::new()));
+        };
+        let others = edit::others(&self.spec.edit).zip(&edit.others).map(|((_, _, spec), version)| (spec, version.as_ref()));
+        let mut row = Vec::new();
+        for (number, (spec, version)) in (0..).zip([(&self.spec.source, plan.source.as_ref())].into_iter().chain(others)) {
+            row.push(if wanted.contains(&number) { self.source(spec, version).await? } else { Source::empty() });
+        }
+        let sizes = row.iter().map(Source::bytes).collect();
+        Ok((Source::row(row), sizes))
+    }
+
+    async fn source(&self, spec: &SourceSpec, version: Option<&SourceVersion>) -> Result<Source, Failure> {
+        Source::open(spec, self.farm.places(), Patience::Long).await?.check(version, spec)
     }
 
     /// A device for what is pinned to the class of the message; none where all is to be made on the processor.
