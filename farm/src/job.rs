@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::edit::{self, EditStep, STEPS_MAX};
-use crate::{Code, Failure, Rate};
+use crate::{Code, Failure, Quality, Rate};
 
 /// Name of a job, unique in a farm: 1 to 128 letters, digits, `-`, `_` or `.`, so that it can stand in keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -246,10 +246,9 @@ pub struct VideoSpec {
     /// The codec.
     #[serde(default)]
     pub codec: VideoCodec,
-    /// Constant quality, 1 (best) to 50, on x264's CRF scale.
+    /// Constant quality, 1 (best) to 50, on x264's CRF scale, to the tenth. Devices and AV1 take the nearest whole number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 50))]
-    pub quality: Option<u32>,
+    pub quality: Option<Quality>,
     /// Average rate in bit/s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 8_000, max = 400_000_000))]
@@ -550,9 +549,6 @@ impl RungSpec {
         const RATES: std::ops::RangeInclusive<u32> = 8_000..=400_000_000;
         match (video.quality, video.bitrate) {
             (Some(_), Some(_)) => return refuse("give quality or bitrate, not both".to_owned()),
-            (Some(quality), None) if !(1..=50).contains(&quality) => {
-                return refuse(format!("quality {quality} is not from 1 to 50"));
-            }
             (None, Some(bitrate)) if video.max_bitrate.is_some_and(|max| max < bitrate) => {
                 return refuse(format!("max_bitrate is below bitrate {bitrate}"));
             }

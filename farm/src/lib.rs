@@ -1,6 +1,6 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`edit`], [`failure`], [`keys`], [`rate`],
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`edit`], [`failure`], [`keys`], [`rate`], [`quality`],
 //! [`boxes`]) or a port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]) and have
 //! to do with strangers ([`serve`], [`outbound`]). Nothing here knows GStreamer.
 
@@ -18,6 +18,7 @@ pub mod media;
 pub mod metrics;
 pub mod outbound;
 pub mod plan;
+pub mod quality;
 pub mod rate;
 pub mod serve;
 pub mod stills;
@@ -28,4 +29,5 @@ pub mod text;
 pub use encoder::Class;
 pub use failure::{Code, Failure, Fault};
 pub use life::Life;
+pub use quality::Quality;
 pub use rate::Rate;

@@ -17,7 +17,7 @@ use crate::media::{Colour, Interlace, Orientation, SourceVersion, TrackId, Video
 use crate::stills::StillsPlan;
 use crate::task::TaskId;
 use crate::text::TextPlan;
-use crate::{Class, Rate};
+use crate::{Class, Quality, Rate};
 
 /// Everything decided about a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -239,8 +239,8 @@ fn one() -> NonZeroU32 {
 pub enum RateControl {
     /// Constant quality on x264's CRF scale, with a cap over two seconds.
     CappedQuality {
-        /// CRF, 1 to 50.
-        quality: u32,
+        /// CRF.
+        quality: Quality,
         /// Cap in bit/s.
         max_bitrate: u32,
     },

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use farm::encoder::Device;
 use farm::job::VideoCodec;
 use farm::plan::{RateControl, RenditionId, Rung};
-use farm::{Class, Code, Failure};
+use farm::{Class, Code, Failure, Quality};
 use gst::glib;
 use gst::prelude::*;
 use nix::unistd::{AccessFlags, eaccess};
@@ -325,7 +325,7 @@ pub(crate) fn rung(codec: VideoCodec, (width, height): (u32, u32)) -> Rung {
         height,
         divisor: NonZeroU32::MIN,
         codec,
-        rate_control: RateControl::CappedQuality { quality: 23, max_bitrate },
+        rate_control: RateControl::CappedQuality { quality: Quality::USUAL, max_bitrate },
         class: Class::Cpu,
         threads: NonZeroU32::MIN,
     }

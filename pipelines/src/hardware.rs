@@ -119,7 +119,7 @@ impl Aim {
             RateControl::CappedQuality { quality, max_bitrate: cap } => {
                 let average = u64::from(cap) * SHARE_PERCENT / 100;
                 let average = u32::try_from(average).unwrap_or(cap);
-                Ok(Self { quality: Some(quality), average, cap, cap_seconds: 2 })
+                Ok(Self { quality: Some(quality.whole()), average, cap, cap_seconds: 2 })
             }
             RateControl::Average { bitrate, max_bitrate } => {
                 Ok(Self { quality: None, average: bitrate, cap: max_bitrate.max(bitrate), cap_seconds: 1 })
@@ -310,7 +310,7 @@ mod tests {
     use crate::encoders::{pass, pictures, rung};
     use crate::source::element;
 
-    const QUALITY: RateControl = RateControl::CappedQuality { quality: 23, max_bitrate: 3_000_000 };
+    const QUALITY: RateControl = RateControl::CappedQuality { quality: farm::Quality::USUAL, max_bitrate: 3_000_000 };
     const AVERAGE: RateControl = RateControl::Average { bitrate: 2_000_000, max_bitrate: 3_000_000 };
 
     fn told(class: Class, codec: VideoCodec, rate_control: RateControl) -> String {

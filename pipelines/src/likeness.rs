@@ -353,9 +353,9 @@ mod tests {
     }
 
     /// One that makes key frames every 25 frames, of this size, with this quality and this cap.
-    fn encoder_of(size: (u32, u32), quality: u32, max_bitrate: u32) -> Vec<gst::Element> {
+    fn encoder_of(size: (u32, u32), quality: u16, max_bitrate: u32) -> Vec<gst::Element> {
         crate::init().expect("GStreamer");
-        let rate_control = RateControl::CappedQuality { quality, max_bitrate };
+        let rate_control = RateControl::CappedQuality { quality: farm::Quality::of_tenths(10 * quality), max_bitrate };
         let rung = Rung { rate_control, ..rung(VideoCodec::H264, size) };
         picture_encoder(&rung, GOP, Maker::Software).expect("an encoder")
     }

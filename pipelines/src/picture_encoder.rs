@@ -85,10 +85,13 @@ fn x264(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result<gst::Element, 
     match rung.rate_control {
         RateControl::CappedQuality { quality, max_bitrate } => {
             x264.set_property_from_str("pass", "qual");
-            x264.set_property("quantizer", quality);
+            x264.set_property("quantizer", quality.whole());
             x264.set_property("bitrate", kbit(max_bitrate));
             x264.set_property("vbv-buf-capacity", 2000_u32);
             options.push_str(FIRST_AS_OTHERS);
+            if !quality.is_whole() {
+                options.push_str(&format!(":crf={quality}"));
+            }
         }
         RateControl::Average { bitrate, max_bitrate } => {
             x264.set_property_from_str("pass", "cbr");
@@ -121,7 +124,7 @@ fn x265(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
         format!("scenecut=0:open-gop=0:min-keyint={gop_frames}:pools=none:const-vbv=1:frame-threads={}", rung.threads);
     let rate = match rung.rate_control {
         RateControl::CappedQuality { quality, max_bitrate } => {
-            let (cap, quality) = (kbit(max_bitrate), (quality as f32 + HEVC_STEPS).min(HEVC_WORST));
+            let (cap, quality) = (kbit(max_bitrate), (f32::from(quality) + HEVC_STEPS).min(HEVC_WORST));
             format!("crf={quality}:vbv-maxrate={cap}:vbv-bufsize={}", 2 * cap)
         }
         RateControl::Average { bitrate, max_bitrate } => {
@@ -312,7 +315,7 @@ fn aom(rung: &Rung, gop_frames: u32) -> Result<gst::Element, Failure> {
     aom.set_property_from_str("end-usage", "vbr");
     let (best, target) = match rung.rate_control {
         // With bits to spare, none better than asked for.
-        RateControl::CappedQuality { quality, max_bitrate } => (on_aom_scale(quality), max_bitrate),
+        RateControl::CappedQuality { quality, max_bitrate } => (on_aom_scale(quality.whole()), max_bitrate),
         RateControl::Average { bitrate, .. } => (AOM_BEST, bitrate),
         RateControl::Copied { .. } => return Err(copied()),
     };

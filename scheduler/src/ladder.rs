@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use farm::job::{AutoLadder, LadderSpec, RungSpec, VideoCodec, VideoSpec};
 use farm::media::VideoTrack;
 use farm::plan::{RateControl, RenditionId, Rung};
-use farm::{Class, Code, Failure, Rate};
+use farm::{Class, Code, Failure, Quality, Rate};
 use num_integer::Integer;
 
 const SIDE_PX_MAX: u32 = VideoTrack::SIDE_PX_MAX;
@@ -21,9 +21,6 @@ const SMALL_FPS_MAX: u32 = 30;
 
 /// Short edge in pixels below which a picture is small.
 const SMALL_BELOW: u32 = 720;
-
-/// CRF when none is asked for.
-const QUALITY_DEFAULT: u32 = 23;
 
 /// Caps that are computed stay in this range, in bit/s: it is also what a job may ask for, but for a higher lower end.
 const CAP_BPS: std::ops::RangeInclusive<u128> = 10_000..=400_000_000;
@@ -262,10 +259,10 @@ fn rate_control(video: Option<&VideoSpec>, cap: &Cap) -> RateControl {
     match asked {
         Some((Some(bitrate), max_bitrate, _)) => RateControl::Average { bitrate, max_bitrate: max_bitrate.unwrap_or(bitrate) },
         Some((None, max_bitrate, quality)) => RateControl::CappedQuality {
-            quality: quality.unwrap_or(QUALITY_DEFAULT),
+            quality: quality.unwrap_or(Quality::USUAL),
             max_bitrate: max_bitrate.unwrap_or_else(|| cap.bps()),
         },
-        None => RateControl::CappedQuality { quality: QUALITY_DEFAULT, max_bitrate: cap.bps() },
+        None => RateControl::CappedQuality { quality: Quality::USUAL, max_bitrate: cap.bps() },
     }
 }
 

@@ -283,7 +283,7 @@ async fn offered(words: &mut Receiver<Word>, is_it: impl Fn(&Offer) -> bool) -> 
 async fn of_two_classes_the_preferred_one_is_pinned_and_codecs_that_it_lacks_are_left_to_the_processor() -> Result<()> {
     let farm = Farm::start(settings(&Behaviour::Honest, &[Class::Vaapi, Class::Nvenc])?)?;
     let mut spec = farm.spec("mixed", HEIGHTS)?;
-    let video = |codec| Some(VideoSpec { codec, quality: Some(30), bitrate: None, max_bitrate: None });
+    let video = |codec| Some(VideoSpec { codec, quality: Some(farm::Quality::of_tenths(300)), bitrate: None, max_bitrate: None });
     spec.ladder = LadderSpec::Rungs(vec![
         RungSpec { height: 180, fps: None, video: video(VideoCodec::H264) },
         RungSpec { height: 144, fps: None, video: video(VideoCodec::H264) },

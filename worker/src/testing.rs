@@ -25,7 +25,7 @@ pub(crate) fn plan() -> Plan {
         height,
         divisor: NonZeroU32::new(divisor).expect("not zero"),
         codec: VideoCodec::H264,
-        rate_control: RateControl::CappedQuality { quality: 23, max_bitrate: 1_000_000 },
+        rate_control: RateControl::CappedQuality { quality: farm::Quality::USUAL, max_bitrate: 1_000_000 },
         class: Class::Cpu,
         threads: NonZeroU32::MIN,
     };

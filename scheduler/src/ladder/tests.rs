@@ -1,5 +1,6 @@
 //! Tables of sources and the ladders they get.
 
+use farm::Quality;
 use farm::job::VideoSpec;
 use farm::media::Orientation;
 
@@ -128,12 +129,13 @@ fn caps_are_those_of_peertube() {
 fn rate_control_is_what_was_asked_for() {
     let cap = Cap { shape: Shape { width: 1280, height: 720 }, short: 720, fps: rate("30"), source_bps: 0 };
     let video = |quality, bitrate, max_bitrate| VideoSpec { codec: VideoCodec::H264, quality, bitrate, max_bitrate };
-    let quality = |quality, max_bitrate| RateControl::CappedQuality { quality, max_bitrate };
+    let quality =
+        |quality: u16, max_bitrate| RateControl::CappedQuality { quality: Quality::of_tenths(10 * quality), max_bitrate };
     for (asked, expected) in [
         (None, quality(23, 3_041_318)),
         (Some(video(None, None, None)), quality(23, 3_041_318)),
-        (Some(video(Some(30), None, None)), quality(30, 3_041_318)),
-        (Some(video(Some(30), None, Some(500_000))), quality(30, 500_000)),
+        (Some(video(Some(Quality::of_tenths(300)), None, None)), quality(30, 3_041_318)),
+        (Some(video(Some(Quality::of_tenths(300)), None, Some(500_000))), quality(30, 500_000)),
         (Some(video(None, Some(400_000), None)), RateControl::Average { bitrate: 400_000, max_bitrate: 400_000 }),
         (Some(video(None, Some(400_000), Some(800_000))), RateControl::Average { bitrate: 400_000, max_bitrate: 800_000 }),
     ] {

@@ -9,7 +9,7 @@
 //! tenant = "tube.example.org"          # whose share of the farm its jobs have
 //! priority = 0                         # among jobs of one tenant the higher goes first
 //! jobs_max = 16                        # runner jobs held at a time
-//! quality = 23                         # x264's CRF, 1 to 50
+//! quality = 23                         # x264's CRF, 1 to 50, to the tenth; as below when absent
 //! copy = true                          # hand on the source's own packets where they fit
 //! loudness = "off"                     # or "ebu-r128"
 //! ahead = true                         # make the whole ladder at the first job of a video
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use farm::job::Loudness;
-use farm::{Code, Failure};
+use farm::{Code, Failure, Quality};
 use serde::Deserialize;
 use url::Url;
 
@@ -81,8 +81,8 @@ pub struct Policy {
     pub priority: i32,
     /// Runner jobs held at a time.
     pub jobs_max: usize,
-    /// Constant quality on x264's CRF scale; the usual when absent.
-    pub quality: Option<u32>,
+    /// Quality of every rung. When absent that of [`super::ladder`].
+    pub quality: Option<Quality>,
     /// Whether the source's own packets are handed on where they fit.
     pub copy: bool,
     /// What to do about loudness.
@@ -114,7 +114,7 @@ struct Line {
     priority: i32,
     #[serde(default = "usual_jobs_max")]
     jobs_max: usize,
-    quality: Option<u32>,
+    quality: Option<Quality>,
     #[serde(default = "yes")]
     copy: bool,
     #[serde(default)]
@@ -208,9 +208,6 @@ impl Line {
         if !JOBS_MAX.contains(&self.jobs_max) {
             return refuse("jobs_max: use 1 to 256");
         }
-        if self.quality.is_some_and(|quality| !(1..=50).contains(&quality)) {
-            return refuse("quality: use 1 to 50");
-        }
         let policy = Policy {
             tenant,
             priority: self.priority,
@@ -256,7 +253,7 @@ mod tests {
             tenant: "two".to_owned(),
             priority: -3,
             jobs_max: 2,
-            quality: Some(20),
+            quality: Some(Quality::of_tenths(200)),
             copy: false,
             loudness: Loudness::EbuR128,
             ahead: false,
