@@ -44,7 +44,19 @@ pub struct Sound {
 /// # Errors
 /// When `ffmpeg` fails, or does not say the time of every frame.
 pub fn frames(input: &Path, stream: &str) -> Result<Vec<Frame>> {
-    let small = format!("showinfo,scale={}:{}:flags=area,format=gray", barcode::READ_WIDTH, barcode::READ_HEIGHT);
+    read_frames(input, stream, "")
+}
+
+/// As [`frames`], of pictures in a part of the picture: its left, top, width and height in pixels.
+///
+/// # Errors
+/// As [`frames`].
+pub fn frames_in(input: &Path, stream: &str, [left, top, width, height]: [u32; 4]) -> Result<Vec<Frame>> {
+    read_frames(input, stream, &format!("crop={width}:{height}:{left}:{top},"))
+}
+
+fn read_frames(input: &Path, stream: &str, crop: &str) -> Result<Vec<Frame>> {
+    let small = format!("showinfo,{crop}scale={}:{}:flags=area,format=gray", barcode::READ_WIDTH, barcode::READ_HEIGHT);
     let mut ffmpeg = decode(input, stream, &[]);
     ffmpeg.args(["-vf", &small, "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]);
     let out = process::run(&mut ffmpeg, READ_LIMIT)?.success().with_context(|| shown(input, stream))?;

@@ -1,7 +1,7 @@
 //! Places in storage that a tenant may not name, however they are written.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{B, OPERATOR, REEL, message, nothing_was_written, objects, submit, two_tenants};
 
@@ -94,6 +94,17 @@ const STATE: [&str; 6] = [
     "{root}b/..%2fstate/",
 ];
 
+/// A message whose edit names another source, in each way that there is, one at a time.
+fn edits(whole: &Value, source: &Value) -> [Value; 4] {
+    let overlay = json!({"source": source, "height": 0.1});
+    let steps = [json!({"before": source}), json!({"after": source}), json!({"sound": source}), json!({"overlay": overlay})];
+    steps.map(|step| {
+        let mut edited = whole.clone();
+        edited["edit"] = json!([{"keep": {"from": 1}}, step]);
+        edited
+    })
+}
+
 #[test]
 fn a_tenant_names_no_place_of_another_and_nobody_one_of_the_farm() -> Result<()> {
     let mut farm = two_tenants()?;
@@ -113,9 +124,12 @@ fn a_tenant_names_no_place_of_another_and_nobody_one_of_the_farm() -> Result<()>
         ensure!(said.status == 400 && !said.whole.contains("pw@"), "{message}: {}", said.whole);
         Ok(())
     };
+    let good = message("x", &source, &output);
+    let at = |pattern: &str| json!({"url": place(pattern)});
     for pattern in FOREIGN.iter().chain(&STATE) {
         refused(B, &message("x", &source, &place(pattern)))?;
         refused(B, &message("x", &place(pattern), &output))?;
+        edits(&good, &at(pattern)).iter().try_for_each(|edited| refused(B, edited))?;
     }
     for pattern in NOT_PLAIN {
         refused(B, &message("x", &source, &place(pattern)))?;
@@ -123,14 +137,23 @@ fn a_tenant_names_no_place_of_another_and_nobody_one_of_the_farm() -> Result<()>
     for pattern in STATE {
         refused(OPERATOR, &message("x", &source, &place(pattern)))?;
         refused(OPERATOR, &message("x", &place(pattern), &output))?;
+        edits(&good, &at(pattern)).iter().try_for_each(|edited| refused(OPERATOR, edited))?;
     }
+    // What a job may not say of its source, it may not of another.
+    let headers = json!({"url": source, "headers": {"host": "elsewhere"}});
+    edits(&good, &headers).iter().try_for_each(|edited| refused(B, edited))?;
     // An operator may speak for a tenant, and keeps to its places then.
     let mut for_b = message("x", &source, &place("{root}a/"));
     for_b["tenant"] = "b".into();
     refused(OPERATOR, &for_b)?;
+    let mut for_b = good.clone();
+    for_b["tenant"] = "b".into();
+    edits(&for_b, &at("{root}a/film.mp4")).iter().try_for_each(|edited| refused(OPERATOR, edited))?;
     nothing_was_written(&farm, &before)?;
     // The message is good but for its places.
-    let said = submit(&farm, B, &message(REEL, &source, &output))?;
+    let mut good = message(REEL, &source, &output);
+    good["edit"] = edits(&good, &json!({ "url": source })).iter().map(|edited| edited["edit"][1].clone()).collect();
+    let said = submit(&farm, B, &good)?;
     ensure!(said.status == 201, "{}", said.whole);
     Ok(())
 }
