@@ -228,7 +228,7 @@ pub struct AutoLadder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RungSpec {
-    /// Short edge of the picture in pixels, 16 to 4320; made even. Never above the source's.
+    /// Short edge of the picture in pixels, 16 to 4320; made even. Never above the source's, which it is with 4320.
     #[schemars(range(min = 16, max = 4320))]
     pub height: u32,
     /// Highest frame rate; the source's own is kept when lower.

@@ -34,9 +34,9 @@ impl Quality {
         u32::from((self.0 + 5) / 10)
     }
 
-    /// Whether it is a whole number.
-    pub fn is_whole(self) -> bool {
-        self.0.is_multiple_of(10)
+    /// The whole number below it, and the rest.
+    pub fn split(self) -> (u32, f32) {
+        (u32::from(self.0 / 10), f32::from(self.0 % 10) / 10.0)
     }
 }
 
@@ -65,7 +65,10 @@ impl fmt::Display for Quality {
 
 impl Serialize for Quality {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.is_whole() { serializer.serialize_u32(self.whole()) } else { serializer.serialize_f64(f64::from(self.0) / 10.0) }
+        match self.split() {
+            (whole, 0.0) => serializer.serialize_u32(whole),
+            _ => serializer.serialize_f64(f64::from(self.0) / 10.0),
+        }
     }
 }
 

@@ -60,7 +60,15 @@ const HIGH_ON_DEVICES: &str = "video/x-h264,profile={ (string)high, (string)prog
 /// Makes the first key frame of a chunk as good as the others. By constant quality x264 (core 164) gives it no more bits than a
 /// frame that refers to others: three steps of its scale too few, seen at every joint (-4 VMAF, for half a second). The
 /// factor is x264's own between the two kinds (`ipratio`).
-const FIRST_AS_OTHERS: &str = ":zones=0,0,b=1.4";
+const FIRST_AS_OTHERS: f32 = 1.4;
+
+/// The option that does so, and takes a part of a step off the quality of all frames, which the element has whole steps for only:
+/// by six steps bits are worth half as much.
+fn zones(rest: f32) -> String {
+    let all = 0.5_f32.powf(rest / 6.0);
+    let first = format!(":zones=0,0,b={:.4}", FIRST_AS_OTHERS * all);
+    if rest > 0.0 { format!("{first}/1,{},b={all:.4}", i32::MAX) } else { first }
+}
 
 /// Numbers x264's parameter sets otherwise than devices do theirs, which is by 0: so both can stand in the one header of a
 /// rendition of which either made parts.
@@ -85,13 +93,11 @@ fn x264(rung: &Rung, gop_frames: u32, maker: Maker<'_>) -> Result<gst::Element, 
     match rung.rate_control {
         RateControl::CappedQuality { quality, max_bitrate } => {
             x264.set_property_from_str("pass", "qual");
-            x264.set_property("quantizer", quality.whole());
+            let (steps, rest) = quality.split();
+            x264.set_property("quantizer", steps);
             x264.set_property("bitrate", kbit(max_bitrate));
             x264.set_property("vbv-buf-capacity", 2000_u32);
-            options.push_str(FIRST_AS_OTHERS);
-            if !quality.is_whole() {
-                options.push_str(&format!(":crf={quality}"));
-            }
+            options.push_str(&zones(rest));
         }
         RateControl::Average { bitrate, max_bitrate } => {
             x264.set_property_from_str("pass", "cbr");

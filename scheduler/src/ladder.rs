@@ -13,6 +13,9 @@ const SIDE_PX_MAX: u32 = VideoTrack::SIDE_PX_MAX;
 /// Short edges of the automatic ladder, in pixels.
 const HEIGHTS: [u32; 7] = [2160, 1440, 1080, 720, 480, 360, 240];
 
+/// Height of a rung that is of the source's own size where that is smaller: the highest that can be asked for.
+pub const OWN_HEIGHT: u32 = 4320;
+
 /// Highest frame rate of all, in frames per second. Rates up to 1 % above are taken for it.
 const FPS_MAX: u32 = 60;
 
@@ -222,7 +225,8 @@ fn automatic(limits: &AutoLadder, shape: Shape) -> Vec<RungSpec> {
 
 fn asked_for(rungs: &[RungSpec], shape: Shape, notes: &mut Vec<String>) -> Vec<RungSpec> {
     let highest = shape.codable_short();
-    let mut wanted: Vec<RungSpec> = rungs.iter().map(|rung| RungSpec { height: even(rung.height), ..rung.clone() }).collect();
+    let height = |asked: u32| if asked == OWN_HEIGHT { highest.min(asked) } else { even(asked) };
+    let mut wanted: Vec<RungSpec> = rungs.iter().map(|rung| RungSpec { height: height(rung.height), ..rung.clone() }).collect();
     wanted.sort_by_key(|rung| (std::cmp::Reverse(rung.height), codec(rung).effort()));
     if let Some(smallest) = wanted.last().map(|smallest| smallest.height).filter(|height| *height > highest) {
         notes.push(format!("every rung asked for is above the source: one at its own size ({highest}) is made"));

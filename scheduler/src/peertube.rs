@@ -6,7 +6,8 @@
 //! ```
 //!
 //! An instance asks for each form of each resolution by itself, the smaller ones after it has the largest. Here they are all
-//! made at the first one, from one decode of the original; what is asked for later is there.
+//! made at the first one, from one decode of the original; what is asked for later is there. An edited video is made of the
+//! original too, with all that the instance is going to ask for once it has it.
 
 mod answer;
 mod film;
@@ -17,6 +18,7 @@ mod protocol;
 mod runner;
 pub mod settings;
 mod slide;
+mod studio;
 mod sweep;
 mod wake;
 mod work;

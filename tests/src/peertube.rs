@@ -2,6 +2,7 @@
 //! What a runner does that it must not is kept as a fault.
 
 mod check;
+mod orders;
 mod routes;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::broadcast;
 
+pub use self::orders::Task;
 use crate::process;
 
 /// The token with which runners register.
@@ -31,14 +33,26 @@ pub struct Like {
     pub apart: Option<bool>,
     /// Whether it offers only the types that were asked for (7.0 and later).
     pub filters_types: bool,
+    /// Whether runners make storyboards, and orders for sound alone name a file with sound (8.0 and later).
+    pub storyboards: bool,
+    /// How a watermark's distance to the right edge is called: up to 7 it was misspelled.
+    pub margin: &'static str,
     /// Resolutions that are made, the source's own besides.
     pub resolutions: &'static [u32],
 }
 
 /// PeerTube 6.2: no sound apart, every type offered.
-pub const V6_2: Like = Like { apart: None, filters_types: false, resolutions: &[0, 240] };
+pub const V6_2: Like = Like { apart: None, filters_types: false, resolutions: &[0, 240], ..V7_3 };
 /// PeerTube 7.3 with sound apart.
-pub const V7_3: Like = Like { apart: Some(true), filters_types: true, resolutions: &[0, 144, 240] };
+pub const V7_3: Like = Like {
+    apart: Some(true),
+    filters_types: true,
+    storyboards: false,
+    margin: "horitonzalMarginRatio",
+    resolutions: &[0, 144, 240],
+};
+/// PeerTube 8.2 with sound apart.
+pub const V8_2: Like = Like { storyboards: true, margin: "horizontalMarginRatio", ..V7_3 };
 
 /// How a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +76,8 @@ pub enum State {
 pub struct Job {
     /// Its name.
     pub uuid: String,
+    /// The video that it is about.
+    pub video: String,
     /// Its type.
     pub kind: &'static str,
     /// What is asked for.
@@ -90,6 +106,8 @@ pub struct Stored {
     pub resolution: u32,
     /// Its playlist, for HLS.
     pub playlist: Option<PathBuf>,
+    /// Whether there is sound in it.
+    pub sound: bool,
 }
 
 /// What goes wrong, a number of times.
@@ -109,14 +127,20 @@ pub enum Trouble {
     TooSlow,
     /// A result is taken, and the answer takes so many seconds.
     LongAnswer(u64),
+    /// A result is taken, and the answer does not come.
+    LostAnswer,
 }
 
 struct World {
     like: Like,
+    /// Its URL, without the last slash.
+    base: String,
     folder: PathBuf,
     runners: BTreeMap<String, String>,
     jobs: Vec<Job>,
     videos: BTreeMap<String, Vec<Stored>>,
+    /// Storyboards by video.
+    storyboards: BTreeMap<String, PathBuf>,
     troubles: Vec<Trouble>,
     faults: Vec<String>,
     /// Bytes of sources that were sent.
@@ -151,10 +175,12 @@ impl Instance {
         let address = listener.local_addr()?;
         let world = World {
             like,
+            base: format!("http://{address}"),
             folder: folder.path().to_owned(),
             runners: BTreeMap::new(),
             jobs: Vec::new(),
             videos: BTreeMap::new(),
+            storyboards: BTreeMap::new(),
             troubles: Vec::new(),
             faults: Vec::new(),
             sent_bytes: 0,
@@ -193,28 +219,26 @@ impl Instance {
     pub fn upload(&self, file: &Path, short: u32, fps: u32) -> Result<String> {
         let mut world = lock(&self.world);
         let video = uuid();
-        let extension = file.extension().context("an extension")?.to_string_lossy().into_owned();
-        let path = world.folder.join(format!("{video}.{extension}"));
-        std::fs::copy(file, &path)?;
-        world.videos.insert(video.clone(), vec![Stored { path, resolution: short, playlist: None }]);
-        let base = format!("http://{}", self.address);
-        let first = world.add(&base, &video, "vod-web-video-transcoding", short, fps, None);
-        let is_apart = world.like.apart == Some(true);
-        world.add(&base, &video, "vod-hls-transcoding", short, fps, Some(&first));
-        if is_apart {
-            world.add(&base, &video, "vod-hls-transcoding", 0, 0, Some(&first));
-        }
-        for resolution in world.like.resolutions.iter().copied().filter(|resolution| *resolution < short) {
-            let own_fps = if resolution == 0 { 0 } else { fps };
-            let web = world.add(&base, &video, "vod-web-video-transcoding", resolution, own_fps, Some(&first));
-            if resolution > 0 {
-                world.add(&base, &video, "vod-hls-transcoding", resolution, own_fps, Some(&web));
-            }
-        }
+        let stored = world.store(&video, file, short)?;
+        world.videos.insert(video.clone(), vec![stored]);
+        world.graph(&video, short, fps);
         if !world.like.filters_types {
-            world.add(&base, &video, "video-transcription", 0, 0, None);
+            world.add(&video, "video-transcription", 0, 0, None);
         }
         let _ = world.calls.send(());
+        Ok(video)
+    }
+
+    /// Takes a video in whose sound stands apart, as one that another runner has made: nothing is to be made of it yet.
+    ///
+    /// # Errors
+    /// When its files cannot be copied.
+    pub fn upload_apart(&self, picture: &Path, sound: &Path, short: u32) -> Result<String> {
+        let mut world = lock(&self.world);
+        let video = uuid();
+        let picture = Stored { sound: false, ..world.store(&video, picture, short)? };
+        let sound = world.store(&video, sound, 0)?;
+        world.videos.insert(video.clone(), vec![picture, sound]);
         Ok(video)
     }
 
@@ -225,14 +249,12 @@ impl Instance {
     pub fn upload_sound(&self, sound: &Path, picture: &Path) -> Result<String> {
         let mut world = lock(&self.world);
         let video = uuid();
-        let path = world.folder.join(format!("{video}.flac"));
-        std::fs::copy(sound, &path)?;
+        let stored = world.store(&video, sound, 0)?;
         std::fs::copy(picture, world.folder.join(format!("{video}.jpg")))?;
-        world.videos.insert(video.clone(), vec![Stored { path, resolution: 0, playlist: None }]);
-        let base = format!("http://{}", self.address);
-        let first = world.add(&base, &video, "vod-audio-merge-transcoding", 480, 25, None);
-        world.add(&base, &video, "vod-hls-transcoding", 480, 25, Some(&first));
-        world.add(&base, &video, "vod-web-video-transcoding", 240, 25, Some(&first));
+        world.videos.insert(video.clone(), vec![stored]);
+        let first = world.add(&video, "vod-audio-merge-transcoding", 480, 25, None);
+        world.add(&video, "vod-hls-transcoding", 480, 25, Some(&first));
+        world.add(&video, "vod-web-video-transcoding", 240, 25, Some(&first));
         let _ = world.calls.send(());
         Ok(video)
     }
@@ -255,6 +277,11 @@ impl Instance {
     /// The files of a video.
     pub fn files(&self, video: &str) -> Vec<Stored> {
         lock(&self.world).videos.get(video).cloned().unwrap_or_default()
+    }
+
+    /// The storyboard of a video.
+    pub fn storyboard(&self, video: &str) -> Option<PathBuf> {
+        lock(&self.world).storyboards.get(video).cloned()
     }
 
     /// What runners did that they must not.
@@ -296,12 +323,13 @@ impl Instance {
         lock(&self.world).runners.clear();
     }
 
-    /// Waits until every job of a kind that runners do is done.
+    /// Waits until every job of a kind that runners do is done, but for those that were stopped.
     ///
     /// # Errors
     /// When that takes longer than `limit`.
     pub fn until_done(&self, limit: Duration) -> Result<()> {
-        let left = || self.jobs().into_iter().filter(|job| job.kind != "video-transcription" && job.state != State::Completed);
+        let is_over = |job: &Job| [State::Completed, State::Cancelled].contains(&job.state);
+        let left = || self.jobs().into_iter().filter(|job| job.kind != "video-transcription" && !is_over(job));
         process::until("every runner job is done", limit, || Ok(left().next().is_none()))
             .with_context(|| format!("{:?}", left().map(|job| (job.kind, job.state, job.error)).collect::<Vec<_>>()))
     }
@@ -321,39 +349,6 @@ fn uuid() -> String {
 }
 
 impl World {
-    fn add(&mut self, base: &str, video: &str, kind: &'static str, resolution: u32, fps: u32, after: Option<&str>) -> String {
-        let uuid = uuid();
-        let input = format!("{base}/api/v1/runners/jobs/{uuid}/files/videos/{video}/max-quality");
-        let mut payload = json!({ "input": { "videoFileUrl": input }, "output": { "resolution": resolution, "fps": fps } });
-        if kind == "vod-audio-merge-transcoding" {
-            let picture = input.replace("/max-quality", "/previews/max-quality");
-            payload["input"] = json!({ "audioFileUrl": input, "previewFileUrl": picture });
-        }
-        if let Some(apart) = self.like.apart {
-            payload["input"]["separatedAudioFileUrl"] = json!([]);
-            if kind == "vod-hls-transcoding" {
-                payload["output"]["separatedAudio"] = json!(apart);
-            }
-        }
-        let state = if after.is_some() { State::Waiting } else { State::Pending };
-        let (after, heard) = (after.map(str::to_owned), Instant::now());
-        let (failures, error, accepted, progress, token) = (0, String::new(), 0, 0, None);
-        self.jobs.push(Job {
-            uuid: uuid.clone(),
-            kind,
-            payload,
-            state,
-            failures,
-            error,
-            accepted,
-            progress,
-            token,
-            heard,
-            after,
-        });
-        uuid
-    }
-
     fn fault(&mut self, what: impl Into<String>) {
         self.faults.push(what.into());
     }

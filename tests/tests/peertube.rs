@@ -1,6 +1,9 @@
 //! A farm as a remote runner of instances of PeerTube: stand-ins that hold it to the protocol, with real processes over a real
 //! RabbitMQ and a real S3 server.
 
+#[path = "peertube/edits.rs"]
+mod edits;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;

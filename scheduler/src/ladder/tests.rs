@@ -90,6 +90,20 @@ fn rungs_that_cannot_be_made_are_left_out_with_a_note() {
 }
 
 #[test]
+fn the_highest_rung_that_can_be_asked_for_is_of_the_sources_own_size() {
+    let own = [(4320, Some("60")), (1080, None), (480, None), (240, None)];
+    for (width, height, fps, expected) in [
+        (1280, 720, "50", "1280x720/1 854x480/2 426x240/2"),
+        (854, 480, "50", "854x480/1 426x240/2"),
+        (161, 121, "60", "160x120/1"),
+        (10, 8, "25", "10x8/1"),
+    ] {
+        let (ladder, notes) = made(&rungs(&own), &picture(width, height, fps, 10));
+        assert_eq!(sizes(&ladder), expected, "{width}x{height}: {notes:?}");
+    }
+}
+
+#[test]
 fn frame_rates_of_rungs_are_whole_fractions_of_one_grid() {
     let source = picture(1280, 720, "60", 10);
     let (ladder, _) = made(&rungs(&[(720, Some("30")), (480, Some("20"))]), &source);

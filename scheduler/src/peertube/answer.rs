@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::muxed;
-use super::order::{Form, Size};
+use super::order::{Form, Size, Wanted};
 use super::slide::{self, Picture};
 use crate::playlist;
 use crate::seal::{Media, Medium, Rendition, Seal};
@@ -111,20 +111,58 @@ impl Body {
 /// What is handed in.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Answer {
-    /// The media file.
+    /// The file.
     pub(super) file: Body,
+    /// What that is.
+    pub(super) content: Content,
     /// What it is called: the server publishes playlists only that name it in this way.
     pub(super) name: String,
     /// Its playlist, and what that is called.
     pub(super) playlist: Option<(String, String)>,
 }
 
+/// What a file is that is handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Picture, sound or both.
+    Media,
+    /// A sheet of small pictures.
+    Sheet,
+}
+
+impl Content {
+    /// Which file of a result it is in the protocol, and its media type.
+    pub(super) fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Media => ("payload[videoFile]", "video/mp4"),
+            Self::Sheet => ("payload[storyboardFile]", "image/jpeg"),
+        }
+    }
+}
+
 /// The answer to an order, from the result of a job.
 ///
 /// # Errors
 /// [`Code::NoDecodableStream`] when the video has no picture or no sound that was asked for; storage's.
-pub(super) async fn of(output: &Storage, seal: &Seal, form: Form, rung: Option<Size>) -> Result<Answer, Failure> {
-    let absent = |what: &str| Failure::new(Code::NoDecodableStream, format!("the video has no {what}"));
+pub(super) async fn of(output: &Storage, seal: &Seal, wanted: &Wanted) -> Result<Answer, Failure> {
+    match wanted {
+        Wanted::Film { rung, form } => film(output, seal, *form, *rung).await,
+        Wanted::Studio(_) => {
+            let file = Body::object(mp4_of(seal, u32::MAX)?);
+            Ok(Answer { file, content: Content::Media, name: "edited.mp4".to_owned(), playlist: None })
+        }
+        Wanted::Storyboard(_) => {
+            let sheet = seal.stills.as_ref().and_then(|stills| stills.sheets.first()).ok_or_else(|| absent("picture"))?;
+            Ok(Answer { file: Body::object(sheet), content: Content::Sheet, name: "storyboard.jpg".to_owned(), playlist: None })
+        }
+    }
+}
+
+fn absent(what: &str) -> Failure {
+    Failure::new(Code::NoDecodableStream, format!("the video has no {what}"))
+}
+
+async fn film(output: &Storage, seal: &Seal, form: Form, rung: Option<Size>) -> Result<Answer, Failure> {
     let sound = main_sound(seal);
     let wanted = match rung {
         Some(size) => nearest(seal, size.short).ok_or_else(|| absent("picture"))?,
@@ -135,7 +173,8 @@ pub(super) async fn of(output: &Storage, seal: &Seal, form: Form, rung: Option<S
     match (form, sound.filter(|_| rung.is_some())) {
         (Form::WebVideo, _) => {
             let made = seal.mp4.iter().find(|made| made.id == wanted.id).ok_or_else(|| broken("no plain MP4 was made of it"))?;
-            Ok(Answer { file: Body::object(&made.object), name: format!("{short}.mp4"), playlist: None })
+            let (file, name) = (Body::object(&made.object), format!("{short}.mp4"));
+            Ok(Answer { file, content: Content::Media, name, playlist: None })
         }
         (Form::Together, Some(sound)) => {
             let (file, joined) = together(output, wanted, sound).await?;
@@ -150,11 +189,35 @@ pub(super) async fn of(output: &Storage, seal: &Seal, form: Form, rung: Option<S
 
 /// The rung whose short edge is nearest. A source's own may be a pixel or two off, as pictures have even sides.
 fn nearest(seal: &Seal, short: u32) -> Option<&Rendition> {
-    let pictures = seal.renditions.iter().filter_map(|rendition| match rendition.medium {
-        Medium::Picture { width, height, .. } => Some((width.min(height), rendition)),
+    pictures(seal).min_by_key(|(own, _)| own.short.abs_diff(short)).map(|(_, rendition)| rendition)
+}
+
+/// The rungs, and how large they are; their rates are rounded, as the server has them.
+fn pictures(seal: &Seal) -> impl Iterator<Item = (Size, &Rendition)> {
+    seal.renditions.iter().filter_map(|rendition| match rendition.medium {
+        Medium::Picture { width, height, rate } => {
+            let fps = rate.num().saturating_add(rate.den() / 2) / rate.den();
+            Some((Size { short: width.min(height), fps }, rendition))
+        }
         Medium::Sound { .. } => None,
-    });
-    pictures.min_by_key(|(own, _)| own.abs_diff(short)).map(|(_, rendition)| rendition)
+    })
+}
+
+/// How large the rungs of a result are.
+pub(super) fn sizes(seal: &Seal) -> Vec<Size> {
+    pictures(seal).map(|(size, _)| size).collect()
+}
+
+/// The plain MP4 of the smallest rung whose short edge has so many pixels, or else of the largest.
+///
+/// # Errors
+/// [`Code::NoDecodableStream`] when there is no picture, [`Code::Internal`] when no MP4 was made of it.
+pub(super) fn mp4_of(seal: &Seal, short: u32) -> Result<&Object, Failure> {
+    let enough = pictures(seal).filter(|(size, _)| size.short >= short).min_by_key(|(size, _)| size.short);
+    let found = enough.or_else(|| pictures(seal).max_by_key(|(size, _)| size.short));
+    let (_, wanted) = found.ok_or_else(|| absent("picture"))?;
+    let made = seal.mp4.iter().find(|made| made.id == wanted.id).map(|made| &made.object);
+    made.ok_or_else(|| Failure::new(Code::Internal, format!("{}: no plain MP4 was made of it", wanted.id)))
 }
 
 fn main_sound(seal: &Seal) -> Option<&Rendition> {
@@ -170,7 +233,8 @@ fn named(file: Body, rendition: &Rendition, short: u32) -> Answer {
     if let Media::File { object, .. } = &mut renamed.media {
         object.key = format!("{}/{name}", renamed.id);
     }
-    Answer { file, name, playlist: Some((format!("{stem}.m3u8"), playlist::media(&renamed))) }
+    let playlist = Some((format!("{stem}.m3u8"), playlist::media(&renamed)));
+    Answer { file, content: Content::Media, name, playlist }
 }
 
 /// Picture and sound in one file: the file, and a rendition that says where its segments are.

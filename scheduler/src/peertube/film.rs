@@ -3,10 +3,14 @@
 //! An instance says where the *best* file of a video is, and that is soon one that was handed in here: made of a picture that
 //! was encoded already. So each file that is handed in is remembered by size and beginning. As long as the instance has the
 //! source or one of those, the source that is kept is still what the video was made of.
+//!
+//! A video that is edited gets another version, made of the same source. Which one the instance has is told by the file that it
+//! has: so an edit that comes to nothing, or whose end was not heard of, leaves no doubt.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
+use farm::edit::EditStep;
 use farm::job::JobId;
 use farm::storage::{Kind, Part, Storage, StorageError};
 use farm::{Failure, keys};
@@ -15,8 +19,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::answer::{HEAD_BYTES, digest};
-use super::ladder::Asked;
-use super::order::Size;
+use super::ladder::{self, Asked, OWN};
+use super::order::{Sheet, Size, Wanted};
 use super::protocol::{Client, Refusal, chunk};
 use super::settings::Token;
 use crate::scheduler::fetch_if_there;
@@ -48,36 +52,153 @@ impl Look {
     }
 }
 
+/// Versions of a video that are remembered.
+const VERSIONS_MAX: usize = 8;
+/// Files that are remembered of a version.
+const KNOWN_MAX: usize = 256;
+
 /// A job that was given to the farm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Made {
     /// Its name.
     pub(super) job: JobId,
     /// What it makes.
-    pub(super) rungs: Vec<Asked>,
-    /// Short edges that the instance has asked for by now.
-    pub(super) asked: Vec<u32>,
+    #[serde(flatten)]
+    pub(super) makes: Makes,
 }
 
-/// A video.
+/// What a job makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Makes {
+    /// The film, in every form.
+    Rungs {
+        /// In these sizes.
+        rungs: Vec<Asked>,
+        /// Short edges that the instance has asked for by now.
+        asked: Vec<u32>,
+    },
+    /// A sheet of small pictures.
+    Sheet(Sheet),
+}
+
+impl Made {
+    fn serves(&self, wanted: &Wanted) -> bool {
+        match (&self.makes, wanted) {
+            (Makes::Rungs { rungs, .. }, Wanted::Film { rung: Some(size), .. }) => {
+                rungs.iter().any(|own| own.short == size.short && [0, size.fps].contains(&own.fps))
+            }
+            (Makes::Rungs { .. }, Wanted::Film { rung: None, .. } | Wanted::Studio(_)) => true,
+            (Makes::Sheet(own), Wanted::Storyboard(sheet)) => own == sheet,
+            (Makes::Rungs { .. }, Wanted::Storyboard(_)) | (Makes::Sheet(_), Wanted::Film { .. } | Wanted::Studio(_)) => false,
+        }
+    }
+}
+
+/// A version of a video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Film {
     /// Key of the source.
     pub(super) source: String,
-    /// The source, then what was handed in.
+    /// What is done to it.
+    #[serde(default)]
+    pub(super) edit: Vec<EditStep>,
+    /// The runner job that asked for that last, if one did.
+    #[serde(default)]
+    pub(super) editor: Option<String>,
+    /// Files that the instance may have of it: the source unless it is edited, and what was handed in.
     pub(super) known: Vec<Look>,
     /// Jobs made of it.
     pub(super) made: Vec<Made>,
 }
 
 impl Film {
+    /// Whether a file is one of those that are known to be this film.
+    pub(super) fn knows(&self, seen: &Look) -> bool {
+        self.known.iter().any(|known| known.fits(seen))
+    }
+
+    /// Whether it was made by editing this one.
+    pub(super) fn is_edited_from(&self, base: &Self) -> bool {
+        self.source == base.source && self.edit.starts_with(&base.edit)
+    }
+
     /// The job that makes what is asked for, if there is one.
-    pub(super) fn made(&mut self, rung: Option<Size>) -> Option<&mut Made> {
-        let fits = |made: &Made| match rung {
-            None => true,
-            Some(size) => made.rungs.iter().any(|own| own.short == size.short && [0, size.fps].contains(&own.fps)),
+    pub(super) fn made(&mut self, wanted: &Wanted) -> Option<&mut Made> {
+        self.made.iter_mut().find(|made| made.serves(wanted))
+    }
+
+    /// A file of one of its jobs is about to be handed in. With the first one it is known how large the film is.
+    fn hand_in(&mut self, job: &JobId, look: Look, sizes: &[Size]) {
+        let made = self.made.iter_mut().find(|made| made.job == *job);
+        if let Some(Made { makes: Makes::Rungs { rungs, asked }, .. }) = made
+            && rungs.contains(&OWN)
+            && !sizes.is_empty()
+        {
+            *rungs = ladder::rungs_sized(sizes);
+            let own = rungs.first().map_or(0, |largest| largest.short);
+            asked.iter_mut().filter(|short| **short == OWN.short).for_each(|short| *short = own);
+        }
+        if !self.known.contains(&look) && self.known.len() < KNOWN_MAX {
+            self.known.push(look);
+        }
+    }
+}
+
+/// What is known of a video.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Record")]
+pub(super) struct Video {
+    /// Its versions, the one that was asked for last before all others.
+    pub(super) versions: Vec<Film>,
+}
+
+/// What stands in storage: a version by itself is of a time when there was but one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Record {
+    Versions { versions: Vec<Film> },
+    One(Film),
+}
+
+impl From<Record> for Video {
+    fn from(record: Record) -> Self {
+        match record {
+            Record::Versions { versions } => Self { versions },
+            Record::One(film) => Self { versions: vec![film] },
+        }
+    }
+}
+
+impl Video {
+    /// Takes a version out.
+    pub(super) fn take(&mut self, is_it: impl Fn(&Film) -> bool) -> Option<Film> {
+        let place = self.versions.iter().position(is_it)?;
+        Some(self.versions.remove(place))
+    }
+
+    /// Puts a version in, before all others; the last one is forgotten when they are too many.
+    pub(super) fn put(&mut self, film: Film) {
+        self.versions.insert(0, film);
+        self.versions.truncate(VERSIONS_MAX);
+    }
+
+    /// A file of a job is about to be handed in: how it looks, and the sizes that the job has made.
+    pub(super) fn hand_in(&mut self, job: &JobId, look: Look, sizes: &[Size]) {
+        if let Some(film) = self.versions.iter_mut().find(|film| film.made.iter().any(|made| made.job == *job)) {
+            film.hand_in(job, look, sizes);
+        }
+    }
+
+    /// Jobs that were given to the farm for what a runner job asks for.
+    pub(super) fn jobs_for(&self, runner_job: &str, wanted: &Wanted) -> Vec<JobId> {
+        let is_meant = |film: &&Film| match wanted {
+            Wanted::Studio(_) => film.editor.as_deref() == Some(runner_job),
+            // What the instance does not have yet is of that studio job alone.
+            Wanted::Film { .. } | Wanted::Storyboard(_) => !film.known.is_empty(),
         };
-        self.made.iter_mut().find(|made| fits(made))
+        let made = self.versions.iter().filter(is_meant).flat_map(|film| &film.made);
+        made.filter(|made| made.serves(wanted)).map(|made| made.job.clone()).collect()
     }
 }
 
@@ -103,7 +224,7 @@ impl Films {
     ///
     /// # Errors
     /// Storage's.
-    pub(super) async fn get(&self, video: &str) -> Result<Option<Film>, Failure> {
+    pub(super) async fn get(&self, video: &str) -> Result<Option<Video>, Failure> {
         fetch_if_there(&self.state, &self.key(video)).await
     }
 
@@ -111,8 +232,8 @@ impl Films {
     ///
     /// # Errors
     /// Storage's.
-    pub(super) async fn put(&self, video: &str, film: &Film) -> Result<(), Failure> {
-        let content = serde_json::to_vec(film).map_err(|error| Failure::new(farm::Code::Internal, error.to_string()))?;
+    pub(super) async fn put(&self, video: &str, known: &Video) -> Result<(), Failure> {
+        let content = serde_json::to_vec(known).map_err(|error| Failure::new(farm::Code::Internal, error.to_string()))?;
         Ok(self.state.put(&self.key(video), content.into(), Kind::Json).await?)
     }
 
@@ -274,5 +395,95 @@ impl Incoming<'_> {
         self.state.join(self.key, &parts, Kind::VideoMp4).await?;
         self.state.delete(&self.pieces).await?;
         Ok(look)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farm::edit::{Seconds, Stretch};
+
+    use super::super::order::Form;
+    use super::*;
+
+    fn look(head: &str) -> Look {
+        Look { bytes: Some(9), head: head.to_owned() }
+    }
+
+    fn made(job: &str, makes: Makes) -> Made {
+        Made { job: JobId::try_from(job.to_owned()).expect("a name"), makes }
+    }
+
+    fn film(known: &[&str], made: Vec<Made>) -> Film {
+        let known = known.iter().map(|head| look(head)).collect();
+        Film { source: "peertube/a/videos/v/t/source".to_owned(), edit: Vec::new(), editor: None, known, made }
+    }
+
+    fn rung(short: u32, fps: u32) -> Wanted {
+        Wanted::Film { rung: Some(Size { short, fps }), form: Form::WebVideo }
+    }
+
+    fn edit() -> Vec<EditStep> {
+        vec![EditStep::Keep(Stretch { from: Seconds::default(), to: None })]
+    }
+
+    const SHEET: Sheet = Sheet { columns: 5, rows: 2, width: 192, height: 108, seconds: 3 };
+
+    #[test]
+    fn records_of_before_there_were_edits_are_read() {
+        let old = r#"{"source":"peertube/a/videos/v/t/source","known":[{"bytes":9,"head":"one"}],
+                      "made":[{"job":"pt-1","rungs":[{"short":720,"fps":25}],"asked":[720]}]}"#;
+        let rungs = Makes::Rungs { rungs: vec![Asked { short: 720, fps: 25 }], asked: vec![720] };
+        let mut video: Video = serde_json::from_str(old).expect("a record");
+        assert_eq!(video, Video { versions: vec![film(&["one"], vec![made("pt-1", rungs)])] });
+        let sheet = vec![made("pt-2", Makes::Sheet(SHEET))];
+        video.put(Film { edit: edit(), editor: Some("r".to_owned()), ..film(&[], sheet) });
+        let written = serde_json::to_string(&video).expect("JSON");
+        assert_eq!(serde_json::from_str::<Video>(&written).expect("a record"), video);
+    }
+
+    #[test]
+    fn a_job_serves_what_it_makes() {
+        let rungs = Makes::Rungs { rungs: vec![Asked { short: 720, fps: 25 }, Asked { short: 240, fps: 0 }], asked: vec![720] };
+        let mut film = film(&["one"], vec![made("sheet", Makes::Sheet(SHEET)), made("rungs", rungs)]);
+        let mut of = |wanted: &Wanted| film.made(wanted).map(|made| made.job.to_string());
+        for (wanted, job) in [
+            (rung(720, 25), Some("rungs")),
+            (rung(720, 30), None),
+            (rung(240, 30), Some("rungs")),
+            (rung(480, 25), None),
+            (Wanted::Film { rung: None, form: Form::Apart }, Some("rungs")),
+            (Wanted::Storyboard(SHEET), Some("sheet")),
+            (Wanted::Storyboard(Sheet { seconds: 4, ..SHEET }), None),
+        ] {
+            assert_eq!(of(&wanted).as_deref(), job, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn an_edit_is_found_by_what_was_handed_in_and_takes_nothing_from_what_it_was_made_of() {
+        let rungs = |asked: Asked| Makes::Rungs { rungs: vec![asked], asked: vec![asked.short] };
+        let before = film(&["one", "two"], vec![made("first", rungs(Asked { short: 720, fps: 50 }))]);
+        let after = Film { edit: edit(), editor: Some("r".to_owned()), ..film(&[], vec![made("edit", rungs(OWN))]) };
+        assert!(after.is_edited_from(&before) && !before.is_edited_from(&after));
+        let mut video = Video::default();
+        video.put(before.clone());
+        video.put(after);
+        let studio = Wanted::Studio(Vec::new());
+        let jobs = |video: &Video, of: &str, wanted: &Wanted| {
+            video.jobs_for(of, wanted).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(jobs(&video, "r", &studio), ["edit"]);
+        assert_eq!(jobs(&video, "other", &studio), [""; 0]);
+        assert_eq!(jobs(&video, "r", &rung(720, 50)), ["first"], "nobody has the edit yet");
+        let (job, sizes) = (JobId::try_from("edit".to_owned()).expect("a name"), [(720, 50), (240, 25)]);
+        video.hand_in(&job, look("three"), &sizes.map(|(short, fps)| Size { short, fps }));
+        let found = video.take(|film| film.knows(&look("three"))).expect("the edit");
+        let known = Makes::Rungs { rungs: vec![Asked { short: 720, fps: 50 }, Asked { short: 240, fps: 25 }], asked: vec![720] };
+        assert_eq!(found.made, [made("edit", known)]);
+        assert_eq!(video.take(|film| film.knows(&look("two"))), Some(before));
+        for number in 0..9 {
+            video.put(film(&[number.to_string().as_str()], Vec::new()));
+        }
+        assert!(video.versions.len() == VERSIONS_MAX && video.take(|film| film.knows(&look("0"))).is_none(), "{video:?}");
     }
 }

@@ -1,12 +1,13 @@
 //! Which rungs are made of a video: what is asked for, and what the instance is going to ask for next.
 
-use farm::job::{Copying, JobSpec, LadderSpec, Layout, Mp4, RUNGS_MAX, RungSpec, VideoCodec, VideoSpec};
+use farm::job::{Copying, JobSpec, LadderSpec, Layout, Make, Mp4, RUNGS_MAX, RungSpec, StoryboardSpec, VideoCodec, VideoSpec};
 use farm::{Quality, Rate};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::order::Size;
+use super::order::{Sheet, Size};
 use super::settings::Policy;
+use crate::ladder::OWN_HEIGHT;
 
 /// Short edge in pixels below which PeerTube asks for fewer frames per second.
 const SMALL_BELOW: u32 = 720;
@@ -41,18 +42,19 @@ fn fps_of(short: u32, fps: u32) -> u32 {
 /// The rungs to make for a first order: the one asked for (none for sound alone), and with `ahead` every smaller one among
 /// those that the instance makes of its videos, from the largest on.
 pub(super) fn rungs(asked: Option<Size>, ahead: &[u32]) -> Vec<Asked> {
-    let mut rungs: Vec<Asked> = match asked {
+    match asked {
         Some(Size { short, fps }) => {
             let smaller = ahead.iter().filter(|other| (1..short).contains(*other));
             let smaller = smaller.map(|other| Asked { short: *other, fps: fps_of(*other, fps) });
-            [Asked { short, fps }].into_iter().chain(smaller).collect()
+            in_order([Asked { short, fps }].into_iter().chain(smaller).collect())
         }
-        None => ahead.iter().filter(|other| **other > 0).map(|other| Asked { short: *other, fps: 0 }).collect(),
-    };
-    if rungs.is_empty() {
-        // Sound alone, of a video of which nothing else is known to be wanted: a picture has to be made with it.
-        rungs.push(Asked { short: SMALLEST, fps: 0 });
+        // Of a video of which nothing else is known to be wanted: a picture has to be made with it.
+        None if ahead.iter().all(|other| *other == 0) => vec![Asked { short: SMALLEST, fps: 0 }],
+        None => rungs_unsized(ahead),
     }
+}
+
+fn in_order(mut rungs: Vec<Asked>) -> Vec<Asked> {
     rungs.sort_by_key(|rung| std::cmp::Reverse(rung.short));
     rungs.dedup_by_key(|rung| rung.short);
     rungs.truncate(RUNGS_MAX);
@@ -66,18 +68,54 @@ const SCALED: Quality = Quality::of_tenths(235);
 /// Short edge of a rung that nobody asked for, in pixels.
 const SMALLEST: u32 = 144;
 
-/// The job that makes these rungs in every form an instance asks for.
-pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) -> JobSpec {
+/// The rung of a film's own size and rate, whatever they are.
+pub(super) const OWN: Asked = Asked { short: OWN_HEIGHT, fps: FPS_MAX };
+
+/// The rungs to make of a film of which nobody says how large it is: its own, and with `ahead` those that the instance makes of
+/// its videos; what of these is larger than the film is not made.
+pub(super) fn rungs_unsized(ahead: &[u32]) -> Vec<Asked> {
+    let smaller = ahead.iter().filter(|short| (1..OWN.short).contains(*short));
+    in_order([OWN].into_iter().chain(smaller.map(|short| Asked { short: *short, fps: 0 })).collect())
+}
+
+/// Rungs that were made of such a film, as the instance is going to ask for them.
+pub(super) fn rungs_sized(made: &[Size]) -> Vec<Asked> {
+    let largest = made.iter().max_by_key(|size| size.short).copied();
+    rungs(largest, &made.iter().map(|size| size.short).collect::<Vec<_>>())
+}
+
+/// The job that makes a sheet of small pictures, and nothing else.
+pub(super) fn sheet(source: Url, output: Url, sheet: &Sheet, policy: &Policy) -> JobSpec {
+    let mut spec = own(source, output, policy);
+    spec.make = Make::Stills;
+    spec.storyboard = Some(StoryboardSpec {
+        columns: sheet.columns,
+        rows: sheet.rows,
+        height: sheet.height,
+        seconds: Some(sheet.seconds),
+        exact_width: Some(sheet.width),
+    });
+    spec
+}
+
+/// A job for an instance.
+fn own(source: Url, output: Url, policy: &Policy) -> JobSpec {
     let mut spec = JobSpec::new(source, output);
     spec.tenant.clone_from(&policy.tenant);
     spec.priority = policy.priority;
+    spec
+}
+
+/// The job that makes these rungs in every form an instance asks for.
+pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) -> JobSpec {
+    let mut spec = own(source, output, policy);
     let largest = rungs.iter().map(|asked| asked.short).max();
     let rung = |asked: &Asked| {
         let scaled = (Some(asked.short) < largest).then_some(SCALED);
         let quality = policy.quality.or(scaled);
         let video = quality.map(|_| VideoSpec { codec: VideoCodec::H264, quality, bitrate: None, max_bitrate: None });
         // The server asks for what a picture has, be it odd or tiny.
-        RungSpec { height: asked.short.clamp(16, 4320), fps: Rate::new(asked.fps, 1), video }
+        RungSpec { height: asked.short.clamp(16, OWN_HEIGHT), fps: Rate::new(asked.fps, 1), video }
     };
     spec.ladder = LadderSpec::Rungs(rungs.iter().map(rung).collect());
     spec.output.layout = Layout::SingleFile;
@@ -106,7 +144,15 @@ mod tests {
         assert_eq!(of(720, 48)[1..2], asked(&[(480, 24)]));
         assert_eq!(of(720, 40)[1..2], asked(&[(480, 30)]), "none divides it: the smallest rest");
         assert_eq!(rungs(Some(Size { short: 720, fps: 25 }), &[]), asked(&[(720, 25)]), "nothing ahead");
-        assert_eq!(rungs(None, &enabled)[..2], asked(&[(1080, 0), (720, 0)]));
-        assert_eq!(rungs(None, &[]), asked(&[(144, 0)]));
+        assert_eq!(rungs(None, &enabled), rungs_unsized(&enabled), "sound alone comes first where it stands apart");
+        assert_eq!(rungs(None, &[0]), asked(&[(144, 0)]));
+    }
+
+    #[test]
+    fn rungs_of_a_film_of_unknown_size_are_its_own_and_those_that_will_be_asked_for() {
+        assert_eq!(rungs_unsized(&[0, 240, 1080]), asked(&[(4320, 60), (1080, 0), (240, 0)]));
+        assert_eq!(rungs_unsized(&[]), [OWN]);
+        let made = [(720, 50), (480, 25), (240, 25)].map(|(short, fps)| Size { short, fps });
+        assert_eq!(rungs_sized(&made), rungs(Some(Size { short: 720, fps: 50 }), &[0, 240, 480]), "as it asks after an upload");
     }
 }

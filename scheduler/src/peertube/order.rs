@@ -1,14 +1,23 @@
 //! What an instance asks for, read from a runner job's payload.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-/// The types of runner jobs that are done here, by their names in the protocol.
-pub(super) const JOB_TYPES: [&str; 3] = ["vod-web-video-transcoding", "vod-hls-transcoding", MERGE];
+use super::settings::Work;
+use super::studio::{self, Task};
 
+/// The types of runner jobs that are done here, by their names in the protocol, and which kind of work each is.
+pub(super) const JOB_TYPES: [(&str, Work); 5] =
+    [(WEB_VIDEO, Work::Vod), (HLS, Work::Vod), (MERGE, Work::Vod), (STUDIO, Work::Studio), (STORYBOARD, Work::Storyboard)];
+
+const WEB_VIDEO: &str = "vod-web-video-transcoding";
+const HLS: &str = "vod-hls-transcoding";
 /// The type that gives a sound a picture.
 const MERGE: &str = "vod-audio-merge-transcoding";
+const STUDIO: &str = "video-studio-transcoding";
+const STORYBOARD: &str = "generate-video-storyboard";
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +30,69 @@ pub(super) struct Order {
     pub(super) sound: Option<Url>,
     /// Where the picture is that is to be seen with the sound that the input is.
     pub(super) picture: Option<Url>,
-    /// Short edge of the picture in pixels; none for sound alone.
-    pub(super) rung: Option<Size>,
-    /// In what form.
-    pub(super) form: Form,
+    /// What is to be made of it.
+    pub(super) wanted: Wanted,
+}
+
+/// What is to be made of a video.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The video itself.
+    Film {
+        /// Which picture; none for sound alone.
+        rung: Option<Size>,
+        /// In what form.
+        form: Form,
+    },
+    /// An edited video, which takes its place: what is done to it, one after the other.
+    Studio(Vec<Task>),
+    /// A sheet of small pictures.
+    Storyboard(Sheet),
+}
+
+impl Wanted {
+    /// As it is counted.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Film { form: Form::WebVideo, .. } => "web_video",
+            Self::Film { form: Form::Together | Form::Apart, .. } => "hls",
+            Self::Studio(_) => "studio",
+            Self::Storyboard(_) => "storyboard",
+        }
+    }
+}
+
+/// A sheet of small pictures: one for each so many seconds, each row from left to right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sheet {
+    /// Pictures beside each other.
+    pub(super) columns: u32,
+    /// Rows of pictures.
+    pub(super) rows: u32,
+    /// Width of each in pixels.
+    pub(super) width: u32,
+    /// Height of each in pixels.
+    pub(super) height: u32,
+    /// Time between two, in seconds.
+    pub(super) seconds: u32,
+}
+
+impl Sheet {
+    /// Refuses what the farm does not make.
+    fn check(self) -> Result<Self, String> {
+        for (what, value, least, most) in [
+            ("count", self.columns, 1, 64),
+            ("count", self.rows, 1, 64),
+            ("size", self.width, 16, 720),
+            ("size", self.height, 16, 720),
+            ("duration", self.seconds, 1, 3600),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(format!("payload: sprites: a {what} of {value} is not from {least} to {most}"));
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// The picture that is asked for.
@@ -47,21 +115,9 @@ pub(super) enum Form {
     Apart,
 }
 
-impl Form {
-    /// As it is counted.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::WebVideo => "web_video",
-            Self::Together | Self::Apart => "hls",
-        }
-    }
-}
-
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Payload {
+struct Incoming {
     input: Input,
-    output: Output,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +132,11 @@ struct Input {
 }
 
 #[derive(Deserialize)]
+struct Outgoing {
+    output: Output,
+}
+
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Output {
     resolution: u32,
@@ -83,6 +144,30 @@ struct Output {
     // Absent before PeerTube 6.3.
     #[serde(default)]
     separated_audio: bool,
+}
+
+#[derive(Deserialize)]
+struct Storyboard {
+    sprites: Sprites,
+}
+
+#[derive(Deserialize)]
+struct Sprites {
+    size: Sides,
+    count: Sides,
+    /// Seconds.
+    duration: u32,
+}
+
+#[derive(Deserialize)]
+struct Sides {
+    width: u32,
+    height: u32,
+}
+
+/// A part of a payload.
+pub(super) fn part<T: DeserializeOwned>(payload: &Value) -> Result<T, String> {
+    T::deserialize(payload).map_err(|error| format!("payload: {error}"))
 }
 
 /// Whether a name from outside can stand in keys and paths.
@@ -96,23 +181,36 @@ impl Order {
     /// # Errors
     /// What is not as it should be, in a sentence.
     pub(super) fn read(kind: &str, payload: &Value) -> Result<Self, String> {
-        let Payload { input, output } = Payload::deserialize(payload).map_err(|error| format!("payload: {error}"))?;
-        let form = match (kind, output.separated_audio) {
-            ("vod-web-video-transcoding" | MERGE, _) => Form::WebVideo,
-            ("vod-hls-transcoding", true) => Form::Apart,
-            ("vod-hls-transcoding", false) => Form::Together,
-            (other, _) => return Err(format!("type: '{other}' is not done here")),
+        let Incoming { input } = part(payload)?;
+        let wanted = match kind {
+            WEB_VIDEO | HLS | MERGE => {
+                let Outgoing { output } = part(payload)?;
+                let form = match (kind, output.separated_audio) {
+                    (HLS, true) => Form::Apart,
+                    (HLS, false) => Form::Together,
+                    _ => Form::WebVideo,
+                };
+                let rung = (output.resolution > 0).then_some(Size { short: output.resolution, fps: output.fps });
+                Wanted::Film { rung, form }
+            }
+            STUDIO => Wanted::Studio(studio::read(payload)?),
+            STORYBOARD => {
+                let Storyboard { sprites: Sprites { size, count, duration } } = part(payload)?;
+                let (columns, rows) = (count.width, count.height);
+                Wanted::Storyboard(Sheet { columns, rows, width: size.width, height: size.height, seconds: duration }.check()?)
+            }
+            other => return Err(format!("type: '{other}' is not done here")),
         };
         let path: Vec<&str> = input.video_file_url.path_segments().map(Iterator::collect).unwrap_or_default();
         let video = path.iter().skip_while(|part| **part != "videos").nth(1);
         let video = video.filter(|name| is_name(name)).ok_or("payload: the input's URL names no video")?.to_string();
-        let rung = (output.resolution > 0).then_some(Size { short: output.resolution, fps: output.fps });
         let picture = input.preview_file_url.filter(|_| kind == MERGE);
         if kind == MERGE && picture.is_none() {
             return Err("payload: there is no previewFileUrl".to_owned());
         }
-        let sound = input.separated_audio_file_url.into_iter().next();
-        Ok(Self { video, input: input.video_file_url, sound, picture, rung, form })
+        // The input of an order for the sound alone may be that very file.
+        let sound = input.separated_audio_file_url.into_iter().next().filter(|sound| *sound != input.video_file_url);
+        Ok(Self { video, input: input.video_file_url, sound, picture, wanted })
     }
 }
 
@@ -129,31 +227,53 @@ mod tests {
     fn payloads_of_every_version_are_read() {
         let video = "9c9de5e8-0a1e-484a-b099-e80766180a6d".to_owned();
         let input: Url = INPUT.parse().expect("a URL");
-        let rung = Some(Size { short: 720, fps: 25 });
+        let film = |short: u32, form| {
+            let rung = (short > 0).then_some(Size { short, fps: 25 });
+            Wanted::Film { rung, form }
+        };
         let old = json!({"input": {"videoFileUrl": INPUT}, "output": {"resolution": 720, "fps": 25}});
-        let order = Order { video, input, sound: None, picture: None, rung, form: Form::WebVideo };
-        assert_eq!(Order::read("vod-web-video-transcoding", &old), Ok(order.clone()));
-        assert_eq!(Order::read("vod-hls-transcoding", &old), Ok(Order { form: Form::Together, ..order.clone() }));
+        let order = Order { video, input, sound: None, picture: None, wanted: film(720, Form::WebVideo) };
+        assert_eq!(Order::read(WEB_VIDEO, &old), Ok(order.clone()));
+        assert_eq!(Order::read(HLS, &old), Ok(Order { wanted: film(720, Form::Together), ..order.clone() }));
         let new = json!({"input": {"videoFileUrl": INPUT, "separatedAudioFileUrl": [format!("{INPUT}/audio")]},
                          "output": {"resolution": 0, "fps": 0, "separatedAudio": true, "later": 1}});
         let preview = "https://tube.example/api/v1/runners/jobs/j/files/videos/9c9de5e8/previews/max-quality";
         let merge =
             json!({"input": {"audioFileUrl": INPUT, "previewFileUrl": preview}, "output": {"resolution": 720, "fps": 25}});
         assert_eq!(Order::read(MERGE, &merge), Ok(Order { picture: preview.parse().ok(), ..order.clone() }));
-        let sound = format!("{INPUT}/audio").parse().ok();
-        assert_eq!(Order::read("vod-hls-transcoding", &new), Ok(Order { form: Form::Apart, rung: None, sound, ..order }));
+        let sound: Option<Url> = format!("{INPUT}/audio").parse().ok();
+        let apart = Order { wanted: film(0, Form::Apart), sound: sound.clone(), ..order.clone() };
+        assert_eq!(Order::read(HLS, &new), Ok(apart));
+        let sprites = json!({"size": {"width": 192, "height": 108}, "count": {"width": 5, "height": 2}, "duration": 3});
+        let board = json!({"input": {"videoFileUrl": INPUT}, "output": {}, "sprites": sprites});
+        let sheet = Sheet { columns: 5, rows: 2, width: 192, height: 108, seconds: 3 };
+        let storyboard = Order { wanted: Wanted::Storyboard(sheet), ..order };
+        assert_eq!(Order::read(STORYBOARD, &board), Ok(storyboard));
+        let cut = json!({"input": new["input"], "output": {}, "tasks": [{"name": "cut", "options": {"end": 3}}]});
+        let studio = Order::read(STUDIO, &cut).expect("an order");
+        assert!(matches!(&studio.wanted, Wanted::Studio(tasks) if tasks.len() == 1), "{studio:?}");
+        assert_eq!((studio.sound, studio.wanted.word()), (sound, "studio"));
     }
 
     #[test]
     fn what_is_no_order_is_refused_with_the_reason() {
         let named = |url: &str| json!({"input": {"videoFileUrl": url}, "output": {"resolution": 720, "fps": 25}});
+        let sprites = |width: u32, columns: u32, seconds: u32| {
+            let (size, count) = (json!({"width": width, "height": 108}), json!({"width": columns, "height": 2}));
+            json!({"input": {"videoFileUrl": INPUT}, "sprites": {"size": size, "count": count, "duration": seconds}})
+        };
         for (kind, payload, said) in [
-            ("vod-hls-transcoding", json!({"input": {}}), "videoFileUrl"),
-            ("vod-hls-transcoding", named("no URL"), "relative URL"),
+            (HLS, json!({"input": {}}), "videoFileUrl"),
+            (HLS, named("no URL"), "relative URL"),
             (MERGE, named(INPUT), "previewFileUrl"),
-            ("vod-hls-transcoding", named("https://tube.example/files/videos/"), "names no video"),
-            ("vod-hls-transcoding", named("https://tube.example/files/videos/..%2f/x"), "names no video"),
+            (HLS, named("https://tube.example/files/videos/"), "names no video"),
+            (HLS, named("https://tube.example/files/videos/..%2f/x"), "names no video"),
             ("video-transcription", named(INPUT), "'video-transcription' is not done here"),
+            (STUDIO, named(INPUT), "tasks"),
+            (STORYBOARD, named(INPUT), "sprites"),
+            (STORYBOARD, sprites(15, 5, 1), "a size of 15 is not from 16 to 720"),
+            (STORYBOARD, sprites(192, 65, 1), "a count of 65 is not from 1 to 64"),
+            (STORYBOARD, sprites(192, 5, 0), "a duration of 0 is not from 1 to 3600"),
         ] {
             let refused = Order::read(kind, &payload).expect_err("refused");
             assert!(refused.contains(said), "'{said}' in '{refused}'");

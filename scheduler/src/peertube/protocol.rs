@@ -87,6 +87,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
     token: Token,
+    /// Types of runner jobs that are done for it.
+    types: Vec<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -268,7 +270,9 @@ async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Refus
 
 impl Client {
     pub(super) fn new(instance: &Instance) -> Result<Self, Failure> {
-        Ok(Self { http: http()?, base: instance.url.clone(), token: instance.token.clone() })
+        let types = JOB_TYPES.into_iter().filter(|(_, work)| instance.policy.jobs.contains(work));
+        let types = types.map(|(name, _)| name).collect();
+        Ok(Self { http: http()?, base: instance.url.clone(), token: instance.token.clone(), types })
     }
 
     fn post(&self, rest: &[&str]) -> Result<RequestBuilder, Refusal> {
@@ -278,10 +282,10 @@ impl Client {
 
     /// Jobs that may be taken, the most urgent first.
     pub(super) async fn available(&self) -> Result<Vec<Available>, Refusal> {
-        let body = json!({ "runnerToken": self.token.reveal(), "jobTypes": JOB_TYPES, "version": env!("CARGO_PKG_VERSION") });
+        let body = json!({ "runnerToken": self.token.reveal(), "jobTypes": self.types, "version": env!("CARGO_PKG_VERSION") });
         let offer: Offer = answer(json_body(self.post(&["jobs", "request"])?, &body).timeout(ANSWER_MAX)).await?;
         // Servers before 7.0 offer every type.
-        Ok(offer.available_jobs.into_iter().filter(|job| JOB_TYPES.contains(&job.kind.as_str())).collect())
+        Ok(offer.available_jobs.into_iter().filter(|job| self.types.contains(&job.kind.as_str())).collect())
     }
 
     /// Takes a job; its token. [`Refusal::Gone`] when another was faster.

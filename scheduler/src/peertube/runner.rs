@@ -218,7 +218,8 @@ impl Runner {
         for entry in self.state.list(&prefix).await? {
             let video = entry.key.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix("/film.json"));
             let Some(video) = video.filter(|video| !self.is_held(video)) else { continue };
-            for made in self.films.get(video).await?.into_iter().flat_map(|film| film.made) {
+            let versions = self.films.get(video).await?.unwrap_or_default().versions;
+            for made in versions.into_iter().flat_map(|film| film.made) {
                 self.stop(&made.job).await;
             }
         }
@@ -236,12 +237,12 @@ impl Runner {
     }
 
     /// Stops, after a while, what the farm did for a runner job that has ended otherwise than done, if nobody else waits for it.
-    async fn let_go(&self, order: &Order) {
+    async fn let_go(&self, runner_job: &str, order: &Order) {
         sleep(LINGER).await;
         match self.films.get(&order.video).await {
-            Ok(film) => {
-                if let Some(made) = film.and_then(|mut film| film.made(order.rung).cloned()) {
-                    self.stop(&made.job).await;
+            Ok(video) => {
+                for job in video.unwrap_or_default().jobs_for(runner_job, &order.wanted) {
+                    self.stop(&job).await;
                 }
             }
             Err(failure) => tracing::warn!(instance = self.slug(), %failure, "what nobody waits for goes on"),
@@ -268,10 +269,9 @@ impl Runner {
         going.ended_at = Some(Instant::now());
         match ended {
             Ok((id, to_stop)) => {
-                going.uuids.remove(&id);
-                if let Some(order) = to_stop {
+                if let (Some(uuid), Some(order)) = (going.uuids.remove(&id), to_stop) {
                     let runner = Arc::clone(self);
-                    going.leaving.spawn(async move { runner.let_go(&order).await });
+                    going.leaving.spawn(async move { runner.let_go(&uuid, &order).await });
                 }
             }
             Err(error) => {

@@ -8,6 +8,7 @@
 //! # from here on what is usual:
 //! tenant = "tube.example.org"          # whose share of the farm its jobs have
 //! priority = 0                         # among jobs of one tenant the higher goes first
+//! jobs = ["vod", "studio", "storyboard"]   # what is done for it; the rest is left to other runners
 //! jobs_max = 16                        # runner jobs held at a time
 //! quality = 23                         # x264's CRF, 1 to 50, to the tenth; as below when absent
 //! copy = true                          # hand on the source's own packets where they fit
@@ -72,6 +73,23 @@ pub struct Instance {
     pub policy: Policy,
 }
 
+/// A kind of work for an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Every form of a video.
+    Vod,
+    /// Edits of videos.
+    Studio,
+    /// Sheets of small pictures.
+    Storyboard,
+}
+
+impl Work {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Vod, Self::Studio, Self::Storyboard];
+}
+
 /// How this farm works for an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -79,6 +97,8 @@ pub struct Policy {
     pub tenant: String,
     /// Among jobs of one tenant the higher goes first.
     pub priority: i32,
+    /// What is done for it.
+    pub jobs: BTreeSet<Work>,
     /// Runner jobs held at a time.
     pub jobs_max: usize,
     /// Quality of every rung. When absent that of [`super::ladder`].
@@ -112,6 +132,8 @@ struct Line {
     tenant: Option<String>,
     #[serde(default)]
     priority: i32,
+    #[serde(default = "usual_jobs")]
+    jobs: BTreeSet<Work>,
     #[serde(default = "usual_jobs_max")]
     jobs_max: usize,
     quality: Option<Quality>,
@@ -133,6 +155,10 @@ fn usual_keep_hours() -> u32 {
 
 fn usual_keep_gigabytes() -> u32 {
     100
+}
+
+fn usual_jobs() -> BTreeSet<Work> {
+    Work::ALL.into()
 }
 
 fn usual_jobs_max() -> usize {
@@ -205,12 +231,16 @@ impl Line {
         if tenant.is_empty() || tenant.len() > 253 || tenant.chars().any(char::is_control) {
             return refuse("tenant: use 1 to 253 printable characters");
         }
+        if self.jobs.is_empty() {
+            return refuse("jobs: name one at least");
+        }
         if !JOBS_MAX.contains(&self.jobs_max) {
             return refuse("jobs_max: use 1 to 256");
         }
         let policy = Policy {
             tenant,
             priority: self.priority,
+            jobs: self.jobs,
             jobs_max: self.jobs_max,
             quality: self.quality,
             copy: self.copy,
@@ -241,6 +271,7 @@ mod tests {
         let text = format!(
             "[[instances]]\nurl = 'https://tube.example.org'\nname = 'shoal'\nrunner_token = 'ptrt-one'\n\
              [[instances]]\nurl = 'http://[::1]:9000/'\nname = 'b'\nrunner_token_file = '{}'\ntenant = 'two'\npriority = -3\n\
+             jobs = ['storyboard', 'vod']\n\
              jobs_max = 2\nquality = 20\ncopy = false\nloudness = 'ebu-r128'\nahead = false\nkeep_hours = 1\nkeep_gigabytes = 2\n",
             secret.display()
         );
@@ -248,10 +279,12 @@ mod tests {
         let [one, two] = &instances[..] else { panic!("{instances:?}") };
         assert_eq!((one.slug().as_str(), one.token.reveal()), ("tube.example.org", "ptrt-one"));
         assert_eq!((one.policy.tenant.as_str(), one.policy.jobs_max, one.policy.ahead), ("tube.example.org", 16, true));
+        assert_eq!(one.policy.jobs, Work::ALL.into());
         assert_eq!((two.slug().as_str(), two.token.reveal()), ("___1_-9000", "ptrt-two"));
         let told = Policy {
             tenant: "two".to_owned(),
             priority: -3,
+            jobs: [Work::Vod, Work::Storyboard].into(),
             jobs_max: 2,
             quality: Some(Quality::of_tenths(200)),
             copy: false,
@@ -269,6 +302,8 @@ mod tests {
     fn what_is_wrong_is_named_and_no_token_is_told() {
         let with = |rest: &str| format!("[[instances]]\nurl = 'https://a/'\nname = 'a'\nrunner_token = 'secret'\n{rest}");
         for (text, said) in [
+            (with("jobs = []"), "jobs: name one"),
+            (with("jobs = ['captions']"), "line 5: unknown variant"),
             (with("jobs_max = 0"), "jobs_max"),
             (with("quality = 51"), "quality"),
             (with("runner_token_file = 'x'"), "not both"),

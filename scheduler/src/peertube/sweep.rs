@@ -6,6 +6,7 @@ use std::time::Duration;
 use farm::storage::Entry;
 use farm::{Failure, keys, metrics};
 
+use super::film::Makes;
 use super::runner::Runner;
 use crate::scheduler::delete_all;
 
@@ -68,13 +69,14 @@ pub(super) async fn sweep(runner: &Runner, now_ms: u64) -> Result<(), Failure> {
             continue;
         }
         let own = runner.films.prefix(&video);
-        let film = runner.films.get(&video).await?;
-        for made in film.iter().flat_map(|film| &film.made) {
-            let unasked = made.rungs.iter().filter(|rung| !made.asked.contains(&rung.short)).count();
+        let versions = runner.films.get(&video).await?.unwrap_or_default().versions;
+        for made in versions.iter().flat_map(|film| &film.made) {
+            let Makes::Rungs { rungs, asked } = &made.makes else { continue };
+            let unasked = rungs.iter().filter(|rung| !asked.contains(&rung.short)).count();
             let counted = metrics::scheduler().peertube_speculative.with_label_values(&[runner.slug(), "unasked"]);
             counted.inc_by(unasked as u64);
             let counted = metrics::scheduler().peertube_speculative.with_label_values(&[runner.slug(), "asked"]);
-            counted.inc_by((made.rungs.len() - unasked) as u64);
+            counted.inc_by((rungs.len() - unasked) as u64);
         }
         // What is said of it goes first: without that, nobody counts on the rest.
         runner.state.delete(&[format!("{own}film.json")]).await?;

@@ -44,11 +44,44 @@ pub(super) fn faults(media: &Path, playlist: Option<&Path>, resolution: u32, tra
     faults
 }
 
-fn look(media: &Path, resolution: u32, tracks: Tracks, faults: &mut Vec<String>) -> Result<()> {
+/// How large the picture of a file is, its short edge in pixels, and how many frames it has per second, as the server rounds them.
+pub(super) fn size(media: &Path) -> Result<(u32, u32)> {
+    let streams = streams(media)?;
+    let picture = streams.iter().find(|stream| stream["codec_type"] == "video").context("a picture")?;
+    let short = picture["width"].as_u64().min(picture["height"].as_u64()).context("a size")?;
+    let rate = picture["avg_frame_rate"].as_str().and_then(|rate| rate.split_once('/')).context("a rate")?;
+    let (frames, seconds): (u32, u32) = (rate.0.parse()?, rate.1.parse()?);
+    Ok((u32::try_from(short)?, (frames + seconds / 2) / seconds.max(1)))
+}
+
+/// What is wrong with a sheet of small pictures.
+pub(super) fn sheet_faults(sheet: &Path, sprites: &Value) -> Vec<String> {
+    let wanted = ["width", "height"].map(|side| {
+        let product = sprites["size"][side].as_u64().zip(sprites["count"][side].as_u64());
+        product.map(|(size, count)| size * count)
+    });
+    match streams(sheet) {
+        Ok(streams) => match &streams[..] {
+            [picture]
+                if picture["codec_name"] == "mjpeg" && [&picture["width"], &picture["height"]].map(Value::as_u64) == wanted =>
+            {
+                Vec::new()
+            }
+            other => vec![format!("{other:?} instead of one picture of {wanted:?}")],
+        },
+        Err(error) => vec![format!("{error:#}")],
+    }
+}
+
+fn streams(media: &Path) -> Result<Vec<Value>> {
     let mut probe = Command::new("ffprobe");
     probe.args(["-v", "error", "-show_streams", "-of", "json"]).arg(media);
     let probed: Value = serde_json::from_slice(&process::run(&mut probe, LOOK_MAX)?.success()?.stdout)?;
-    let streams = probed["streams"].as_array().context("streams")?;
+    Ok(probed["streams"].as_array().context("streams")?.clone())
+}
+
+fn look(media: &Path, resolution: u32, tracks: Tracks, faults: &mut Vec<String>) -> Result<()> {
+    let streams = streams(media)?;
     let kinds: Vec<&str> = streams.iter().filter_map(|stream| stream["codec_type"].as_str()).collect();
     let wanted: &[&str] = match tracks {
         Tracks::Both => &["video", "audio"],
@@ -58,7 +91,7 @@ fn look(media: &Path, resolution: u32, tracks: Tracks, faults: &mut Vec<String>)
     if kinds != wanted {
         faults.push(format!("{kinds:?} instead of {wanted:?}"));
     }
-    for stream in streams {
+    for stream in &streams {
         let tag = stream["codec_tag_string"].as_str().unwrap_or_default();
         let short = stream["width"].as_u64().min(stream["height"].as_u64());
         match tag {

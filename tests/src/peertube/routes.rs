@@ -1,6 +1,6 @@
 //! What an instance answers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use axum::Router;
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::{Shared, State, Stored, Trouble, check, lock, uuid};
+use super::{Shared, State, Stored, Trouble, World, check, lock, uuid};
 
 /// A request that is refused.
 struct Refused(Box<Response>);
@@ -50,7 +50,8 @@ pub(super) fn router(world: Shared) -> Router {
         .route("/api/v1/runners/jobs/{job}/update", post(update))
         .route("/api/v1/runners/jobs/{job}/success", post(success))
         .route("/api/v1/runners/jobs/{job}/files/videos/{video}/max-quality", post(file))
-        .route("/api/v1/runners/jobs/{job}/files/videos/{video}/max-quality/audio", post(file))
+        .route("/api/v1/runners/jobs/{job}/files/videos/{video}/max-quality/audio", post(sound))
+        .route("/api/v1/runners/jobs/{job}/files/videos/{video}/studio/task-files/{name}", post(task_file))
         .route("/api/v1/runners/jobs/{job}/files/videos/{video}/previews/max-quality", post(preview))
         .route("/socket.io/", get(socket))
         .layer(DefaultBodyLimit::disable())
@@ -201,10 +202,16 @@ async fn error(With(world): With<Shared>, In(job): In<String>, raw: Bytes) -> An
 /// Text fields of a form, and its files on disk.
 struct Form {
     texts: Value,
-    files: Vec<(String, String, std::path::PathBuf)>,
+    files: Vec<(String, String, PathBuf)>,
 }
 
-async fn form(world: &Shared, mut parts: Multipart) -> Result<Form, Refused> {
+/// Files of the requests that have some.
+const UPDATE_FILES: [&str; 3] = ["payload[videoChunkFile]", "payload[resolutionPlaylistFile]", "payload[masterPlaylistFile]"];
+const SUCCESS_FILES: [&str; 3] = ["payload[videoFile]", "payload[resolutionPlaylistFile]", "payload[vttFile]"];
+/// One more, from 8.0 on.
+const STORYBOARD_FILE: &str = "payload[storyboardFile]";
+
+async fn form(world: &Shared, mut parts: Multipart, named: &[&str]) -> Result<Form, Refused> {
     lock(world).requests += 1;
     let folder = lock(world).folder.clone();
     let broken = |_| problem(400, "", "the form broke off");
@@ -215,6 +222,10 @@ async fn form(world: &Shared, mut parts: Multipart) -> Result<Form, Refused> {
             texts[name.as_str()] = json!(part.text().await.map_err(broken)?);
             continue;
         };
+        if !named.contains(&&*name) {
+            lock(world).fault(format!("a file as {name}"));
+            return Err(problem(500, "", "Unexpected field"));
+        }
         if lock(world).take(|trouble| *trouble == Trouble::HangUp).is_some() {
             // Axum closes a connection whose request it did not read to its end.
             let _ = part.chunk().await;
@@ -225,6 +236,7 @@ async fn form(world: &Shared, mut parts: Multipart) -> Result<Form, Refused> {
         let ends = match kind.as_str() {
             "video/mp4" => "mp4",
             "application/vnd.apple.mpegurl" => "m3u8",
+            "image/jpeg" => "jpg",
             other => {
                 lock(world).fault(format!("{name} is sent as '{other}'"));
                 "bin"
@@ -242,7 +254,7 @@ async fn form(world: &Shared, mut parts: Multipart) -> Result<Form, Refused> {
 }
 
 async fn update(With(world): With<Shared>, In(job): In<String>, parts: Multipart) -> Answer {
-    let form = form(&world, parts).await?;
+    let form = form(&world, parts, &UPDATE_FILES).await?;
     let place = held_by(&world, &job, &form.texts)?;
     let odd = form.texts.as_object().is_some_and(|texts| texts.keys().any(|key| key.starts_with("payload")));
     if odd || !form.files.is_empty() {
@@ -264,23 +276,25 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
     if lock(&world).take(|trouble| *trouble == Trouble::TooSlow).is_some() {
         return Err(StatusCode::REQUEST_TIMEOUT.into_response().into());
     }
-    let form = form(&world, parts).await?;
+    let storyboard = lock(&world).like.storyboards.then_some(STORYBOARD_FILE);
+    let form = form(&world, parts, &Vec::from_iter(SUCCESS_FILES.into_iter().chain(storyboard))).await?;
     let place = held_by(&world, &job, &form.texts)?;
-    let (own, apart) = {
-        let world = lock(&world);
-        (world.jobs[place].clone(), world.like.apart == Some(true))
+    let own = lock(&world).jobs[place].clone();
+    let Some(handed) = Handed::of(own.kind, &form) else { return Err(problem(400, "", "Payload is invalid")) };
+    let (wanted, apart) = {
+        let mut world = lock(&world);
+        if form.files.len() != handed.files() {
+            world.fault(format!("{}: {} files", own.kind, form.files.len()));
+        }
+        let asked = own.payload["output"]["resolution"].as_u64().and_then(|resolution| u32::try_from(resolution).ok());
+        let best = world.best(&own.video, false).map_or(0, |best| best.resolution);
+        (asked.unwrap_or(best), world.like.apart == Some(true))
     };
-    let file = |field: &str| form.files.iter().find(|(name, ..)| name == field).map(|(_, _, path)| path.clone());
-    let is_hls = own.kind == "vod-hls-transcoding";
-    let (media, playlist) = (file("payload[videoFile]"), file("payload[resolutionPlaylistFile]"));
-    let Some(media) = media.filter(|_| !is_hls || playlist.is_some()) else { return Err(problem(400, "", "Payload is invalid")) };
-    let wanted = u32::try_from(own.payload["output"]["resolution"].as_u64().unwrap_or(0)).unwrap_or(0);
-    let tracks = if is_hls && apart && wanted > 0 { check::Tracks::Picture } else { check::Tracks::of(wanted) };
-    let faults = tokio::task::spawn_blocking({
-        let (media, playlist) = (media.clone(), playlist.clone());
-        move || check::faults(&media, playlist.as_deref(), wanted, tracks)
+    let looked = tokio::task::spawn_blocking({
+        let (handed, sprites) = (handed.clone(), own.payload["sprites"].clone());
+        move || handed.look(wanted, apart, &sprites)
     });
-    let faults = faults.await.unwrap_or_else(|error| vec![error.to_string()]);
+    let (faults, size) = looked.await.unwrap_or_else(|error| (vec![error.to_string()], None));
     let long = lock(&world).take(|trouble| matches!(trouble, Trouble::LongAnswer(_)));
     if let Some(Trouble::LongAnswer(seconds)) = long {
         tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
@@ -291,26 +305,120 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
     }
     world.faults.extend(faults.into_iter().map(|fault| format!("{} {wanted}: {fault}", own.kind)));
     world.jobs[place].state = State::Completed;
-    let input = ["videoFileUrl", "audioFileUrl"].iter().find_map(|name| own.payload["input"][name].as_str());
-    let video = input.and_then(|url| url.rsplit('/').nth(1)).unwrap_or_default().to_owned();
-    let files = world.videos.entry(video).or_default();
-    // The source is replaced by what was made of it at its own size.
-    files.retain(|file| file.resolution != wanted || file.playlist.is_some() != playlist.is_some());
-    files.push(Stored { path: media, resolution: wanted, playlist });
+    let video = own.video;
+    match handed {
+        Handed::Sheet(sheet) => {
+            world.storyboards.insert(video, sheet);
+        }
+        Handed::Edited(path) => {
+            // It takes the place of all files, and everything is made of it anew.
+            let (resolution, fps) = size.unwrap_or((wanted, 25));
+            world.videos.insert(video.clone(), vec![Stored { path, resolution, playlist: None, sound: true }]);
+            world.graph(&video, resolution, fps);
+        }
+        Handed::Film { media, playlist } => {
+            let sound = playlist.is_none() || !apart || wanted == 0;
+            let files = world.videos.entry(video).or_default();
+            // The source is replaced by what was made of it at its own size.
+            files.retain(|file| file.resolution != wanted || file.playlist.is_some() != playlist.is_some());
+            files.push(Stored { path: media, resolution: wanted, playlist, sound });
+        }
+    }
     world.release(&own.uuid);
-    Ok(StatusCode::NO_CONTENT.into_response())
+    match world.take(|trouble| *trouble == Trouble::LostAnswer) {
+        Some(_) => Err(problem(504, "", "no answer")),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
 }
 
-async fn file(With(world): With<Shared>, In((job, video)): In<(String, String)>, headers: HeaderMap, raw: Bytes) -> Answer {
+/// What is handed in for a job, on disk.
+#[derive(Clone)]
+enum Handed {
+    Film { media: PathBuf, playlist: Option<PathBuf> },
+    Edited(PathBuf),
+    Sheet(PathBuf),
+}
+
+impl Handed {
+    /// None when a file is missing.
+    fn of(kind: &str, form: &Form) -> Option<Self> {
+        let file = |field: &str| form.files.iter().find(|(name, ..)| name == field).map(|(_, _, path)| path.clone());
+        let media = || file("payload[videoFile]");
+        Some(match kind {
+            "generate-video-storyboard" => Self::Sheet(file(STORYBOARD_FILE)?),
+            "video-studio-transcoding" => Self::Edited(media()?),
+            "vod-hls-transcoding" => Self::Film { media: media()?, playlist: Some(file("payload[resolutionPlaylistFile]")?) },
+            _ => Self::Film { media: media()?, playlist: None },
+        })
+    }
+
+    /// How many files it is.
+    fn files(&self) -> usize {
+        match self {
+            Self::Film { playlist: Some(_), .. } => 2,
+            Self::Film { playlist: None, .. } | Self::Edited(_) | Self::Sheet(_) => 1,
+        }
+    }
+
+    /// What is wrong with it, and of an edited video its short edge and frames per second.
+    fn look(&self, resolution: u32, apart: bool, sprites: &Value) -> (Vec<String>, Option<(u32, u32)>) {
+        match self {
+            Self::Film { media, playlist } => {
+                let is_picture = playlist.is_some() && apart && resolution > 0;
+                let tracks = if is_picture { check::Tracks::Picture } else { check::Tracks::of(resolution) };
+                (check::faults(media, playlist.as_deref(), resolution, tracks), None)
+            }
+            Self::Edited(media) => (check::faults(media, None, resolution, check::Tracks::Both), check::size(media).ok()),
+            Self::Sheet(sheet) => (check::sheet_faults(sheet, sprites), None),
+        }
+    }
+}
+
+type Named = In<(String, String)>;
+
+async fn file(With(world): With<Shared>, In((job, video)): Named, headers: HeaderMap, raw: Bytes) -> Answer {
+    media(&world, &job, &video, &headers, &raw, false)
+}
+
+async fn sound(With(world): With<Shared>, In((job, video)): Named, headers: HeaderMap, raw: Bytes) -> Answer {
+    media(&world, &job, &video, &headers, &raw, true)
+}
+
+/// The best file of a video, for its picture or for its sound.
+fn media(world: &Shared, job: &str, video: &str, headers: &HeaderMap, raw: &Bytes, for_sound: bool) -> Answer {
+    let body = body(world, raw)?;
+    let place = held_by(world, job, &body)?;
+    let mut world = lock(world);
+    if world.jobs[place].video != video {
+        return Err(problem(403, "", "not this job's video"));
+    }
+    let best = world.best(video, for_sound).map(|best| best.path.clone()).ok_or_else(|| problem(404, "", "no such video"))?;
+    send(&mut world, &best, headers)
+}
+
+/// A file that a task of a studio job needs.
+async fn task_file(
+    With(world): With<Shared>,
+    In((job, video, name)): In<(String, String, String)>,
+    headers: HeaderMap,
+    raw: Bytes,
+) -> Answer {
     let body = body(&world, &raw)?;
     let place = held_by(&world, &job, &body)?;
     let mut world = lock(&world);
-    if !world.jobs[place].payload.to_string().contains(&video) {
-        return Err(problem(403, "", "not this job's video"));
+    let end = format!("/{job}/files/videos/{video}/studio/task-files/{name}");
+    let tasks = world.jobs[place].payload["tasks"].as_array().cloned().unwrap_or_default();
+    if !tasks.iter().any(|task| task["options"]["file"].as_str().is_some_and(|file| file.ends_with(&end))) {
+        world.fault(format!("{name} is of no task"));
+        return Err(problem(400, "", "File does not belong to the tasks of this job"));
     }
-    let best = world.videos.get(&video).and_then(|files| files.iter().max_by_key(|file| file.resolution));
-    let best = best.map(|best| best.path.clone()).ok_or_else(|| problem(404, "", "no such video"))?;
-    let whole = read(&best)?;
+    let path = world.folder.join(&name);
+    send(&mut world, &path, &headers)
+}
+
+/// A file, or the part of it that is asked for.
+fn send(world: &mut World, path: &Path, headers: &HeaderMap) -> Answer {
+    let whole = read(path)?;
     let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
     let from: Option<usize> = asked.and_then(|(from, _)| from.parse().ok());
     let last: Option<usize> = asked.and_then(|(_, last)| last.parse().ok());
