@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ::farm::job::{
-    AutoLadder, Copying, Damage, Hardware, JobSpec, LadderSpec, Layout, Loudness, Mp4, PosterSpec, Publishing, RungSpec,
+    AutoLadder, Copying, Damage, Hardware, JobSpec, LadderSpec, Layout, Loudness, Make, Mp4, PosterSpec, Publishing, RungSpec,
     StoryboardSpec,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -153,6 +153,9 @@ pub struct Transcode {
 /// What a job is to make, wherever it runs.
 #[derive(Args)]
 pub struct Wanted {
+    /// HLS, or nothing but the poster and the storyboard that are asked for.
+    #[arg(long, env = "SHOAL_MAKE", value_enum, default_value_t = MakeName::Hls)]
+    pub make: MakeName,
     /// Which pictures to make: auto, heights as 1080,720,480, or a JSON list of rungs.
     #[arg(long, env = "SHOAL_LADDER", default_value = "auto")]
     pub ladder: Ladder,
@@ -186,7 +189,8 @@ pub struct Wanted {
     /// Make a poster: a picture that stands for the video before it plays.
     #[arg(long, env = "SHOAL_POSTER")]
     pub poster: bool,
-    /// Make a storyboard: sheets of so many small pictures across and down, and a WebVTT track that leads to them.
+    /// Make a storyboard: sheets of so many small pictures across and down, and a WebVTT track that leads to them. Or a JSON
+    /// object, as a job message has it.
     #[arg(long, env = "SHOAL_STORYBOARD", value_name = "COLUMNSxROWS", num_args = 0..=1, require_equals = true, default_missing_value = "10x10")]
     pub storyboard: Option<Storyboard>,
 }
@@ -194,6 +198,7 @@ pub struct Wanted {
 impl Wanted {
     /// Puts what is asked for into a job.
     pub fn ask(&self, spec: &mut JobSpec) {
+        spec.make = self.make.into();
         spec.ladder = self.ladder.0.clone();
         spec.output.layout = self.layout.into();
         spec.output.mp4 = if self.mp4 { Mp4::EachRung } else { Mp4::None };
@@ -248,6 +253,24 @@ pub struct Encoders {
     /// Print the list as one JSON object.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How `--make` names what is made.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum MakeName {
+    /// HLS of picture, sound and text.
+    Hls,
+    /// Still pictures alone.
+    Stills,
+}
+
+impl From<MakeName> for Make {
+    fn from(name: MakeName) -> Self {
+        match name {
+            MakeName::Hls => Self::Hls,
+            MakeName::Stills => Self::Stills,
+        }
+    }
 }
 
 /// How `--layout` names the layouts.

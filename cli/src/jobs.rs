@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use farm::job::{JobSpec, NotifySpec};
-use farm::{Code, Failure};
+use farm::{Code, Failure, keys};
 use scheduler::scheduler::{JobView, Phase};
 use scheduler::status::{JobStatus, State};
 use serde::Serialize;
@@ -168,6 +168,7 @@ fn show(job: &JobStatus, json: bool) {
     }
     if let Some(result) = &job.result {
         result.warnings.iter().for_each(|warning| print_line(&format!("  warning: {warning}")));
-        print_line(&format!("  {}/{}", job.output.trim_end_matches('/'), result.master));
+        let made = result.master.as_deref().unwrap_or(keys::REPORT);
+        print_line(&format!("  {}/{made}", job.output.trim_end_matches('/')));
     }
 }

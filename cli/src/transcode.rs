@@ -121,7 +121,9 @@ fn identity(spec: &JobSpec) -> Result<JobId, Failure> {
 /// What `--json` prints of a finished job.
 #[derive(Serialize)]
 struct Told<'a> {
-    master: String,
+    /// None of still pictures alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master: Option<String>,
     report: String,
     renditions: &'a [RenditionId],
     duration_ns: u64,
@@ -130,15 +132,21 @@ struct Told<'a> {
 }
 
 fn tell(output: &Output, summary: &Summary, json: bool) {
-    let (master, report) = (output.place(keys::MASTER), output.place(keys::REPORT));
+    let (master, report) = (summary.master.as_ref().map(|key| output.place(key)), output.place(keys::REPORT));
     if json {
         let Summary { renditions, duration_ns, bytes, warnings, .. } = summary;
         print_json(&Told { master, report, renditions, duration_ns: *duration_ns, bytes: *bytes, warnings });
         return;
     }
     summary.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    let seconds = summary.duration_ns as f64 / 1e9;
+    let Some(master) = master else {
+        say(&format!("done: still pictures of {seconds:.1} s"));
+        say(&format!("  {report} leads to them"));
+        return;
+    };
     let names: Vec<_> = summary.renditions.iter().map(ToString::to_string).collect();
-    say(&format!("done: {:.1} s as {}", summary.duration_ns as f64 / 1e9, names.join(", ")));
+    say(&format!("done: {seconds:.1} s as {}", names.join(", ")));
     say(&format!("  {master}"));
     if output.is_local() {
         say(&format!("play it: ffplay {master}   or serve the folder and open it with hls.js"));

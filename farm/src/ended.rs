@@ -23,7 +23,7 @@ pub struct Ended {
     pub message: Option<String>,
     /// The output prefix, without anything that may be secret.
     pub output: String,
-    /// Key of the multivariant playlist below the output prefix, when it is done.
+    /// Key of the multivariant playlist below the output prefix, when it is done; none of still pictures alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
 }

@@ -74,6 +74,9 @@ pub struct JobSpec {
     pub edit: Vec<EditStep>,
     /// Where the result goes.
     pub output: OutputSpec,
+    /// What to make of it.
+    #[serde(default, skip_serializing_if = "Make::is_hls")]
+    pub make: Make,
     /// Which pictures to make of it.
     #[serde(default)]
     pub ladder: LadderSpec,
@@ -182,6 +185,24 @@ impl Layout {
     /// Whether there is a file per rendition.
     pub fn has_files(self) -> bool {
         matches!(self, Self::SingleFile | Self::Both)
+    }
+}
+
+/// What a job makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Make {
+    /// HLS of picture, sound and text, and the still pictures that are asked for.
+    #[default]
+    Hls,
+    /// The still pictures that are asked for, and nothing else: no playlists, and nothing is encoded.
+    Stills,
+}
+
+impl Make {
+    /// Whether it is HLS.
+    pub fn is_hls(&self) -> bool {
+        *self == Self::Hls
     }
 }
 
@@ -423,11 +444,19 @@ pub struct StoryboardSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub seconds: Option<u32>,
+    /// Width of each picture in pixels, 16 to 720. When given, every picture has just this width and `height`, odd or not,
+    /// whatever its shape was; `seconds` is to be given too, and each picture is the frame on screen at its multiple of them,
+    /// not a key frame near it. There is one sheet, always of full size: places that are left over are black, and what there
+    /// is no place for is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 720))]
+    pub exact_width: Option<u32>,
 }
 
 impl Default for StoryboardSpec {
     fn default() -> Self {
-        Self { columns: default_grid(), rows: default_grid(), height: default_tile_height(), seconds: None }
+        let (columns, rows, height) = (default_grid(), default_grid(), default_tile_height());
+        Self { columns, rows, height, seconds: None, exact_width: None }
     }
 }
 
@@ -468,6 +497,7 @@ impl JobSpec {
             source: SourceSpec { url: source, headers: BTreeMap::new() },
             edit: Vec::new(),
             output: OutputSpec { url: output, layout: Layout::default(), mp4: Mp4::default() },
+            make: Make::default(),
             ladder: LadderSpec::default(),
             audio: AudioSpec::default(),
             damage: Damage::default(),
@@ -525,16 +555,25 @@ impl JobSpec {
         if !self.edit.is_empty() && (self.poster.is_some() || self.storyboard.is_some()) {
             return refuse("edit: no still pictures are made of an edited video".to_owned());
         }
-        let Some(StoryboardSpec { columns, rows, height, seconds }) = self.storyboard else { return Ok(()) };
+        if self.make == Make::Stills && self.poster.is_none() && self.storyboard.is_none() {
+            return refuse("make: for stills, ask for a poster or a storyboard".to_owned());
+        }
+        let Some(StoryboardSpec { columns, rows, height, seconds, exact_width }) = self.storyboard else { return Ok(()) };
         if !(1..=64).contains(&columns) || !(1..=64).contains(&rows) {
             return refuse(format!("storyboard: a grid of {columns}x{rows} is not from 1x1 to 64x64"));
         }
         if !(16..=720).contains(&height) {
             return refuse(format!("storyboard: height {height} is not from 16 to 720"));
         }
-        match seconds.filter(|seconds| !(1..=3600).contains(seconds)) {
-            Some(seconds) => refuse(format!("storyboard: seconds {seconds} is not from 1 to 3600")),
-            None => Ok(()),
+        if let Some(seconds) = seconds.filter(|seconds| !(1..=3600).contains(seconds)) {
+            return refuse(format!("storyboard: seconds {seconds} is not from 1 to 3600"));
+        }
+        match exact_width {
+            Some(width) if !(16..=720).contains(&width) => {
+                refuse(format!("storyboard: exact_width {width} is not from 16 to 720"))
+            }
+            Some(_) if seconds.is_none() => refuse("storyboard: exact_width needs seconds".to_owned()),
+            _ => Ok(()),
         }
     }
 }

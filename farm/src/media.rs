@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::text::StreamName;
 use crate::{Code, Failure, Rate};
 
+/// Stream times that differ by no more ns are the same, however they were rounded.
+pub const SAME_TIME_NS: u64 = 1_000_000;
+
 /// Names a stream of a source for demuxer and decoder: its place among the streams that the demuxer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct TrackId(pub u32);

@@ -73,6 +73,11 @@ impl Plan {
         rungs
     }
 
+    /// Whether there is picture or sound to play. Where there is none, still pictures alone are made.
+    pub fn has_media(&self) -> bool {
+        self.passes().next().is_some() || !self.audio.is_empty()
+    }
+
     /// What of it is published before the rest, if something is: all but the other rungs, still pictures and plain files.
     pub fn first_stage(&self) -> Option<Self> {
         self.first.as_ref()?;

@@ -135,6 +135,11 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         ("/storyboard/rows", json!(65), "grid of 10x65"),
         ("/storyboard/height", json!(721), "storyboard: height 721"),
         ("/storyboard/seconds", json!(0), "storyboard: seconds 0"),
+        ("/storyboard", json!({ "exact_width": 15, "seconds": 1 }), "storyboard: exact_width 15"),
+        ("/storyboard", json!({ "exact_width": 721, "seconds": 1 }), "storyboard: exact_width 721"),
+        ("/storyboard", json!({ "exact_width": 160 }), "needs seconds"),
+        ("/make", json!("dash"), "dash"),
+        ("/make", json!("stills"), "make: for stills"),
         ("/priority", json!("high"), "priority"),
         ("/ladder/auto/max_height", json!(15), "max_height"),
         ("/ladder/auto/max_height", json!(4321), "max_height"),
@@ -159,7 +164,8 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
 }
 
 /// Mistakes that a schema cannot see: they lie between two fields, or in the grammar of a text.
-const BEYOND_THE_SCHEMA: [&str; 5] = ["URL", "not both", "max_bitrate", "frame rate", "30fps"];
+const BEYOND_THE_SCHEMA: [&str; 7] =
+    ["URL", "not both", "max_bitrate", "frame rate", "30fps", "needs seconds", "make: for stills"];
 
 #[tokio::test]
 async fn a_mistake_is_refused_by_name() {
@@ -217,6 +223,9 @@ async fn limits_are_accepted_by_both() {
         ("/ladder/rungs", json!([{ "height": 720, "video": { "quality": 50, "max_bitrate": 400_000_000 } }])),
         ("/ladder/rungs", json!([{ "height": 720, "video": { "bitrate": 8000, "max_bitrate": 8000 } }])),
         ("/audio", json!({})),
+        ("/make", json!("hls")),
+        ("/storyboard", json!({ "exact_width": 16, "height": 17, "seconds": 1 })),
+        ("/storyboard", json!({ "exact_width": 720, "height": 720, "seconds": 3600 })),
     ] {
         let message = with(pointer, value);
         let spec = read(&message).await.unwrap_or_else(|refused| panic!("{message}: {refused}"));

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+pub use farm::media::SAME_TIME_NS;
 use farm::media::{Fields, Interlace, Orientation, TrackId, VideoTrack};
 use farm::{Code, Failure};
 use gst::prelude::*;
@@ -15,8 +16,6 @@ use crate::source::{self, Streams, buffers_waiting, decoder_for, element, intern
 
 /// How long a pull waits before it looks at what the pipeline has said.
 const PULL_WAIT: gst::ClockTime = gst::ClockTime::from_mseconds(100);
-/// Stream times that differ by no more are the same, however they were rounded.
-pub const SAME_TIME_NS: u64 = 1_000_000;
 /// How much further before a seek goes when it missed its key frame; it doubles each time.
 const SEEK_STEP_NS: u64 = 2_000_000_000;
 /// How often it is looked whether a stream's caps or data have come.
@@ -393,7 +392,7 @@ fn want_video_meta(sink: &gst_app::AppSink) {
 pub enum Frames {
     /// Each, in a row.
     All,
-    /// Some key frames, which do not follow each other.
+    /// Some, which do not all follow each other.
     Some,
 }
 

@@ -7,8 +7,8 @@ use gst::prelude::*;
 use crate::decode::SAME_TIME_NS;
 use crate::edits::presented;
 
-/// How much of a stream after the last wanted key frame is waited for, before it is ended.
-const END_MARGIN_NS: u64 = 1_000_000_000;
+/// How much of a stream after the last that is wanted is waited for, before it is ended.
+pub const END_MARGIN_NS: u64 = 1_000_000_000;
 
 /// Key frames that are wanted.
 pub struct Wanted {
@@ -77,7 +77,7 @@ pub fn pick(pad: &gst::Pad, wanted: std::sync::Arc<Wanted>) {
 }
 
 /// Stream time of a packet in ns, as the probe tells key frames.
-fn stream_time(pad: &gst::Pad, packet: &gst::BufferRef) -> Option<u64> {
+pub fn stream_time(pad: &gst::Pad, packet: &gst::BufferRef) -> Option<u64> {
     let event = pad.sticky_event::<gst::event::Segment>(0)?;
     let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
     Some(presented(segment, packet.pts().or(packet.dts())?, packet.duration())?.start)

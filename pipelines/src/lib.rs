@@ -8,7 +8,7 @@
 //! video   reader → source → parsebin → decoder → cadence ─┬→ scale → encoder → cmafmux → fragment → output   (clip by clip, where edited)
 //!                                                         └→ scale → encoder → cmafmux → fragment → output   (a rung each)
 //! audio   reader → source → parsebin → decoder → convert → samples counted → level → AAC → cmafmux → fragment → output
-//! stills  reader → source → parsebin → some key frames → decoder → scale → sheet → JPEG → output
+//! stills  reader → source → parsebin → some key frames, or spans → decoder → scale → sheet → JPEG → output
 //! text    reader → source → parsebin → every packet of text → cues → output
 //! prove   test pictures → encoder → counted → decoder → compared
 //! ```
@@ -53,6 +53,7 @@ mod scale;
 mod scan;
 mod source;
 mod sources;
+mod spans;
 mod stills;
 mod text;
 mod timing;

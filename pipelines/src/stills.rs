@@ -1,26 +1,30 @@
-//! Still pictures: a poster and the sheets of a storyboard, of key frames alone.
+//! Still pictures: a poster and the sheets of a storyboard, of key frames alone; but for an exact storyboard.
 //!
 //! ```text
-//! some key frames → decoder ─┬→ scale → the best so far → JPEG → poster
-//!                            └→ scale → sheet → JPEG → storyboard
+//! some key frames, or spans of frames → decoder ─┬→ scale → the best so far → JPEG → poster
+//!                                                └→ scale → sheet → JPEG → storyboard
 //! ```
+
+mod exact;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use farm::media::{Colour, Interlace};
-use farm::stills::{PosterPlan, StillsPlan, StoryboardPlan, Tile};
+use farm::stills::{PosterPlan, Showing, StillsPlan, StoryboardPlan, Tile};
 use farm::{Code, Failure};
 use gst::prelude::*;
 use gst_video::prelude::*;
 
-use crate::decode::{self, Frames, Raw, decode_picked};
+use self::exact::ExactBoard;
+use crate::decode::{self, Frames, OnPad, Raw, decode_picked};
 use crate::fragment::handed_on;
 use crate::key_frames::{Wanted, pick};
 use crate::mend::Source;
 use crate::scale;
 use crate::source::{element, internal};
+use crate::spans::{self, Span};
 use crate::{Output, Pictured, StillPlace};
 
 /// Quality of all pictures, on the scale of libjpeg.
@@ -33,34 +37,63 @@ const LOOK_STEP: usize = 4;
 const JFIF_COLORIMETRY: &str = "1:4:5:1";
 /// Longest time that a picture may take from one end of a small pipeline to the other.
 const STAGE_WAIT: gst::ClockTime = gst::ClockTime::from_seconds(30);
+/// Of frames that are no key frames that are wanted, every how many progress is told.
+const PROGRESS_FRAMES: u64 = 12;
+/// Bytes behind the last row of a sheet: JPEG's encoder reads whole blocks.
+const SPARE_BYTES: usize = 64;
 
-/// Makes the still pictures of a plan. Key frames that do not decode by themselves are passed over.
+/// Makes the still pictures of a plan. Frames that do not decode are passed over.
 ///
 /// # Errors
 /// When the source cannot be read, or an element is missing or fails.
 pub fn make(plan: &StillsPlan, source: &Source, output: &dyn Output) -> Result<Pictured, Failure> {
-    let candidates = plan.poster.iter().flat_map(|poster| poster.candidates_ns.iter().copied());
-    let tiles = plan.storyboard.iter().flat_map(|board| board.tiles.iter().map(|tile| tile.key_frame_ns));
-    let wanted = Arc::new(Wanted::new(candidates.chain(tiles).collect(), plan.picture.interlace != Interlace::Progressive));
-    let (elements, picked) = (decode::picture_elements(&plan.picture, Frames::Some)?, Arc::clone(&wanted));
-    let on_stream = Box::new(move |pad: &gst::Pad| pick(pad, Arc::clone(&picked)));
+    let (wanted, on_stream) = picked(plan);
+    let elements = decode::picture_elements(&plan.picture, Frames::Some)?;
     let mut poster = plan.poster.as_ref().map(|poster| Poster::new(poster, plan.picture.colour)).transpose()?;
-    let mut board = plan.storyboard.as_ref().map(|board| Board::new(board, plan.picture.colour)).transpose()?;
+    let mut board = plan.storyboard.as_ref().map(|board| Storyboard::new(board, plan.picture.colour)).transpose()?;
     let mut decoded = decode_picked(source, plan.track, 0, elements, &scale::input_caps(), on_stream)?;
+    let mut frames = 0_u64;
     while let Some(raw) = decoded.next()? {
-        let Some(key_ns) = wanted.at(raw.start_ns) else { continue };
-        if let Some(poster) = &mut poster {
+        let (key_ns, start_ns) = (wanted.at(raw.start_ns), raw.start_ns);
+        if let (Some(poster), Some(key_ns)) = (&mut poster, key_ns) {
             poster.take(key_ns, &raw)?;
         }
-        if let Some(board) = &mut board {
-            board.take(key_ns, &raw, output)?;
+        match (&mut board, key_ns) {
+            (Some(Storyboard::OfKeyFrames(board)), Some(key_ns)) => board.take(key_ns, &raw, output)?,
+            (Some(Storyboard::Exact(board)), _) => board.take(raw)?,
+            (Some(Storyboard::OfKeyFrames(_)) | None, _) => {}
         }
-        output.progress(raw.start_ns).map_err(handed_on)?;
+        if key_ns.is_some() || frames.is_multiple_of(PROGRESS_FRAMES) {
+            output.progress(start_ns).map_err(handed_on)?;
+        }
+        frames += 1;
     }
     drop(decoded);
     let poster_ns = poster.map(|poster| poster.finish(output)).transpose()?.flatten();
-    let tiles = board.map(|board| board.finish(output)).transpose()?.unwrap_or_default();
+    let tiles = match board {
+        Some(Storyboard::OfKeyFrames(board)) => board.finish(output)?,
+        Some(Storyboard::Exact(board)) => board.finish(output)?,
+        None => Vec::new(),
+    };
     Ok(Pictured { poster_ns, tiles })
+}
+
+/// The key frames that are wanted as such, and what is let through to the decoder.
+fn picked(plan: &StillsPlan) -> (Arc<Wanted>, OnPad) {
+    let candidates_ns: Vec<u64> = plan.poster.iter().flat_map(|poster| poster.candidates_ns.iter().copied()).collect();
+    let tiles = plan.storyboard.iter().flat_map(|board| &board.tiles);
+    if plan.storyboard.as_ref().is_some_and(|board| board.showing == Showing::Exact) {
+        let key_frames = candidates_ns.iter().map(|key_ns| Span { from_ns: *key_ns, until_ns: *key_ns });
+        let frames = tiles.map(|tile| Span { from_ns: tile.decode_from_ns.unwrap_or(tile.frame_ns), until_ns: tile.frame_ns });
+        let spans: Vec<Span> = key_frames.chain(frames).collect();
+        let on_pad: OnPad = Box::new(move |pad: &gst::Pad| spans::pick(pad, &spans));
+        return (Arc::new(Wanted::new(candidates_ns, false)), on_pad);
+    }
+    let times_ns = candidates_ns.into_iter().chain(tiles.map(|tile| tile.frame_ns)).collect();
+    let wanted = Arc::new(Wanted::new(times_ns, plan.picture.interlace != Interlace::Progressive));
+    let picked = Arc::clone(&wanted);
+    let on_pad: OnPad = Box::new(move |pad: &gst::Pad| pick(pad, Arc::clone(&picked)));
+    (wanted, on_pad)
 }
 
 /// Chooses the poster.
@@ -106,7 +139,24 @@ impl Poster {
     }
 }
 
-/// Puts the pictures of a storyboard onto sheets.
+/// A storyboard that is being made.
+enum Storyboard {
+    /// Of key frames.
+    OfKeyFrames(Board),
+    /// Of the frames of given times.
+    Exact(Box<ExactBoard>),
+}
+
+impl Storyboard {
+    fn new(plan: &StoryboardPlan, colour: Colour) -> Result<Self, Failure> {
+        match plan.showing {
+            Showing::KeyFrames => Board::new(plan, colour).map(Self::OfKeyFrames),
+            Showing::Exact => ExactBoard::new(plan, colour).map(Box::new).map(Self::Exact),
+        }
+    }
+}
+
+/// Puts key frames onto sheets.
 struct Board {
     plan: StoryboardPlan,
     tiles: BTreeMap<u64, Tile>,
@@ -119,7 +169,7 @@ struct Board {
 
 impl Board {
     fn new(plan: &StoryboardPlan, colour: Colour) -> Result<Self, Failure> {
-        let tiles = plan.tiles.iter().map(|tile| (tile.key_frame_ns, *tile)).collect();
+        let tiles = plan.tiles.iter().map(|tile| (tile.frame_ns, *tile)).collect();
         let scale = Stage::scaling(plan.width, plan.height, colour)?;
         Ok(Self { plan: plan.clone(), tiles, scale, open: Vec::new(), sheets: 0, made: Vec::new() })
     }
@@ -153,26 +203,45 @@ impl Board {
     }
 }
 
+/// A sheet that is being drawn on.
+type Sheet = gst_video::VideoFrame<gst_video::video_frame::Writable>;
+
+/// A black sheet.
+fn blank(format: gst_video::VideoFormat, (width, height): (u32, u32)) -> Result<Sheet, Failure> {
+    let info = gst_video::VideoInfo::builder(format, width, height).build().map_err(internal)?;
+    let buffer = gst::Buffer::from_mut_slice(vec![0_u8; info.size() + SPARE_BYTES]);
+    let sheet = gst_video::VideoFrame::from_buffer_writable(buffer, &info);
+    let mut sheet = sheet.map_err(|_| internal("a sheet that cannot be written"))?;
+    for plane in 1..3 {
+        sheet.plane_data_mut(plane).map_err(internal)?.fill(128);
+    }
+    Ok(sheet)
+}
+
+/// Bytes from one row of a plane to the next.
+fn stride(sheet: &Sheet, plane: u32) -> Result<usize, Failure> {
+    usize::try_from(sheet.plane_stride().get(plane as usize).copied().unwrap_or(0)).map_err(internal)
+}
+
+/// A sheet that is done, as a picture.
+fn drawn(sheet: Sheet) -> Result<gst::Sample, Failure> {
+    let caps = sheet.info().to_caps().map_err(internal)?;
+    Ok(gst::Sample::builder().buffer(&sheet.into_buffer()).caps(&caps).build())
+}
+
 /// The pictures beside and below each other.
 fn sheet(plan: &StoryboardPlan, pictures: &[gst::Sample]) -> Result<gst::Sample, Failure> {
-    let (width, height) = plan.sheet_size(pictures.len());
-    let info = gst_video::VideoInfo::builder(gst_video::VideoFormat::I420, width, height).build().map_err(internal)?;
-    let buffer = gst::Buffer::with_size(info.size()).map_err(internal)?;
-    let frame = gst_video::VideoFrame::from_buffer_writable(buffer, &info);
-    let mut frame = frame.map_err(|_| internal("a sheet that cannot be written"))?;
+    let mut sheet = blank(gst_video::VideoFormat::I420, plan.sheet_size(pictures.len()))?;
     for plane in 0..3 {
-        let (halved, stride) = (u32::from(plane > 0), frame.plane_stride().get(plane as usize).copied().unwrap_or(0));
-        let stride = usize::try_from(stride).map_err(internal)?;
-        let data = frame.plane_data_mut(plane).map_err(internal)?;
-        data.fill(if plane == 0 { 0 } else { 128 });
+        let (halved, stride) = (u32::from(plane > 0), stride(&sheet, plane)?);
+        let data = sheet.plane_data_mut(plane).map_err(internal)?;
         for (number, picture) in pictures.iter().enumerate() {
             let (x, y) = plan.place(number);
             let at = (y >> halved) as usize * stride + (x >> halved) as usize;
             copy_plane(picture, plane, data.get_mut(at..).unwrap_or_default(), stride)?;
         }
     }
-    let caps = info.to_caps().map_err(internal)?;
-    Ok(gst::Sample::builder().buffer(&frame.into_buffer()).caps(&caps).build())
+    drawn(sheet)
 }
 
 /// Copies a plane of a 4:2:0 picture into a larger one, row by row.

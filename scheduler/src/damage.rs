@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use farm::job::Damage;
 use farm::media::MediaInfo;
 use farm::plan::Plan;
+use farm::stills::Stills;
 use farm::task::{Account, TaskId};
 use farm::{Code, Failure};
 
@@ -91,6 +92,17 @@ pub fn judge(damage: Damage, info: &MediaInfo, plan: &Plan, accounts: &Accounts)
         Damage::Strict => warnings(info, plan, accounts).first().map_or(Ok(()), |warning| Err(refused(warning))),
         Damage::BestEffort => enough(info, plan, accounts),
     }
+}
+
+/// Refuses still pictures alone of which there is not one.
+///
+/// # Errors
+/// [`Code::Undecodable`].
+pub fn judge_stills(plan: &Plan, seal: &Seal) -> Result<(), Failure> {
+    if plan.has_media() || seal.stills.iter().flat_map(Stills::objects).next().is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Undecodable, "none of the frames decodes that the pictures are to be made of"))
 }
 
 /// As [`judge`], of what is known before anything is encoded.

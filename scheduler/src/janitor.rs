@@ -11,7 +11,9 @@ use farm::storage::{Entry, Storage};
 use farm::task::Marker;
 use farm::{Failure, Life, keys, metrics};
 
-use crate::scheduler::{PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, is_published, is_there};
+use crate::scheduler::{
+    PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, has_result, is_published, is_there,
+};
 use crate::seal::Seal;
 use crate::step::JobResult;
 
@@ -126,7 +128,7 @@ async fn beside_the_result(state: &Storage, output: &Storage, id: &JobId) -> Res
 /// put a result in its place.
 async fn of_no_result(state: &Storage, output: &Storage, id: &JobId, life: Life) -> Result<Vec<String>, Failure> {
     let listed = output.list("").await?;
-    if is_there(output, keys::MASTER).await? {
+    if has_result(output).await? {
         return Ok(Vec::new());
     }
     let result = keys::result(id, life);

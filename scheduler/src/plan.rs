@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use farm::job::{JobSpec, Mp4, Publishing};
+use farm::job::{JobSpec, Make, Mp4, Publishing};
 use farm::media::{AudioTrack, Interlace, MediaInfo, VideoTrack};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan, segment_lengths};
 use farm::rate::SECOND_NS;
@@ -65,8 +65,8 @@ pub fn plan(spec: &JobSpec, info: &MediaInfo) -> Result<Plan, Failure> {
 /// pace only how the work is cut up.
 ///
 /// # Errors
-/// [`Code::NoDecodableStream`] without picture and sound, [`Code::LimitExceeded`] for a source that is too large,
-/// [`Code::InvalidRequest`] for a ladder that cannot be made of this source.
+/// [`Code::NoDecodableStream`] without picture and sound, or without picture for still pictures alone, [`Code::LimitExceeded`] for
+/// a source that is too large, [`Code::InvalidRequest`] for a ladder that cannot be made of this source.
 pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan, Failure> {
     let (info, mut notes) = (sources.main, Vec::new());
     if info.video.len() + info.audio.len() > TRACKS_MAX {
@@ -76,12 +76,15 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
     }
     let picture = main_picture(&info.video, &mut notes);
     let sound = info.audio.get(..AUDIO_RENDITIONS_MAX).unwrap_or(&info.audio);
-    if info.audio.len() > sound.len() {
+    if info.audio.len() > sound.len() && spec.make == Make::Hls {
         notes
             .push(format!("{} sound tracks are left out: up to {AUDIO_RENDITIONS_MAX} are made", info.audio.len() - sound.len()));
     }
     if picture.is_some_and(|track| matches!(track.interlace, Interlace::Unflagged(_))) {
         notes.push("the picture is interlaced, though its flags say otherwise".to_owned());
+    }
+    if spec.make == Make::Stills {
+        return stills_alone(spec, info, (picture, sound), notes);
     }
     let origin_ns = origin(picture, sound, &mut notes)?;
     let mut ladder = picture.map(|track| picture_ladder(spec, track, &mut notes)).transpose()?;
@@ -158,6 +161,42 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
         notes.push(format!("no plain MP4 is made of more than {} hours", MP4_NS_MAX / 3600 / SECOND_NS));
     }
     Ok(Plan { source, origin_ns, duration_ns, lead_ns, layout, mp4, video, first, audio, stills, text, edit, notes })
+}
+
+/// The plan of a job of still pictures alone: at the times that HLS of the same source would have.
+fn stills_alone(
+    spec: &JobSpec,
+    info: &MediaInfo,
+    (picture, sound): (Option<&VideoTrack>, &[AudioTrack]),
+    mut notes: Vec<String>,
+) -> Result<Plan, Failure> {
+    let Some(track) = picture else {
+        let message = "there is no picture in the source that can be decoded, so no still pictures can be made";
+        return Err(Failure::new(Code::NoDecodableStream, message));
+    };
+    let origin_ns = origin(picture, sound, &mut notes)?;
+    let (timing, length_ns) = (&track.timing, length(origin_ns, track.timing.end_ns)?);
+    let duration_ns = match timing.constant {
+        // Whole frames, so that no rounding of times makes a picture more.
+        true => timing.rate.start_ns(timing.rate.nearest_frame(length_ns).max(1)),
+        false => length_ns.max(1),
+    };
+    let upright = PicturePlan::of(track);
+    Ok(Plan {
+        source: info.version.clone(),
+        origin_ns,
+        duration_ns,
+        lead_ns: 0,
+        layout: spec.output.layout,
+        mp4: Mp4::None,
+        video: None,
+        first: None,
+        audio: Vec::new(),
+        stills: stills::plan(spec, track, &upright, (origin_ns, duration_ns))?,
+        text: None,
+        edit: None,
+        notes,
+    })
 }
 
 /// The track with most pixels, the first of several.

@@ -37,11 +37,11 @@ pub struct Set<'a> {
 }
 
 impl<'a> Set<'a> {
-    /// Every set of a result, the usual one first.
+    /// Every set of a result, the usual one first; none of one of still pictures alone.
     pub fn all(seal: &'a Seal) -> Vec<Self> {
         let usual = Self { renditions: &seal.renditions, text: &seal.text, names: Names::Usual };
         let files = Self { renditions: &seal.files, text: &seal.text, names: Names::Files };
-        [usual, files].into_iter().filter(|set| set.names == Names::Usual || !set.renditions.is_empty()).collect()
+        [usual, files].into_iter().filter(|set| !set.renditions.is_empty()).collect()
     }
 }
 

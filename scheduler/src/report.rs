@@ -6,7 +6,7 @@ use farm::edit::EditPlan;
 use farm::job::{JobSpec, Layout, shown_url};
 use farm::media::{Chapter, DroppedTrack, MediaInfo};
 use farm::plan::{Plan, RateControl, RenditionId};
-use farm::stills::{Stills, StillsPlan};
+use farm::stills::{Showing, Stills, StillsPlan};
 use farm::task::{Account, Cost, TaskId};
 use farm::text::TextAccount;
 use farm::{Class, Rate, keys};
@@ -63,6 +63,21 @@ pub struct Report {
     pub dropped: Vec<DroppedTrack>,
     /// Chapters, by the result's time in ns.
     pub chapters: Vec<Chapter>,
+}
+
+impl Report {
+    /// Whether it is of still pictures alone: there is no playlist that would say that the result is whole.
+    pub fn is_of_stills_alone(&self) -> bool {
+        self.renditions.is_empty()
+    }
+
+    /// Whether it is of these still pictures, and of nothing else: their keys hold the names of executions.
+    pub fn is_of(&self, made: &Stills) -> bool {
+        let poster = self.stills.iter().filter_map(|stills| stills.poster.as_ref()).map(|poster| &poster.key);
+        let sheets = self.stills.iter().filter_map(|stills| stills.storyboard.as_ref()).flat_map(|board| &board.sheets);
+        let told: Vec<&String> = poster.chain(sheets).collect();
+        self.is_of_stills_alone() && !told.is_empty() && told.into_iter().eq(made.objects().map(|object| &object.key))
+    }
 }
 
 /// The source in short.
@@ -315,7 +330,8 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
 }
 
 fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
-    let picture = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
+    let used = plan.video.as_ref().map(|video| video.track).or(plan.stills.as_ref().map(|stills| stills.track));
+    let picture = used.and_then(|used| info.video.iter().find(|track| track.track == used));
     let sound = plan.audio.iter().filter_map(|audio| info.audio.iter().find(|track| track.track == audio.track));
     SourceReport {
         url: shown_url(&spec.source.url),
@@ -423,12 +439,15 @@ fn notes(plan: &Plan, seal: &Seal) -> Vec<String> {
     if asked.poster.is_some() && made.poster.is_none() {
         notes.push("there is no poster: no key frame of the picture decodes by itself".to_owned());
     }
-    let tiles = asked.storyboard.as_ref().map_or(0, |board| board.tiles.len());
+    let Some(board) = &asked.storyboard else { return notes };
+    let tiles = board.tiles.len();
     if made.tiles.len() < tiles {
         let passed_over = tiles - made.tiles.len();
-        notes.push(format!(
-            "{passed_over} of {tiles} pictures of the storyboard are left out: their key frames do not decode by themselves"
-        ));
+        let what = match board.showing {
+            Showing::KeyFrames => "are left out: their key frames do not decode by themselves",
+            Showing::Exact => "do not decode: their places show what was before",
+        };
+        notes.push(format!("{passed_over} of {tiles} pictures of the storyboard {what}"));
     }
     notes
 }

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 pub use again::retry;
 pub(crate) use again::{claim_media, current_life, tell_again};
-pub(crate) use job::{delete_all, fetch, fetch_if_there, is_published, is_there};
+pub(crate) use job::{delete_all, fetch, fetch_if_there, has_result, is_published, is_there};
 pub use view::{JobView, Phase, Watch};
 
 use self::again::{current_result, is_active};

@@ -76,8 +76,9 @@ pub struct JobStatus {
 /// What was made, in short; the report has the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Made {
-    /// Key of the multivariant playlist under the output prefix.
-    pub master: String,
+    /// Key of the multivariant playlist under the output prefix; none of still pictures alone, to which `report.json` leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
     /// The renditions.
     pub renditions: Vec<RenditionId>,
     /// How long the result lasts in ns.

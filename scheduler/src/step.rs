@@ -204,7 +204,7 @@ impl JobResult {
             Self::Cancelled => (Some(Code::Cancelled), Some("the job was cancelled".to_owned())),
         };
         let master = match self {
-            Self::Done(summary) => Some(summary.master.clone()),
+            Self::Done(summary) => summary.master.clone(),
             Self::Failed { .. } | Self::Cancelled => None,
         };
         let output = shown_url(&spec.output.url);
@@ -215,8 +215,9 @@ impl JobResult {
 /// A finished job in short; the report has the rest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Key of the multivariant playlist under the output prefix.
-    pub master: String,
+    /// Key of the multivariant playlist under the output prefix; none of still pictures alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
     /// What was made.
     pub renditions: Vec<RenditionId>,
     /// How long the result lasts in ns.
@@ -266,7 +267,7 @@ pub enum Next {
     StoreSeal(Seal),
     /// Store these in this order, and then the result: it makes the job finished.
     Publish {
-        /// Media playlists, the report, and last the multivariant playlist.
+        /// Media playlists, the report, and last the multivariant playlist; of still pictures alone there are no playlists.
         documents: Vec<Document>,
         /// The result.
         result: JobResult,
@@ -346,6 +347,7 @@ fn forward(job: &JobState) -> Result<Next, Defeat> {
         tasks if tasks.is_empty() => {
             let seal = Seal { fallbacks: fallbacks(job), ..seal(decided, &job.markers)? };
             damage::judge(job.spec.damage, probed()?, decided, &Accounts::of(decided, &seal))?;
+            damage::judge_stills(decided, &seal)?;
             Ok(Next::StoreSeal(seal))
         }
         tasks => match (!job.opened).then(|| first_seal(job, decided)).flatten() {
@@ -496,7 +498,7 @@ fn publish(job: &JobState, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Result
     let report = report::report(&job.spec, info, plan, seal);
     let documents = documents(plan, seal, Some(&report))?;
     let result = JobResult::Done(Summary {
-        master: keys::MASTER.to_owned(),
+        master: Set::all(seal).first().map(|set| set.names.master().to_owned()),
         renditions: seal.ids().cloned().collect(),
         duration_ns: plan.duration_ns,
         bytes: seal.renditions.iter().map(|rendition| rendition.bytes()).sum(),

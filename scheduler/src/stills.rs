@@ -1,12 +1,12 @@
-//! Still pictures: which key frames to make them of, and the track that tells players where they are.
+//! Still pictures: which frames to make them of, and the track that tells players where they are.
 
 use std::fmt::Write as _;
 
 use farm::job::{JobSpec, PosterSpec, StoryboardSpec};
-use farm::media::VideoTrack;
+use farm::media::{SAME_TIME_NS, VideoTrack};
 use farm::plan::PicturePlan;
 use farm::rate::SECOND_NS;
-use farm::stills::{PosterPlan, Stills, StillsPlan, StoryboardPlan, Tile};
+use farm::stills::{PosterPlan, Showing, Stills, StillsPlan, StoryboardPlan, Tile};
 use farm::text::Clock;
 use farm::{Code, Failure, keys};
 
@@ -42,7 +42,7 @@ pub fn plan(
         return Ok(None);
     }
     let shape = Shape::of(track)?;
-    let source = Source { keys_ns: &track.key_frames_ns, origin_ns, duration_ns };
+    let source = Source { keys_ns: &track.key_frames_ns, first_ns: track.timing.start_ns, origin_ns, duration_ns };
     let poster = spec.poster.as_ref().map(|asked| poster(asked, shape, &source));
     let storyboard = spec.storyboard.as_ref().map(|asked| storyboard(asked, shape, &source)).transpose()?;
     Ok(Some(StillsPlan { track: track.track, picture: picture.clone(), poster, storyboard }))
@@ -52,6 +52,8 @@ pub fn plan(
 struct Source<'a> {
     /// Key frames by stream time, in order.
     keys_ns: &'a [u64],
+    /// Stream time of the first frame.
+    first_ns: u64,
     origin_ns: u64,
     duration_ns: u64,
 }
@@ -62,6 +64,13 @@ impl Source<'_> {
         let shown_ns = self.origin_ns.saturating_add(time_ns);
         let before = self.keys_ns.partition_point(|key_ns| *key_ns <= shown_ns);
         self.keys_ns.get(before.saturating_sub(1)).copied()
+    }
+
+    /// The key frame that decoding starts at for what is on screen at a stream time: the last one by then, or 0 for the start of
+    /// the source.
+    fn decode_from(&self, frame_ns: u64) -> u64 {
+        let before = self.keys_ns.partition_point(|key_ns| *key_ns <= frame_ns.saturating_add(SAME_TIME_NS));
+        before.checked_sub(1).filter(|index| *index > 0).and_then(|index| self.keys_ns.get(index).copied()).unwrap_or(0)
     }
 }
 
@@ -78,7 +87,8 @@ fn poster(asked: &PosterSpec, shape: Shape, source: &Source<'_>) -> PosterPlan {
 
 fn storyboard(asked: &StoryboardSpec, shape: Shape, source: &Source<'_>) -> Result<StoryboardPlan, Failure> {
     let (columns, rows) = (asked.columns, asked.rows);
-    let (width, height) = shape.size_of(asked.height);
+    let exact = asked.exact_width.zip(asked.seconds);
+    let (width, height) = exact.map_or_else(|| shape.size_of(asked.height), |(width, _)| (width, asked.height));
     let (across, down) = (u64::from(columns) * u64::from(width), u64::from(rows) * u64::from(height));
     if across.max(down) > SHEET_SIDE_PX_MAX.into() || across * down > SHEET_PX_MAX {
         let message = format!(
@@ -88,7 +98,28 @@ fn storyboard(asked: &StoryboardSpec, shape: Shape, source: &Source<'_>) -> Resu
         return Err(Failure::new(Code::InvalidRequest, message));
     }
     let sheet_tiles = u64::from(columns) * u64::from(rows);
-    let wanted_ns = match asked.seconds {
+    let (showing, tiles) = match exact {
+        Some((_, seconds)) => (Showing::Exact, exact_tiles(seconds, sheet_tiles, source)),
+        None => (Showing::KeyFrames, key_frame_tiles(asked.seconds, sheet_tiles, source)),
+    };
+    Ok(StoryboardPlan { showing, columns, rows, width, height, tiles })
+}
+
+/// The frames on screen at multiples of so many seconds, as many as have places on a sheet.
+fn exact_tiles(seconds: u32, sheet_tiles: u64, source: &Source<'_>) -> Vec<Tile> {
+    let step_ns = u64::from(seconds.max(1)) * SECOND_NS;
+    let tile = |number: u64| {
+        let start_ns = number * step_ns;
+        // The first frame is shown from the start.
+        let frame_ns = source.origin_ns.saturating_add(start_ns).max(source.first_ns);
+        Tile { start_ns, frame_ns, decode_from_ns: Some(source.decode_from(frame_ns)) }
+    };
+    (0..source.duration_ns.div_ceil(step_ns).min(sheet_tiles)).map(tile).collect()
+}
+
+/// Key frames that are so many seconds apart, or fill one sheet.
+fn key_frame_tiles(seconds: Option<u32>, sheet_tiles: u64, source: &Source<'_>) -> Vec<Tile> {
+    let wanted_ns = match seconds {
         Some(seconds) => u64::from(seconds) * SECOND_NS,
         // All of it on one sheet.
         None => source.duration_ns.div_ceil(sheet_tiles).max(TILE_NS_MIN),
@@ -97,13 +128,13 @@ fn storyboard(asked: &StoryboardSpec, shape: Shape, source: &Source<'_>) -> Resu
     let mut tiles: Vec<Tile> = Vec::new();
     for number in 0..source.duration_ns.div_ceil(step_ns) {
         let start_ns = number * step_ns;
-        let Some(key_frame_ns) = source.key_frame(start_ns) else { break };
+        let Some(frame_ns) = source.key_frame(start_ns) else { break };
         // Between key frames that are far apart nothing new can be shown.
-        if tiles.last().is_none_or(|last| last.key_frame_ns != key_frame_ns) {
-            tiles.push(Tile { start_ns, key_frame_ns });
+        if tiles.last().is_none_or(|last| last.frame_ns != frame_ns) {
+            tiles.push(Tile { start_ns, frame_ns, decode_from_ns: None });
         }
     }
-    Ok(StoryboardPlan { columns, rows, width, height, tiles })
+    tiles
 }
 
 /// The track of a storyboard, to stand at [`keys::STORYBOARD`]: a cue for each picture, with its place on its sheet (WebVTT with
@@ -111,9 +142,10 @@ fn storyboard(asked: &StoryboardSpec, shape: Shape, source: &Source<'_>) -> Resu
 pub fn track(plan: &StoryboardPlan, made: &Stills, duration_ns: u64) -> String {
     let mut text = "WEBVTT\n".to_owned();
     // What was passed over at the start is stood for by the first that there is.
-    let starts = made.tiles.iter().enumerate().map(|(number, tile)| if number == 0 { 0 } else { tile.start_ns });
+    let starts = made.tiles.iter().enumerate().map(|(made, tile)| if made == 0 { 0 } else { tile.start_ns });
     let ends = made.tiles.iter().skip(1).map(|tile| tile.start_ns).chain([duration_ns]);
-    for ((number, start_ns), end_ns) in starts.enumerate().zip(ends) {
+    let numbers = made.tiles.iter().enumerate().map(|(made, tile)| plan.number(tile, made));
+    for ((number, start_ns), end_ns) in numbers.zip(starts).zip(ends) {
         let Some(sheet) = made.sheets.get(number / plan.sheet_tiles()) else { break };
         let (x, y) = plan.place(number % plan.sheet_tiles());
         let uri = sheet.key.strip_prefix(keys::STILLS_FOLDER).unwrap_or(&sheet.key);

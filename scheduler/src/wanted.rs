@@ -34,11 +34,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
-use farm::Class;
-use farm::media::MediaInfo;
+use farm::media::{MediaInfo, TrackId};
 use farm::plan::{Plan, VideoPlan};
 use farm::rate::SECOND_NS;
 use farm::task::{Marker, TaskId};
+use farm::{Class, Rate};
 
 use crate::pace::frame_pixels;
 
@@ -105,16 +105,19 @@ pub struct Costs {
 impl Costs {
     /// What a plan's tasks cost, which was made for this source.
     pub fn of(plan: &Plan, info: &MediaInfo) -> Self {
+        let track = |id: TrackId| info.video.iter().find(|track| track.track == id);
         let pixels = |video: &VideoPlan| {
-            let track = info.video.iter().find(|track| track.track == video.track);
-            let frame = track.map_or(0, |track| frame_pixels(&video.rungs, track));
-            u128::from(frame) * u128::from(video.rate.num()) / u128::from(video.rate.den())
+            let frame = track(video.track).map_or(0, |track| frame_pixels(&video.rungs, track));
+            in_second(frame, video.rate)
         };
-        let on_processor = plan.passes().filter(|pass| pass.video.class().is_cpu());
+        // For still pictures alone all of the picture is decoded at most.
+        let alone = plan.stills.as_ref().filter(|_| !plan.has_media()).and_then(|stills| track(stills.track));
+        let alone = alone.map_or(0, |track| in_second(frame_pixels(&[], track), track.timing.rate));
+        let on_processor = plan.passes().filter(|pass| pass.video.class().is_cpu()).map(|pass| pixels(pass.video));
         Self {
             first: plan.first.as_ref().map_or(0, pixels),
-            others: plan.video.as_ref().map_or(0, pixels),
-            on_processor: on_processor.map(|pass| pixels(pass.video)).sum(),
+            others: plan.video.as_ref().map_or(alone, pixels),
+            on_processor: alone + on_processor.sum::<u128>(),
             sounds: u64::try_from(plan.audio.len()).unwrap_or(u64::MAX),
             duration_ns: plan.duration_ns,
         }
@@ -136,12 +139,17 @@ impl Costs {
     fn pixels(&self, task: &TaskId, media_ns: u64) -> u128 {
         let per_second = match task {
             TaskId::First(_) => self.first,
-            // Still pictures and text are told as the part of the picture that is as much work.
+            // Still pictures and text beside others are told as the part of the picture that is as much work.
             TaskId::Video(_) | TaskId::Stills | TaskId::Text => self.others,
             TaskId::Probe | TaskId::ProbeOther(_) | TaskId::Audio(_) | TaskId::Pack(_) | TaskId::Mp4(_) => 0,
         };
         in_media(per_second, media_ns)
     }
+}
+
+/// So many pixels for each frame, in a second.
+fn in_second(frame_pixels: u64, rate: Rate) -> u128 {
+    u128::from(frame_pixels) * u128::from(rate.num()) / u128::from(rate.den())
 }
 
 /// So much for each second, in so much media.

@@ -123,6 +123,19 @@ pub fn quarters(file: &Path) -> Result<[[u8; 3]; 4]> {
     }
 }
 
+/// How much is left out on each side of a part whose brightness is looked at, in pixels: blocks of JPEG lie across its edges.
+const EDGE: u32 = 8;
+
+/// The brightest level within a part of a picture.
+///
+/// # Errors
+/// When `ffmpeg` cannot read the picture.
+pub fn brightest(file: &Path, [x, y, width, height]: [u32; 4]) -> Result<u8> {
+    let (inner_width, inner_height) = (width - 2 * EDGE, height - 2 * EDGE);
+    let filter = format!("crop={inner_width}:{inner_height}:{}:{},format=gray", x + EDGE, y + EDGE);
+    raw(file, &filter, "gray")?.into_iter().max().context("no pixels")
+}
+
 /// Width and height of a picture.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
 //! Poster and storyboard: the right pictures, the right way up, in the right colours, and cheap.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::clip::{Clip, Container};
 use tests::{check, corpus, process, rules, shoal, stills};
 
@@ -75,6 +76,85 @@ fn all_of_the_video_is_on_one_sheet_unless_seconds_are_asked_for() -> Result<()>
     Ok(())
 }
 
+/// Eleven pictures of odd sides, three seconds apart, where there are places for twelve.
+const EXACT: &str = r#"--storyboard={"columns":4,"rows":3,"height":121,"exact_width":193,"seconds":3}"#;
+
+#[test]
+fn an_exact_storyboard_shows_the_frames_of_its_times_and_black_where_there_is_none() -> Result<()> {
+    for container in [Container::Mp4, Container::Mkv, Container::Ts, Container::Webm] {
+        // A key frame every 10 s.
+        let (clip, output) = (Clip { gop: 250, ..Clip::new("25", 33).container(container) }, tempfile::tempdir()?);
+        shoal::done(clip.file()?, output.path(), &["--make", "stills", "--poster", EXACT])?;
+        let cues = stills::storyboard(output.path())?;
+        let starts: Vec<u64> = cues.iter().map(|cue| cue.start_ms).collect();
+        assert_eq!(starts, (0..11).map(|number| number * 3000).collect::<Vec<_>>(), "{container:?}");
+        let sheets: BTreeSet<&PathBuf> = cues.iter().map(|cue| &cue.sheet).collect();
+        let sheet = sheets.first().context("a sheet")?;
+        assert_eq!((sheets.len(), stills::size(sheet)?), (1, (4 * 193, 3 * 121)), "{container:?}");
+        for (number, cue) in (0..).zip(&cues) {
+            assert_eq!(cue.place, [number % 4 * 193, number / 4 * 121, 193, 121], "{container:?}");
+            assert_eq!(stills::barcode(sheet, cue.place)?.number, Ok(75 * number), "{container:?}: {cue:?}");
+            assert!(stills::brightest(sheet, cue.place)? > 200, "{container:?}: {cue:?}");
+        }
+        assert!(stills::brightest(sheet, [3 * 193, 2 * 121, 193, 121])? < 10, "{container:?}: nothing is in the last place");
+        let poster = stills::poster(output.path())?;
+        assert_eq!(stills::barcode(&poster, [0, 0, 640, 360])?.number, Ok(0), "{container:?}: still a key frame");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_exact_storyboard_beside_the_ladder_has_no_more_pictures_than_places() -> Result<()> {
+    let (clip, output) = (clip(Container::Mp4), tempfile::tempdir()?);
+    let grid = r#"--storyboard={"columns":3,"rows":1,"height":121,"exact_width":193,"seconds":6}"#;
+    shoal::done(clip.file()?, output.path(), &["--ladder", "240", grid])?;
+    assert_eq!(check::faults(output.path(), &clip)?, Vec::<String>::new());
+    let cues = stills::storyboard(output.path())?;
+    assert_eq!(cues.iter().map(|cue| cue.start_ms).collect::<Vec<_>>(), [0, 6000, 12_000]);
+    assert_eq!(stills::size(&cues[0].sheet)?, (3 * 193, 121));
+    for (cue, number) in cues.iter().zip([0, 150, 300]) {
+        assert_eq!(stills::barcode(&cue.sheet, cue.place)?.number, Ok(number), "{cue:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn still_pictures_alone_are_all_there_is_and_the_report_leads_to_them() -> Result<()> {
+    let (clip, output) = (clip(Container::Mkv), tempfile::tempdir()?);
+    let asked = ["--make", "stills", "--poster", "--storyboard=2x1", "--mp4", "--publish", "in-stages", "--json"];
+    let told: Value = serde_json::from_slice(&shoal::done(clip.file()?, output.path(), &asked)?.stdout)?;
+    assert!(told.get("master").is_none() && told["renditions"] == json!([]), "{told}");
+    assert!(told["report"].as_str().is_some_and(|path| path.ends_with("/report.json")), "{told}");
+    let mut named = stills::files(output.path())?;
+    named.insert(output.path().join("report.json"));
+    assert_eq!(rules::files_below(output.path())?.into_iter().collect::<BTreeSet<_>>(), named);
+    assert_eq!(named.len(), 4, "poster, sheet, track and report: {named:?}");
+    let cues = stills::storyboard(output.path())?;
+    assert_eq!(cues.iter().map(|cue| cue.start_ms).collect::<Vec<_>>(), [0, 11_500]);
+    assert_eq!(stills::barcode(&cues[1].sheet, cues[1].place)?.number, Ok(250));
+    Ok(())
+}
+
+#[test]
+fn still_pictures_alone_take_a_picture_and_something_to_make() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (sound, output) = (folder.path().join("sound.m4a"), folder.path().join("out"));
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "sine=d=3", "-c:a", "aac"]).arg(&sound);
+    process::run(&mut ffmpeg, MAKE_LIMIT)?.success()?;
+    for (flags, status, code, said) in [
+        (&["--make", "stills", "--poster", "--json"][..], 1, "no_decodable_stream", "there is no picture"),
+        (&["--make", "stills", "--json"], 2, "invalid_request", "make: "),
+    ] {
+        let run = shoal::run(shoal::transcode(&sound, &output, flags)?, shoal::RUN_LIMIT)?;
+        let told = shoal::told(&run.stdout)?;
+        assert_eq!((run.status.code(), told.code.as_str()), (Some(status), code), "{}", told.message);
+        assert!(told.message.starts_with(said), "{}", told.message);
+        assert_eq!(rules::files_below(&output)?, Vec::<PathBuf>::new());
+    }
+    Ok(())
+}
+
 #[test]
 fn nothing_is_made_unless_it_is_asked_for() -> Result<()> {
     let output = tempfile::tempdir()?;
@@ -122,7 +202,12 @@ fn colours_are_the_sources_whatever_it_is_coded_in_and_pictures_are_upright() ->
         shoal::done(&source, output.path(), &["--ladder", "240", "--poster", "--storyboard=1x1"])?;
         let poster = stills::poster(output.path())?;
         assert_eq!(stills::size(&poster)?, if turned.is_some() { (240, 320) } else { (320, 240) });
-        for picture in [&poster, &stills::storyboard(output.path())?[0].sheet] {
+        let alone = tempfile::tempdir()?;
+        let exact = r#"--storyboard={"columns":1,"rows":1,"height":91,"exact_width":161,"seconds":1}"#;
+        shoal::done(&source, alone.path(), &["--make", "stills", exact])?;
+        let cues = [stills::storyboard(output.path())?, stills::storyboard(alone.path())?];
+        assert_eq!(stills::size(&cues[1][0].sheet)?, (161, 91), "whatever its shape was");
+        for picture in [&poster, &cues[0][0].sheet, &cues[1][0].sheet] {
             let seen = stills::quarters(picture)?;
             let wanted = order.map(|quarter| QUARTERS[quarter]);
             let off = seen.iter().flatten().zip(wanted.iter().flatten()).map(|(a, b)| a.abs_diff(*b)).max();
@@ -167,5 +252,13 @@ fn still_pictures_cost_a_small_part_of_the_encode() -> Result<()> {
     let (stills, video) = (cpu_ms(&report, "stills"), cpu_ms(&report, "video"));
     corpus::say(&format!("still pictures: {stills} ms of CPU, the picture's rungs {video} ms"));
     assert!(stills > 0 && stills * 8 < video, "{stills} ms beside {video} ms");
+    // Alone, by their exact times, with all that is done for them.
+    let output = tempfile::tempdir()?;
+    let grid = r#"--storyboard={"columns":3,"rows":2,"height":108,"exact_width":192,"seconds":10}"#;
+    shoal::done(clip.file()?, output.path(), &["--make", "stills", grid])?;
+    let report: Value = serde_json::from_slice(&std::fs::read(output.path().join("report.json"))?)?;
+    let alone = cpu_ms(&report, "");
+    corpus::say(&format!("an exact storyboard alone: {alone} ms of CPU"));
+    assert!(alone > 0 && alone * 5 < video, "{alone} ms beside {video} ms");
     Ok(())
 }

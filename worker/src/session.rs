@@ -258,7 +258,7 @@ impl Session {
         Ok(Said::Segment { rendition: rendition as usize, segment, bytes })
     }
 
-    /// A poster once; sheets in order, each of a size that the plan may lead to.
+    /// A poster once; sheets in order, each of a size that the plan may lead to: of an exact storyboard of the one that it has.
     fn still(&mut self, place: StillPlace, bytes: Bytes) -> Result<Said, Breach> {
         let Asked::Stills(Picturing { plan, poster, sheets }) = &mut self.asked else { return Err(Breach::OtherStill) };
         let size = jpeg::size(&bytes).ok_or(Breach::OtherStill)?;

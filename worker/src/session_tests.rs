@@ -3,7 +3,7 @@
 use super::*;
 use crate::testing::{audio_order, init_segment, media_info, media_segment, video_order};
 use farm::plan::RenditionId;
-use farm::stills::{PosterPlan, StoryboardPlan, Tile};
+use farm::stills::{PosterPlan, Showing, StoryboardPlan, Tile};
 use farm::task::{Account, KeyFrame};
 use farm::text::{StreamName, TextTrackPlan};
 use pipelines::encoders::Proof;
@@ -185,11 +185,18 @@ fn a_child_may_not_claim_what_it_cannot_know() {
 
 /// An order of a poster and of a storyboard of three pictures, two to a sheet.
 fn stills_order() -> Order {
+    let tiles = (0..3).map(tile).collect();
+    board_order(StoryboardPlan { showing: Showing::KeyFrames, columns: 2, rows: 1, width: 160, height: 90, tiles })
+}
+
+fn board_order(board: StoryboardPlan) -> Order {
     let plan = crate::testing::plan().video.expect("a picture");
-    let tile = |n: u64| Tile { start_ns: n, key_frame_ns: 10 * n };
-    let board = StoryboardPlan { columns: 2, rows: 1, width: 160, height: 90, tiles: (0..3).map(tile).collect() };
     let poster = PosterPlan { width: 1280, height: 720, candidates_ns: vec![7] };
     Order::Stills(StillsPlan { track: plan.track, picture: plan.picture, poster: Some(poster), storyboard: Some(board) })
+}
+
+fn tile(n: u64) -> Tile {
+    Tile { start_ns: n, frame_ns: 10 * n, decode_from_ns: None }
 }
 
 fn still(place: StillPlace, (width, height): (u16, u16)) -> Frame<FromChild> {
@@ -199,7 +206,7 @@ fn still(place: StillPlace, (width, height): (u16, u16)) -> Frame<FromChild> {
 }
 
 fn pictured(poster_ns: Option<u64>, tiles: &[u64]) -> Frame<FromChild> {
-    let tiles = tiles.iter().map(|n| Tile { start_ns: *n, key_frame_ns: 10 * n }).collect();
+    let tiles = tiles.iter().copied().map(tile).collect();
     frame(FromChild::Done(Done::Pictured(Pictured { poster_ns, tiles })))
 }
 
@@ -237,6 +244,24 @@ fn still_pictures_are_those_of_the_order_and_fit_what_is_told_of_them() {
     }
     assert_eq!(breach(&video_order(), vec![still(Poster, (1280, 720))]), Some(Breach::OtherStill));
     assert_eq!(breach(&video_order(), vec![pictured(None, &[])]), Some(Breach::OtherOrder));
+}
+
+#[test]
+fn an_exact_sheet_is_one_and_of_full_size_whatever_is_on_it() {
+    use StillPlace::Sheet;
+    let tiles = (0..3).map(tile).collect();
+    let order = board_order(StoryboardPlan { showing: Showing::Exact, columns: 2, rows: 2, width: 161, height: 91, tiles });
+    let whole = || still(Sheet(0), (322, 182));
+    assert_eq!(breach(&order, vec![whole(), pictured(None, &[0, 1, 2])]), None);
+    assert_eq!(breach(&order, vec![whole(), pictured(None, &[1])]), None, "some do not decode");
+    for odd in [still(Sheet(0), (322, 91)), still(Sheet(0), (321, 182)), still(Sheet(1), (322, 182))] {
+        assert_eq!(breach(&order, vec![odd]), Some(Breach::OtherStill));
+    }
+    assert_eq!(breach(&order, vec![whole(), still(Sheet(1), (322, 182))]), Some(Breach::OtherStill), "a second sheet");
+    for untrue in [pictured(None, &[]), pictured(None, &[1, 0]), pictured(None, &[3])] {
+        assert_eq!(breach(&order, vec![whole(), untrue]), Some(Breach::OtherOrder));
+    }
+    assert_eq!(breach(&order, vec![pictured(None, &[0])]), Some(Breach::OtherOrder), "there is no sheet");
 }
 
 /// An order of two renditions of text, 10 ns long.

@@ -1,8 +1,11 @@
 //! What is borne of a damaged source.
 
+use farm::job::{JobSpec, Make, PosterSpec};
+
 use super::*;
 use crate::plan::plan;
-use crate::testing::{picture, sound, source, spec};
+use crate::seal::seal;
+use crate::testing::{markers, picture, sound, source, spec};
 
 fn film() -> (MediaInfo, Plan) {
     let info = source(vec![picture(640, 360, "25", 40)], vec![sound(1, 48_000, 40)]);
@@ -75,4 +78,17 @@ fn what_was_lost_is_told() {
     let why = Failure::new(Code::Undecodable, "not one buffer of it decodes");
     info.dropped = vec![farm::media::DroppedTrack { track: farm::media::TrackId(2), kind: "H.264".to_owned(), why }];
     assert_eq!(told(&info, &plan, 0, 0), ["track 2 (H.264) is left out: not one buffer of it decodes"]);
+}
+
+#[test]
+fn of_still_pictures_alone_there_has_to_be_one() {
+    let info = source(vec![picture(640, 360, "25", 40)], vec![sound(1, 48_000, 40)]);
+    let hls = JobSpec { poster: Some(PosterSpec::default()), ..spec() };
+    for (spec, refused) in [(JobSpec { make: Make::Stills, ..hls.clone() }, Some(Code::Undecodable)), (hls, None)] {
+        let plan = plan(&spec, &info).expect("a plan");
+        let mut seal = seal(&plan, &markers(&plan, &info)).expect("a seal");
+        assert_eq!(judge_stills(&plan, &seal), Ok(()));
+        seal.stills = Some(Stills::default());
+        assert_eq!(judge_stills(&plan, &seal).map_err(|failure| failure.code).err(), refused, "{:?}", spec.make);
+    }
 }

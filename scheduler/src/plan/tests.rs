@@ -1,6 +1,6 @@
 //! Tables of sources and what is decided about them, and properties that hold for every source.
 
-use farm::job::{LadderSpec, Publishing, RungSpec};
+use farm::job::{LadderSpec, PosterSpec, Publishing, RungSpec, StoryboardSpec};
 use farm::media::{Orientation, TrackId};
 use farm::plan::Rung;
 use farm::task::TaskId;
@@ -241,6 +241,31 @@ fn hostile_sources_are_refused_by_name() {
     let spec = JobSpec { ladder: LadderSpec::Rungs(rungs.to_vec()), ..spec() };
     let refused = plan(&spec, &source(vec![picture(1280, 720, "60", 10)], vec![]));
     assert_eq!(refused.map_err(|failure| failure.code), Err(Code::InvalidRequest));
+}
+
+#[test]
+fn of_still_pictures_alone_nothing_else_is_made_and_their_times_are_those_of_the_video() {
+    let storyboard = Some(StoryboardSpec { seconds: Some(5), exact_width: Some(193), ..StoryboardSpec::default() });
+    let hls = JobSpec { poster: Some(PosterSpec::default()), storyboard, publish: Publishing::InStages, ..spec() };
+    let mut alone = JobSpec { make: Make::Stills, ..hls.clone() };
+    alone.output.mp4 = Mp4::EachRung;
+    let mut track = picture(1280, 720, "25", 101);
+    track.timing.start_ns = SECOND_NS;
+    // As a clock of 90 kHz rounds it.
+    track.timing.end_ns += 11_111;
+    track.key_frames_ns = (1..101).step_by(10).map(|second| second * SECOND_NS).collect();
+    let info = source(vec![track], (1..=9).map(|number| sound(number, 48_000, 100)).collect());
+    let (made, video) = (plan(&alone, &info).expect("a plan"), plan(&hls, &info).expect("a plan"));
+    assert!(!made.has_media() && made.text.is_none() && made.mp4 == Mp4::None && video.has_media());
+    assert_eq!(TaskId::encodes_of(&made).chain(TaskId::joins_of(&made)).collect::<Vec<_>>(), [TaskId::Stills]);
+    assert_eq!((made.origin_ns, &made.stills), (video.origin_ns, &video.stills));
+    assert_eq!(made.duration_ns, 101 * SECOND_NS, "the picture is late by a second");
+    assert_eq!(made.notes.len(), 1, "{:?}", made.notes);
+    let heard = source(vec![], vec![sound(1, 48_000, 10)]);
+    let refused = plan(&alone, &heard).expect_err("no picture");
+    assert_eq!(refused.code, Code::NoDecodableStream);
+    assert!(refused.message.starts_with("there is no picture"), "{refused}");
+    assert!(plan(&hls, &heard).expect("a plan").stills.is_none());
 }
 
 fn any_rate() -> impl Strategy<Value = Rate> {

@@ -1,5 +1,6 @@
 //! What the report says of a job.
 
+use farm::job::{Make, PosterSpec, StoryboardSpec};
 use farm::media::TrackId;
 use farm::task::{Marker, Outcome};
 use farm::{Code, Failure};
@@ -73,4 +74,30 @@ fn it_holds_no_secret_and_can_be_read_back() {
     let text = serde_json::to_string_pretty(&report).expect("JSON");
     assert!(!text.contains("hush"), "{text}");
     assert_eq!(serde_json::from_str::<Report>(&text).expect("a report"), report);
+}
+
+#[test]
+fn still_pictures_alone_are_told_with_their_source_and_known_by_their_keys() {
+    let mut spec = spec();
+    spec.make = Make::Stills;
+    spec.poster = Some(PosterSpec::default());
+    spec.storyboard = Some(StoryboardSpec { seconds: Some(10), exact_width: Some(161), ..StoryboardSpec::default() });
+    let info = source(vec![picture(1280, 720, "25", 40)], vec![sound(1, 48_000, 40)]);
+    let plan = plan(&spec, &info).expect("a plan");
+    let made = || {
+        let mut sealed = seal(&plan, &markers(&plan, &info)).expect("a seal");
+        // The second picture does not decode.
+        sealed.stills.as_mut().expect("pictures").tiles.remove(1);
+        sealed
+    };
+    let (sealed, other) = (made(), made());
+    let report = report(&spec, &info, &plan, &sealed);
+    assert!(report.renditions.is_empty() && report.samples.is_empty() && report.grid.is_none() && report.frames.is_none());
+    assert_eq!(report.source.picture.as_ref().map(|picture| picture.height), Some(720));
+    assert_eq!(report.cost.tasks.iter().map(|cost| cost.task.clone()).collect::<Vec<_>>(), [TaskId::Probe, TaskId::Stills]);
+    assert_eq!(report.notes, ["1 of 4 pictures of the storyboard do not decode: their places show what was before"]);
+    assert!(report.is_of(sealed.stills.as_ref().expect("pictures")));
+    assert!(!report.is_of(other.stills.as_ref().expect("pictures")) && !report.is_of(&Stills::default()));
+    let (hls, _) = reported();
+    assert!(!hls.is_of_stills_alone() && !hls.is_of(&Stills::default()));
 }

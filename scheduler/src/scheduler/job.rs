@@ -19,6 +19,7 @@ use super::{Aftercare, PARTITION};
 use crate::offers::Served;
 use crate::pace::Pace;
 use crate::playlist::{self, Set};
+use crate::report::Report;
 use crate::seal::Seal;
 use crate::step::{
     Around, Document, Due, JobResult, JobState, Next, first_seal, is_environment, is_seen, lost, sealed_documents, step,
@@ -375,9 +376,14 @@ async fn take_back_first(output: &Storage, job: &JobState) -> Result<(), Failure
 }
 
 /// Whether the result at an output is that of this seal. The multivariant playlist of another job may read the same; media
-/// playlists name executions.
+/// playlists name executions, and so does the report where there are none.
 pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, Failure> {
-    for (key, ours) in published_playlists(seal) {
+    let playlists = published_playlists(seal);
+    if playlists.is_empty() {
+        let made = seal.stills.clone().unwrap_or_default();
+        return Ok(published_report(output).await?.is_some_and(|report| report.is_of(&made)));
+    }
+    for (key, ours) in playlists {
         match output.get(&key).await {
             Ok(there) if there == ours.as_bytes() => {}
             Ok(_) | Err(StorageError::NotFound(_)) => return Ok(false),
@@ -385,6 +391,21 @@ pub(crate) async fn is_published(output: &Storage, seal: &Seal) -> Result<bool, 
         }
     }
     Ok(true)
+}
+
+/// Whether there is a whole result at an output, of whatever job.
+pub(crate) async fn has_result(output: &Storage) -> Result<bool, Failure> {
+    let has_playlists = is_there(output, keys::MASTER).await?;
+    Ok(has_playlists || published_report(output).await?.is_some_and(|report| report.is_of_stills_alone()))
+}
+
+/// The report at an output, if there is one that can be understood.
+async fn published_report(output: &Storage) -> Result<Option<Report>, Failure> {
+    match output.get(keys::REPORT).await {
+        Ok(there) => Ok(serde_json::from_slice(&there).ok()),
+        Err(StorageError::NotFound(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The playlists of picture and sound as they are published, by key, the multivariant ones first.

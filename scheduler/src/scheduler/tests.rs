@@ -23,6 +23,7 @@ use crate::step::JobResult;
 use crate::testing::{marker, picture, sound, source, spec};
 
 mod hardware;
+mod stills;
 
 /// Longer than anything here takes, on the runtime's clock.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3600);

@@ -32,7 +32,8 @@ pub struct JobView {
     pub tasks_total: usize,
     /// Media gone through, in ns; running tasks count as far as they are.
     pub media_done_ns: u64,
-    /// Media to go through, in ns: every chunk of the picture and every sound. 0 until there is a plan.
+    /// Media to go through, in ns: every chunk of the picture and every sound, or the picture for still pictures alone. 0 until
+    /// there is a plan.
     pub media_total_ns: u64,
     /// How long the result will last, in ns. 0 until there is a plan.
     pub duration_ns: u64,
@@ -127,7 +128,7 @@ impl Tally {
     }
 }
 
-/// Making still pictures of a video is about as much work as encoding this part of it.
+/// Making still pictures of a video beside others is about as much work as encoding this part of it.
 const STILLS_DIVISOR: u64 = 20;
 
 /// The same of reading its text.
@@ -141,7 +142,8 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
     let samples_ns = |samples: u64, rate: u32| u128::from(samples) * u128::from(SECOND_NS) / u128::from(rate).max(1);
     let sound = (0..).map(TaskId::Audio).zip(&plan.audio);
     let sound = sound.map(|(task, audio)| (task, u64::try_from(samples_ns(audio.samples, audio.rate)).unwrap_or(u64::MAX)));
-    let stills = plan.stills.as_ref().map(|_| (TaskId::Stills, plan.duration_ns / STILLS_DIVISOR));
+    let stills_ns = if plan.has_media() { plan.duration_ns / STILLS_DIVISOR } else { plan.duration_ns };
+    let stills = plan.stills.as_ref().map(|_| (TaskId::Stills, stills_ns));
     let text = plan.text.as_ref().map(|_| (TaskId::Text, plan.duration_ns / TEXT_DIVISOR));
     picture.chain(sound).chain(stills).chain(text).collect()
 }

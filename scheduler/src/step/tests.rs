@@ -1,6 +1,6 @@
 //! A job step by step, with storage as a value.
 
-use farm::job::{Layout, PosterSpec, Publishing, StoryboardSpec};
+use farm::job::{Layout, Make, PosterSpec, Publishing, StoryboardSpec};
 use farm::media::MediaInfo;
 use farm::task::Token;
 
@@ -134,6 +134,27 @@ fn still_pictures_are_a_task_of_their_own_and_end_in_a_track_and_the_report() {
     assert!(place("seal") < place("stills/storyboard.vtt") && place("stills/storyboard.vtt") < place("report.json"));
     let stills = job.seal.expect("a seal").stills.expect("pictures");
     assert!(stills.poster.is_some() && stills.sheets.len() == 1);
+}
+
+#[test]
+fn still_pictures_alone_end_in_their_track_and_the_report_and_in_no_playlist() {
+    let mut job = new_job(Layout::Both);
+    (job.spec.make, job.spec.publish) = (Make::Stills, Publishing::InStages);
+    (job.spec.poster, job.spec.storyboard) = (Some(PosterSpec::default()), Some(StoryboardSpec::default()));
+    let (job, log) = live(job, &info());
+    assert_eq!(log, ["clear", "probe", "plan", "stills", "seal", "stills/storyboard.vtt", "report.json"]);
+    let result = job.result.as_ref().expect("an end");
+    let JobResult::Done(summary) = result else { panic!("done") };
+    assert_eq!((&summary.master, summary.renditions.len(), summary.duration_ns), (&None, 0, 30_000_000_000));
+    let ended = result.ended(&job.job, &job.spec);
+    assert_eq!((ended.outcome, ended.master), (JobOutcome::Done, None));
+}
+
+#[test]
+fn results_of_before_are_read() {
+    let old = r#"{"done":{"master":"master.m3u8","renditions":["v240"],"duration_ns":1,"bytes":2,"warnings":[]}}"#;
+    let JobResult::Done(summary) = serde_json::from_str(old).expect("a result") else { panic!("done") };
+    assert_eq!(summary.master.as_deref(), Some("master.m3u8"));
 }
 
 #[test]

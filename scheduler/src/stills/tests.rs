@@ -21,7 +21,11 @@ fn picture_plan() -> PicturePlan {
 }
 
 fn grid(columns: u32, rows: u32, height: u32, seconds: Option<u32>) -> StoryboardSpec {
-    StoryboardSpec { columns, rows, height, seconds }
+    StoryboardSpec { columns, rows, height, seconds, exact_width: None }
+}
+
+fn exact(columns: u32, rows: u32, (width, height): (u32, u32), seconds: u32) -> StoryboardSpec {
+    StoryboardSpec { exact_width: Some(width), ..grid(columns, rows, height, Some(seconds)) }
 }
 
 #[test]
@@ -47,12 +51,52 @@ fn a_storyboard_fills_one_sheet_or_goes_by_seconds() {
     let board = |spec| planned(1000, 2, None, Some(spec)).storyboard.expect("a storyboard");
     let one = board(grid(5, 4, 90, None));
     assert_eq!((one.tiles.len(), one.width, one.height), (20, 160, 90));
-    assert_eq!(one.tiles[1], Tile { start_ns: 50 * SECOND_NS, key_frame_ns: 51 * SECOND_NS });
+    assert_eq!(one.tiles[1], Tile { start_ns: 50 * SECOND_NS, frame_ns: 51 * SECOND_NS, decode_from_ns: None });
     let many = board(grid(5, 4, 90, Some(10)));
     assert_eq!(many.tiles.len(), 100);
     let often = board(grid(5, 4, 90, Some(1)));
     assert_eq!(often.tiles.len(), 500, "no more than there are key frames");
-    assert!(often.tiles.iter().all(|tile| tile.start_ns + SECOND_NS == tile.key_frame_ns), "each where it is shown");
+    assert!(often.tiles.iter().all(|tile| tile.start_ns + SECOND_NS == tile.frame_ns), "each where it is shown");
+}
+
+#[test]
+fn an_exact_storyboard_has_the_frames_of_its_times_and_the_key_frames_before_them() {
+    // A key frame every 10 s; stream times are a second later.
+    let board = |seconds, spec| planned(seconds, 10, None, Some(spec)).storyboard.expect("a storyboard");
+    let made = board(35, exact(4, 3, (193, 109), 6));
+    assert_eq!((made.showing, made.width, made.height), (Showing::Exact, 193, 109));
+    assert_eq!(made.sheet_size(made.tiles.len()), (4 * 193, 3 * 109));
+    let seconds = |of: fn(&Tile) -> u64| made.tiles.iter().map(|tile| of(tile) / SECOND_NS).collect::<Vec<_>>();
+    assert_eq!(seconds(|tile| tile.start_ns), [0, 6, 12, 18, 24, 30]);
+    assert_eq!(seconds(|tile| tile.frame_ns), [1, 7, 13, 19, 25, 31]);
+    let from = made.tiles.iter().map(|tile| tile.decode_from_ns.expect("a key frame") / SECOND_NS).collect::<Vec<_>>();
+    assert_eq!(from, [0, 0, 11, 11, 21, 31], "0 is the start of the source; a key frame that is on screen is the last");
+    for (seconds, spec, tiles) in [
+        (35, exact(4, 3, (16, 16), 5), 7),
+        (36, exact(4, 3, (16, 16), 5), 8),
+        (36, exact(2, 3, (16, 16), 5), 6),
+        (1, exact(2, 3, (16, 16), 5), 1),
+        (100_000, exact(64, 64, (16, 16), 1), 4096),
+    ] {
+        assert_eq!(board(seconds, spec.clone()).tiles.len(), tiles, "{seconds} s: {spec:?}");
+    }
+}
+
+#[test]
+fn an_exact_picture_is_not_smaller_than_asked_and_shows_the_first_frame_before_there_is_any() {
+    let asked = |board| JobSpec { storyboard: Some(board), ..spec() };
+    let track = picture(64, 36, "25", 10);
+    // The sound starts two seconds before the picture.
+    let mut late = track.clone();
+    late.timing.start_ns = 2 * SECOND_NS;
+    late.key_frames_ns = vec![2 * SECOND_NS, 7 * SECOND_NS];
+    let stills = plan(&asked(exact(11, 1, (192, 107), 1)), &late, &picture_plan(), (0, 10 * SECOND_NS));
+    let board = stills.expect("a plan").expect("pictures").storyboard.expect("a storyboard");
+    assert_eq!((board.width, board.height), (192, 107));
+    let frames: Vec<u64> = board.tiles.iter().map(|tile| tile.frame_ns / SECOND_NS).collect();
+    assert_eq!(frames, [2, 2, 2, 3, 4, 5, 6, 7, 8, 9]);
+    let refused = plan(&asked(exact(64, 64, (720, 720), 1)), &track, &picture_plan(), (0, 10 * SECOND_NS));
+    assert_eq!(refused.map_err(|failure| failure.code), Err(Code::InvalidRequest));
 }
 
 #[test]
@@ -83,4 +127,18 @@ fn the_track_leads_from_time_to_place_and_leaves_no_gap() {
     let long = Stills { poster: None, sheets: vec![sheet(0), sheet(1)], tiles: plan.tiles.clone() };
     let text = track(&plan, &long, 4000 * SECOND_NS);
     assert!(text.ends_with("00:00:16.000 --> 01:06:40.000\n0123456789abcdef/1.jpg#xywh=0,0,160,90\n"), "{text}");
+}
+
+#[test]
+fn the_track_of_an_exact_storyboard_leads_to_each_pictures_own_place() {
+    let plan = planned(20, 2, None, Some(exact(2, 2, (33, 17), 5))).storyboard.expect("a storyboard");
+    let sheet = Object { key: "stills/0123456789abcdef/0.jpg".to_owned(), bytes: 1, sha256: String::new() };
+    // The third did not decode.
+    let tiles = [0, 1, 3].map(|number| plan.tiles[number]).to_vec();
+    let expected = "WEBVTT\n\n\
+        00:00:00.000 --> 00:00:05.000\n0123456789abcdef/0.jpg#xywh=0,0,33,17\n\n\
+        00:00:05.000 --> 00:00:15.000\n0123456789abcdef/0.jpg#xywh=33,0,33,17\n\n\
+        00:00:15.000 --> 00:00:20.000\n0123456789abcdef/0.jpg#xywh=33,17,33,17\n";
+    let made = Stills { poster: None, sheets: vec![sheet], tiles };
+    assert_eq!(track(&plan, &made, 20 * SECOND_NS), expected);
 }

@@ -1,5 +1,6 @@
 //! The law, step by step; [`day`] is what comes of it.
 
+use farm::job::{JobSpec, Make, PosterSpec};
 use proptest::prelude::{prop, prop_assert, proptest};
 
 use super::*;
@@ -136,6 +137,18 @@ fn costs_are_what_the_planner_cuts_by() {
         }
         assert_eq!(costs.slot_ns(price, &TaskId::Video(0), 0), TASK_NS, "what is nearly done");
     }
+}
+
+#[test]
+fn still_pictures_alone_cost_no_more_than_decoding_all_of_the_picture() {
+    let spec = JobSpec { make: Make::Stills, poster: Some(PosterSpec::default()), ..spec() };
+    let info = source(vec![picture(1280, 720, "25", 3600)], vec![sound(1, 48_000, 3600)]);
+    let plan = plan(&spec, &info).expect("a plan");
+    let (costs, price) = (Costs::of(&plan, &info), Price::usual(Class::Cpu));
+    // A third of each pixel's 10 ns.
+    let decoding_ns = 1280 * 720 / 3 * 25 * 3600 * 10;
+    assert_eq!(costs.slot_ns(price, &TaskId::Stills, plan.duration_ns), decoding_ns);
+    assert_eq!(costs.whole_ns(price), decoding_ns);
 }
 
 #[test]
