@@ -93,6 +93,7 @@ lint: deps ## formatting and clippy, warnings are errors
 
 CARGO_DENY := 0.20.2
 CARGO_CYCLONEDX := 0.5.9
+CARGO_DEB := 3.7.0
 TOOLS := $(CURDIR)/target/tools
 
 .PHONY: deny
@@ -109,6 +110,19 @@ sbom: deps ## write what the program is made of to target/sbom (CycloneDX; insta
 	mkdir -p target/sbom
 	cd cli && $(TOOLS)/bin/cargo-cyclonedx cyclonedx --format json --override-filename shoal.cdx && mv shoal.cdx.json ../target/sbom/
 	find . -path ./target -prune -o -name shoal.cdx.json -exec rm {} +
+
+# Shells whose completions are in the package.
+COMPLETIONS := bash zsh fish
+
+.PHONY: deb
+deb: build ## build a Debian package, target/debian/shoal_*.deb (installs cargo-deb; no part of `.ci/run`)
+	@deploy/packages.sh dpkg-dev
+	$(TOOLS)/bin/cargo-deb --version 2>/dev/null | grep -qwF '$(CARGO_DEB)' \
+	  || cargo install --quiet --locked --root $(TOOLS) cargo-deb@$(CARGO_DEB)
+	rm -rf target/package && mkdir -p target/package/completions
+	$(SHOAL) man --dir target/package/man
+	for shell in $(COMPLETIONS); do $(SHOAL) completions $$shell > target/package/completions/$$shell; done
+	$(TOOLS)/bin/cargo-deb -p cli --no-build --locked
 
 .PHONY: fuzz
 fuzz: deps ## fuzz what reads messages, state, frames of children, boxes, URLs and settings, for FUZZ_SECONDS each (60)

@@ -1,20 +1,26 @@
 //! The command line: a contract that scripts call.
 
 mod farm;
+mod manual;
 
 pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, Submit, Worker};
 pub use self::farm::{InstanceFile, PeerTube, PeerTubeCommand, Register, Unregister};
+pub use self::manual::{Completions, Man};
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ::farm::Failure;
 use ::farm::job::{
     AutoLadder, Copying, Damage, Hardware, JobSpec, LadderSpec, Layout, Loudness, Make, Mp4, PosterSpec, Publishing, RungSpec,
     StoryboardSpec,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use url::Url;
 use worker::ChildCommand;
 use worker::sandbox::{Sandboxing, has_registry};
+
+use crate::edit;
 
 /// Turns any video or audio into multi-resolution HLS.
 #[derive(Parser)]
@@ -54,7 +60,7 @@ pub enum Command {
     Scheduler(Scheduler),
     /// Run a worker of the farm: takes tasks and encodes.
     Worker(Worker),
-    /// Give a job to a running farm.
+    /// Give a job to a running farm, or many at once.
     Submit(Submit),
     /// Show how a job of a running farm stands, or list the jobs.
     Status(Status),
@@ -67,6 +73,12 @@ pub enum Command {
     PeerTube(PeerTube),
     /// Check everything that a farm needs, and say how to mend what is wrong.
     Doctor(Doctor),
+    /// Print a file of settings for --config: all that there are, and none of them set.
+    Settings,
+    /// Print what a shell needs to complete command lines.
+    Completions(Completions),
+    /// Print the manual page.
+    Man(Man),
     /// One attempt of a task: started by a worker, with a socket.
     #[command(hide = true)]
     Child(Child),
@@ -193,11 +205,17 @@ pub struct Wanted {
     /// object, as a job message has it.
     #[arg(long, env = "SHOAL_STORYBOARD", value_name = "COLUMNSxROWS", num_args = 0..=1, require_equals = true, default_missing_value = "10x10")]
     pub storyboard: Option<Storyboard>,
+    /// What is done to the source before, step by step: a JSON list as in a job, in which a path may stand for a URL.
+    #[arg(long, env = "SHOAL_EDIT", hide_env_values = true, value_name = "JSON")]
+    pub edit: Option<String>,
 }
 
 impl Wanted {
-    /// Puts what is asked for into a job.
-    pub fn ask(&self, spec: &mut JobSpec) {
+    /// Puts what is asked for into a job. `locate` makes a URL of what is named as a source.
+    ///
+    /// # Errors
+    /// When the steps of editing are none, or name what is not there.
+    pub fn ask(&self, spec: &mut JobSpec, locate: impl Fn(&str) -> Result<Url, Failure>) -> Result<(), Failure> {
         spec.make = self.make.into();
         spec.ladder = self.ladder.0.clone();
         spec.output.layout = self.layout.into();
@@ -211,6 +229,10 @@ impl Wanted {
         spec.audio.loudness = self.loudness.into();
         spec.poster = self.poster.then(PosterSpec::default);
         spec.storyboard = self.storyboard.as_ref().map(|storyboard| storyboard.0.clone());
+        if let Some(text) = &self.edit {
+            spec.edit = edit::steps(text, locate)?;
+        }
+        Ok(())
     }
 }
 

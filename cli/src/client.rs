@@ -19,6 +19,15 @@ const TOKEN_VARIABLE: &str = "SHOAL_TOKEN";
 /// Longest an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
 
+/// Which jobs to list.
+#[derive(Clone, Copy)]
+pub enum Part {
+    /// All: those that have not ended first.
+    All,
+    /// Those that have not ended.
+    Active,
+}
+
 /// A farm that can be talked to.
 pub struct Client {
     http: reqwest::Client,
@@ -77,9 +86,15 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::submit`].
-    pub async fn list(&self, limit: u16, after: Option<&str>) -> Result<Page, Failure> {
+    pub async fn list(&self, part: Part, limit: u16, after: Option<&str>) -> Result<Page, Failure> {
         let mut url = self.url(&["jobs"])?;
         url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        match part {
+            Part::All => {}
+            Part::Active => {
+                url.query_pairs_mut().append_pair("state", "active");
+            }
+        }
         if let Some(after) = after {
             url.query_pairs_mut().append_pair("after", after);
         }

@@ -5,6 +5,8 @@
 //! [worker]
 //! drain-seconds = 300              # for `shoal worker` alone
 //! ```
+//!
+//! `shoal settings` prints one with all that there are.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,7 +41,11 @@ fn path(arguments: &[OsString]) -> Option<PathBuf> {
     std::env::var_os("SHOAL_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-fn apply(mut command: clap::Command, table: Table) -> Result<clap::Command, String> {
+/// The command line with these settings as defaults.
+///
+/// # Errors
+/// What is no setting, by its name.
+pub fn apply(mut command: clap::Command, table: Table) -> Result<clap::Command, String> {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for (key, value) in table {
         if let Value::Table(settings) = value {

@@ -1,24 +1,35 @@
 //! `shoal submit`, `status`, `cancel` and `retry`: what those who use a farm do.
 
+mod inputs;
+mod many;
+mod places;
+mod watch;
+
+use std::cell::Cell;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use farm::job::{JobSpec, NotifySpec};
-use farm::{Code, Failure, keys};
-use scheduler::scheduler::{JobView, Phase};
+use farm::job::{JobId, JobSpec, NotifySpec};
+use farm::{Code, Failure, Fault, keys};
+use futures::stream::{self, StreamExt as _};
 use scheduler::status::{JobStatus, State};
 use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use url::Url;
 
+use self::inputs::Inputs;
 use crate::arguments::{JobCommand, Status, Submit};
-use crate::client::Client;
-use crate::ending::{print_json, print_line, say};
+use crate::client::{Client, Part};
+use crate::ending::{Ended, print_json, print_line, say};
 use crate::input;
-use crate::progress::Progress;
+use crate::progress::{Progress, view};
 
 /// How often a job is looked at while it is followed.
 const LOOK: Duration = Duration::from_secs(1);
 /// After so many looks in a row that failed, following ends.
 const TROUBLES_MAX: u32 = 60;
+/// Requests at a time.
+const REQUESTS_MAX: usize = 16;
 /// Variable that holds the key for the signed call.
 const SECRET_VARIABLE: &str = "SHOAL_NOTIFY_SECRET";
 
@@ -31,10 +42,18 @@ struct Named<'a> {
 /// Runs `shoal submit`.
 ///
 /// # Errors
-/// Why the job was not taken; with `--wait`, why it has no result.
-pub async fn submit(submit: &Submit) -> Result<(), Failure> {
+/// Why the job was not taken; with `--wait`, why it has no result. Of many, why none was handed in.
+pub async fn submit(submit: &Submit) -> Result<Ended, Failure> {
     let client = Client::new(&submit.server)?;
-    let id = client.submit(&spec(submit)?).await?;
+    match inputs::gather(&submit.inputs, submit.from.as_deref())? {
+        Inputs::One(input) => one(&client, submit, &input).await.map(|()| Ended::Done),
+        Inputs::Many(inputs) => many::submit(&client, submit, &inputs).await,
+    }
+}
+
+async fn one(client: &Client, submit: &Submit, input: &str) -> Result<(), Failure> {
+    let spec = spec(submit, input::any_source(input)?, input::any_output(&submit.output)?, submit.id.clone())?;
+    let id = client.submit(&spec).await?;
     if !submit.wait {
         if submit.json {
             print_json(&Named { id: id.as_str() });
@@ -43,16 +62,16 @@ pub async fn submit(submit: &Submit) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    follow(&client, id.as_str(), submit.json).await
+    follow(client, id.as_str(), submit.json).await
 }
 
-fn spec(submit: &Submit) -> Result<JobSpec, Failure> {
-    let mut spec = JobSpec::new(input::any_source(&submit.input)?, input::any_output(&submit.output)?);
-    spec.id.clone_from(&submit.id);
+fn spec(submit: &Submit, source: Url, output: Url, id: Option<JobId>) -> Result<JobSpec, Failure> {
+    let mut spec = JobSpec::new(source, output);
+    spec.id = id;
     if let Some(tenant) = &submit.tenant {
         spec.tenant.clone_from(tenant);
     }
-    submit.result.ask(&mut spec);
+    submit.result.ask(&mut spec, input::any_source)?;
     spec.priority = submit.priority;
     spec.notify = submit.notify_url.clone().map(notify).transpose()?;
     spec.check()?;
@@ -77,8 +96,9 @@ pub async fn status(status: &Status) -> Result<(), Failure> {
             show(&client.status(job).await?, status.json);
             Ok(())
         }
+        None if status.watch && !status.json && is_terminal() => watch::run(&client, status.limit).await,
         None => {
-            let page = client.list(status.limit, status.after.as_deref()).await?;
+            let page = client.list(Part::All, status.limit, status.after.as_deref()).await?;
             if status.json {
                 print_json(&page);
                 return Ok(());
@@ -120,7 +140,7 @@ async fn follow(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
                 troubles = 0;
                 progress.show(&view(&status));
             }
-            Err(failure) if failure.code.fault() == farm::Fault::Environment && troubles < TROUBLES_MAX => troubles += 1,
+            Err(failure) if failure.code.fault() == Fault::Environment && troubles < TROUBLES_MAX => troubles += 1,
             Err(failure) => break Err(failure),
         }
         tokio::select! {
@@ -132,28 +152,48 @@ async fn follow(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
     };
     progress.clear();
     let ended = ended?;
+    outcome(&ended)?;
+    show(&ended, json);
+    Ok(())
+}
+
+/// Why a job that has ended has no result, if so.
+fn outcome(ended: &JobStatus) -> Result<(), Failure> {
     match (ended.state, &ended.error) {
-        (State::Done, _) => {
-            show(&ended, json);
-            Ok(())
-        }
+        (State::Done, _) => Ok(()),
         (_, Some(failure)) => Err(failure.clone()),
         (_, None) => Err(Failure::new(Code::Cancelled, "the job was cancelled")),
     }
 }
 
-/// What the progress bar shows of it. The duration of the result is not told: media to go through stands for it.
-fn view(status: &JobStatus) -> JobView {
-    let progress = status.progress;
-    JobView {
-        tenant: status.tenant.clone(),
-        phase: Phase::Encoding,
-        tasks_done: progress.tasks_done,
-        tasks_total: progress.tasks_total,
-        media_done_ns: progress.media_done_ns,
-        media_total_ns: progress.media_total_ns,
-        duration_ns: progress.media_total_ns,
-    }
+/// How these jobs stand, in their order. Once the farm does not answer, the rest is not asked for.
+async fn look<K>(client: &Client, jobs: Vec<(K, JobId)>) -> Vec<(K, Result<JobStatus, Failure>)> {
+    let is_away = &Cell::new(false);
+    let seen = stream::iter(jobs).map(|(key, id)| async move {
+        if is_away.get() {
+            return None;
+        }
+        let seen = client.status(id.as_str()).await;
+        let is_trouble = |failure: &Failure| failure.code.fault() == Fault::Environment;
+        is_away.set(is_away.get() || seen.as_ref().err().is_some_and(is_trouble));
+        Some((key, seen))
+    });
+    let seen: Vec<_> = seen.buffered(REQUESTS_MAX).collect().await;
+    seen.into_iter().flatten().collect()
+}
+
+/// Ctrl-C from now on: none is lost while nobody waits for it.
+fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt()).map_err(|e| Failure::new(Code::Internal, format!("signals cannot be heard: {e}")))
+}
+
+fn is_terminal() -> bool {
+    std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// A state as it is shown.
+pub fn word(state: State) -> String {
+    serde_json::to_value(state).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn show(job: &JobStatus, json: bool) {
@@ -161,8 +201,8 @@ fn show(job: &JobStatus, json: bool) {
         print_json(job);
         return;
     }
-    let state = serde_json::to_value(job.state).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default();
-    print_line(&format!("{} {state}, {} of {} tasks", job.id, job.progress.tasks_done, job.progress.tasks_total));
+    let scheduler::status::Progress { tasks_done, tasks_total, .. } = job.progress;
+    print_line(&format!("{} {}, {tasks_done} of {tasks_total} tasks", job.id, word(job.state)));
     if let Some(failure) = &job.error {
         print_line(&format!("  {failure} ({})", failure.code));
     }

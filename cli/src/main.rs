@@ -5,15 +5,18 @@ mod arguments;
 mod client;
 mod config;
 mod doctor;
+mod edit;
 mod encoders;
 mod ending;
 mod input;
 mod jobs;
+mod manual;
 mod output;
 mod peertube;
 mod probe;
 mod progress;
 mod services;
+mod settings;
 mod systemd;
 mod transcode;
 
@@ -23,13 +26,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::arguments::{Arguments, Command, LogFormat};
-use crate::ending::{end, end_usage};
+use crate::ending::{Ended, end, end_usage};
 
 fn main() -> ExitCode {
     let given: Vec<_> = std::env::args_os().collect();
     let command = match config::with_file(Arguments::command(), &given) {
         Ok(command) => command,
-        Err(failure) => return end(Err(failure), given.iter().any(|argument| argument == "--json")),
+        Err(failure) => return end(Ended::Failed(failure), given.iter().any(|argument| argument == "--json")),
     };
     let parsed = command.try_get_matches_from(given).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
     if let Command::Child(child) = &arguments.command {
         // An attempt's child: no runtime, no logs, no settings.
         return match child.prepare {
-            true => end(pipelines::init(), false),
+            true => end(pipelines::init().into(), false),
             false => worker::child::main(child.sandbox.sandbox.into()),
         };
     }
@@ -48,22 +51,32 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return end(Err(farm::Failure::new(farm::Code::Internal, format!("no threads can be started: {error}"))), false);
+            let failure = farm::Failure::new(farm::Code::Internal, format!("no threads can be started: {error}"));
+            return end(Ended::Failed(failure), false);
         }
     };
-    let (ended, json) = match arguments.command {
-        Command::Transcode(transcode) => (runtime.block_on(transcode::run(&transcode)), transcode.json),
-        Command::Probe(probe) => (runtime.block_on(probe::run(&probe)), probe.json),
-        Command::Encoders(encoders) => (runtime.block_on(encoders::run(&encoders)), encoders.json),
-        Command::Scheduler(scheduler) => (runtime.block_on(services::scheduler(&scheduler)), scheduler.json),
-        Command::Worker(worker) => (runtime.block_on(services::worker(&worker)), worker.json),
-        Command::Submit(submit) => (runtime.block_on(jobs::submit(&submit)), submit.json),
-        Command::Status(status) => (runtime.block_on(jobs::status(&status)), status.json),
-        Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")), command.json),
-        Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")), command.json),
-        Command::PeerTube(peertube) => (runtime.block_on(peertube::run(&peertube)), peertube.json()),
-        Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)), doctor.json),
-        Command::Child(_) => (Ok(()), false),
+    let (ended, json): (Ended, bool) = match arguments.command {
+        Command::Transcode(transcode) => (runtime.block_on(transcode::run(&transcode)).into(), transcode.json),
+        Command::Probe(probe) => (runtime.block_on(probe::run(&probe)).into(), probe.json),
+        Command::Encoders(encoders) => (runtime.block_on(encoders::run(&encoders)).into(), encoders.json),
+        Command::Scheduler(scheduler) => (runtime.block_on(services::scheduler(&scheduler)).into(), scheduler.json),
+        Command::Worker(worker) => (runtime.block_on(services::worker(&worker)).into(), worker.json),
+        Command::Submit(submit) => (runtime.block_on(jobs::submit(&submit)).unwrap_or_else(Ended::Failed), submit.json),
+        Command::Status(status) => (runtime.block_on(jobs::status(&status)).into(), status.json),
+        Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")).into(), command.json),
+        Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")).into(), command.json),
+        Command::PeerTube(peertube) => (runtime.block_on(peertube::run(&peertube)).into(), peertube.json()),
+        Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)).into(), doctor.json),
+        Command::Settings => {
+            settings::print();
+            (Ended::Done, false)
+        }
+        Command::Completions(completions) => {
+            manual::completions(&completions);
+            (Ended::Done, false)
+        }
+        Command::Man(man) => (manual::man(&man).into(), false),
+        Command::Child(_) => (Ended::Done, false),
     };
     // Reads of the source may hang in a thread that nobody can stop; the process ends all the same.
     runtime.shutdown_background();

@@ -51,7 +51,7 @@ pub async fn run(transcode: &Transcode) -> Result<(), Failure> {
 /// What the command asks for.
 fn spec(transcode: &Transcode, source: Url, output: &Output) -> Result<JobSpec, Failure> {
     let mut spec = JobSpec::new(source, output.url().clone());
-    transcode.result.ask(&mut spec);
+    transcode.result.ask(&mut spec, input::source)?;
     spec.id = Some(identity(&spec)?);
     spec.check()?;
     Ok(spec)
@@ -106,7 +106,8 @@ fn interrupted() -> Failure {
 fn identity(spec: &JobSpec) -> Result<JobId, Failure> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(spec).map_err(|e| Failure::new(Code::Internal, e.to_string()))?);
-    if let Ok(path) = spec.source.url.to_file_path() {
+    let others = farm::edit::others(&spec.edit).map(|(_, _, source)| &source.url);
+    for path in std::iter::once(&spec.source.url).chain(others).filter_map(|url| url.to_file_path().ok()) {
         let meta = std::fs::metadata(&path)
             .map_err(|e| Failure::new(Code::SourceUnreadable, format!("{} cannot be read: {e}", path.display())))?;
         hash.update(meta.len().to_le_bytes());

@@ -1,5 +1,10 @@
 //! The files of `deploy/`, held to the tools that read them, and to the program that they run.
 
+#[path = "deploy/package.rs"]
+mod package;
+#[path = "deploy/samples.rs"]
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -304,7 +309,7 @@ fn help(command: &[&str]) -> Result<String> {
     Ok(String::from_utf8(run.stdout)?)
 }
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 17] = [
     &["transcode"],
     &["probe"],
     &["encoders"],
@@ -318,6 +323,10 @@ const COMMANDS: [&[&str]; 13] = [
     &["child"],
     &["peertube", "register"],
     &["peertube", "list"],
+    &["peertube", "unregister"],
+    &["settings"],
+    &["completions"],
+    &["man"],
 ];
 
 /// The flags in a help or a command line.
@@ -403,9 +412,9 @@ fn systemd_takes_the_units() -> Result<()> {
     let units = ["shoal-scheduler.service", "shoal-worker.service"];
     for unit in units {
         let written = text(&format!("systemd/{unit}"))?;
-        ensure!(written.contains("\nExecStart=/usr/local/bin/shoal "), "{unit} starts something else");
+        ensure!(written.contains("\nExecStart=shoal "), "{unit} starts something else");
         // It is looked whether the program is there.
-        fs::write(folder.path().join(unit), written.replace("/usr/local/bin/shoal", program))?;
+        fs::write(folder.path().join(unit), written.replace("ExecStart=shoal ", &format!("ExecStart={program} ")))?;
     }
     let paths = units.map(|unit| format!("./{unit}"));
     let arguments: Vec<&str> = ["verify", "--man=no"].into_iter().chain(paths.iter().map(String::as_str)).collect();

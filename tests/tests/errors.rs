@@ -150,6 +150,13 @@ fn sources_that_cannot_be_read() -> Result<()> {
 }
 
 #[test]
+fn other_sources_that_an_edit_names_and_that_are_not_there() -> Result<()> {
+    let (source, folder) = (Clip::new("25", 6).file()?, tempfile::tempdir()?);
+    let edit = r#"[{"before": {"url": "nowhere/intro.mp4"}}]"#;
+    fails(&source, &folder.path().join("out"), &["--edit", edit], 1, &["source_unreadable"])
+}
+
+#[test]
 fn a_url_shows_no_secrets_when_it_fails() -> Result<()> {
     let output = tempfile::tempdir()?;
     let server = Server::start(Answer::Status(404))?;
@@ -231,13 +238,25 @@ fn command_lines_that_make_no_sense() -> Result<()> {
         &["--chunk-seconds", "0"],
         &["--slots", "0"],
         &["--slots", "-1"],
+        &["--edit", "many"],
+        &["--edit", r#"[{"blur":{}}]"#],
+        &["--edit", r#"[{"keep":{"from":2,"to":1}}]"#],
     ] {
         let run = shoal::run(shoal::transcode(&source, output.path(), flags)?, LIMIT)?;
         assert_eq!(run.status.code(), Some(2), "{flags:?}: {}", run.stderr);
         assert!(!run.stderr.is_empty(), "{flags:?} says nothing");
         assert_eq!(rules::files_below(output.path())?, Vec::<PathBuf>::new(), "{flags:?}");
     }
-    for arguments in [&["transcode"][..], &["transcode", "--output", "x"], &["probe"], &["dance"]] {
+    for arguments in [
+        &["transcode"][..],
+        &["transcode", "--output", "x"],
+        &["probe"],
+        &["dance"],
+        &["submit", "--output", "s3://b/o/"],
+        &["submit", "--output", "s3://b/o/", "--from", "/nowhere/list"],
+        &["status", "film", "--watch"],
+        &["completions", "csh"],
+    ] {
         let run = shoal::run(shoal::command(arguments)?, LIMIT)?;
         assert_eq!(run.status.code(), Some(2), "{arguments:?}: {}", run.stderr);
     }

@@ -177,15 +177,20 @@ pub struct Server {
 /// `shoal submit`.
 #[derive(Args)]
 pub struct Submit {
-    /// The source: https://, http://, s3://, or a file where the farm allows those.
-    pub input: String,
-    /// Where the result goes: s3://bucket/prefix/, or a folder where the farm allows those.
+    /// The sources: https://, http://, s3://, or files where the farm allows those. A - reads a list of them from standard input.
+    #[arg(value_name = "INPUT", required_unless_present = "from")]
+    pub inputs: Vec<String>,
+    /// A file with more sources, one a line: URLs, paths, or patterns of paths as videos/*.mp4. What begins with # is passed over.
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
+    /// Where the result goes: s3://bucket/prefix/, or a folder where the farm allows those. Of several sources, or of a list, each
+    /// has a folder of its own below it.
     #[arg(long, short, env = "SHOAL_OUTPUT")]
     pub output: String,
     /// Which farm.
     #[command(flatten)]
     pub server: Server,
-    /// Name of the job: the same name with the same settings is the same job.
+    /// Name of the job: the same name with the same settings is the same job. Of several, what their names begin with.
     #[arg(long, value_parser = |text: &str| JobId::try_from(text.to_owned()).map_err(|failure| failure.message))]
     pub id: Option<JobId>,
     /// Who it is for; only an admin may say.
@@ -200,10 +205,10 @@ pub struct Submit {
     /// Whom to call when it has ended; the key of the signature is in SHOAL_NOTIFY_SECRET.
     #[arg(long)]
     pub notify_url: Option<Url>,
-    /// Wait until it has ended, and end as it did.
+    /// Wait until it has ended, and end as it did; of several, as the worst of them.
     #[arg(long)]
     pub wait: bool,
-    /// Print the job, or the error, as one JSON object.
+    /// Print the job, the jobs or the error as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
@@ -219,6 +224,9 @@ pub struct Status {
     /// Show how it goes on until it has ended, and end as it did.
     #[arg(long, requires = "job")]
     pub follow: bool,
+    /// Show all jobs that have not ended, and how they go on, until Ctrl-C. Where there is no terminal it is the list.
+    #[arg(long, conflicts_with = "job")]
+    pub watch: bool,
     /// At most so many jobs in the list.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub limit: u16,

@@ -146,7 +146,7 @@ fn a_tenant_names_no_place_of_another_and_nobody_one_of_the_farm() -> Result<()>
     let mut for_b = message("x", &source, &place("{root}a/"));
     for_b["tenant"] = "b".into();
     refused(OPERATOR, &for_b)?;
-    let mut for_b = good.clone();
+    let mut for_b = good;
     for_b["tenant"] = "b".into();
     edits(&for_b, &at("{root}a/film.mp4")).iter().try_for_each(|edited| refused(OPERATOR, edited))?;
     nothing_was_written(&farm, &before)?;
