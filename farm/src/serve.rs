@@ -3,6 +3,8 @@
 //! `axum::serve` waits for the rest of a request for ever, takes as many connections as come, and leaves those that are open
 //! behind when it is dropped.
 
+mod impatient;
+
 use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
@@ -16,8 +18,11 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::impatient::Impatient;
 
 /// Most bytes of a request's head, and of anything else that is read before it is asked for.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -35,16 +40,26 @@ pub struct Limits {
     pub head: Duration,
     /// How old a connection is when its next answer is its last. Who is told so with it sends nothing into the void.
     pub age: Duration,
-    /// How long after that it is cut off, whatever is still under way.
+    /// How long after that it is cut off, whatever is still under way but an answer that [`Lasts`].
     pub last: Duration,
+    /// Longest wait until something is taken of what is sent.
+    pub stall: Duration,
 }
 
 impl Limits {
-    /// So many connections, each with 75 s for a head, two minutes for its requests, and one more for the last of them.
-    /// Proxies keep idle connections for 60 s: whoever closes them first should be the proxy.
+    /// So many connections, each with 75 s for a head, two minutes for its requests, and one more for the last of them; a minute
+    /// for whoever takes nothing. Proxies keep idle connections for 60 s: whoever closes them first should be the proxy.
     pub fn new(connections: usize) -> Self {
-        Self { connections, head: Duration::from_secs(75), age: Duration::from_secs(120), last: Duration::from_secs(60) }
+        let (age, minute) = (Duration::from_secs(120), Duration::from_secs(60));
+        Self { connections, head: Duration::from_secs(75), age, last: minute, stall: minute }
     }
+}
+
+/// An extension of an answer whose body comes over a long time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lasts {
+    /// When it ends at the latest. Until then its connection is not cut off for being old.
+    pub until: Instant,
 }
 
 /// Answers HTTP/1 until the future is dropped, which ends all connections.
@@ -81,19 +96,37 @@ async fn attend(stream: TcpStream, router: Router, limits: Limits) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(HEAD_BYTES_MAX);
     let (pages, old_at) = (TowerToHyperService::new(router), Instant::now() + limits.age);
+    let (put_off, cut_at) = watch::channel(old_at + limits.last);
     let answers = service_fn(move |request: Request<Incoming>| {
-        let answered = pages.call(request);
+        let (answered, put_off) = (pages.call(request), put_off.clone());
         async move {
             let mut answer = answered.await?;
             if Instant::now() >= old_at {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            if let Some(Lasts { until }) = answer.extensions().get::<Lasts>().copied() {
+                put_off.send_modify(|at| *at = (until + limits.last).max(*at));
+            }
             Ok::<Response, Infallible>(answer)
         }
     });
-    let ended = timeout(limits.age + limits.last, http.serve_connection(TokioIo::new(stream), answers)).await;
-    if !matches!(ended, Ok(Ok(()))) {
-        tracing::debug!(?ended, "a connection ends badly");
+    let stream = Impatient::new(stream, limits.stall);
+    tokio::select! {
+        ended = http.serve_connection(TokioIo::new(stream), answers) => if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ends badly");
+        },
+        () = over(cut_at) => tracing::debug!("a connection is cut off"),
+    }
+}
+
+/// Waits until a time that may be put off meanwhile.
+async fn over(at: watch::Receiver<Instant>) {
+    loop {
+        let at = *at.borrow();
+        if at <= Instant::now() {
+            return;
+        }
+        sleep_until(at).await;
     }
 }
 
@@ -101,9 +134,11 @@ async fn attend(stream: TcpStream, router: Router, limits: Limits) {
 mod tests {
     use std::net::SocketAddr;
 
-    use axum::body::Bytes;
+    use axum::body::{Body, Bytes};
     use axum::routing::{get, post};
+    use futures::{StreamExt as _, stream};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::timeout;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
@@ -112,9 +147,12 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(300);
     /// Limits that nobody here comes to.
-    const WIDE: Limits = Limits { connections: 8, head: LONG, age: LONG, last: LONG };
+    const WIDE: Limits = Limits { connections: 8, head: LONG, age: LONG, last: LONG, stall: LONG };
+    /// More bytes than may be on their way between the two ends of a connection.
+    const BYTES_MAX: u64 = 256 << 20;
 
-    /// A server, and where it listens: `/` answers `well`, `/slow` a while later, and `/body` when it has heard all.
+    /// A server, and where it listens: `/` answers `well`, `/slow` a while later, and `/body` when it has heard all; `/endless`
+    /// never ends, and `/lasting` takes as long as it says.
     async fn start(limits: Limits) -> (SocketAddr, AbortOnDropHandle<io::Result<()>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -122,9 +160,21 @@ mod tests {
             sleep(2 * SHORT).await;
             "well"
         };
+        let lasting = || async {
+            let said = stream::iter(["so ", "far ", "well"]).then(|said| async move {
+                sleep(2 * SHORT).await;
+                Ok::<_, Infallible>(Bytes::from_static(said.as_bytes()))
+            });
+            let mut answer = Response::new(Body::from_stream(said));
+            answer.extensions_mut().insert(Lasts { until: Instant::now() + LONG });
+            answer
+        };
+        let endless = || async { Body::from_stream(stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[0; 1 << 16])))) };
         let router = Router::new()
             .route("/", get(|| async { "well" }))
             .route("/slow", get(slow))
+            .route("/lasting", get(lasting))
+            .route("/endless", get(endless))
             .route("/body", post(|body: Bytes| async move { format!("{} bytes", body.len()) }));
         (address, AbortOnDropHandle::new(tokio::spawn(serve(listener, router, limits))))
     }
@@ -220,6 +270,28 @@ mod tests {
         let mut socket = connect(address).await;
         socket.write_all(b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf").await.expect("sent");
         assert_eq!(rest(&mut socket).await, "", "a body that never ends is not waited for");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_lasts_is_not_cut_off_with_its_connections_age() {
+        let (address, _server) = start(Limits { age: SHORT, last: SHORT, ..WIDE }).await;
+        let mut socket = connect(address).await;
+        let began = Instant::now();
+        socket.write_all(b"GET /lasting HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.expect("sent");
+        let said = rest(&mut socket).await;
+        assert!(said.contains("so ") && said.contains("well") && began.elapsed() > 4 * SHORT, "{said}");
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_nothing_is_given_up() {
+        let (address, _server) = start(Limits { stall: SHORT, ..WIDE }).await;
+        let mut socket = connect(address).await;
+        socket.write_all(b"GET /endless HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("sent");
+        sleep(8 * SHORT).await;
+        // What was on its way still comes, and then no more.
+        let mut said = Vec::new();
+        let taken = timeout(LONG, (&mut socket).take(BYTES_MAX).read_to_end(&mut said)).await.expect("it comes to an end");
+        assert!(taken.is_err() || (said.len() as u64) < BYTES_MAX, "it goes on and on");
     }
 
     #[tokio::test]
