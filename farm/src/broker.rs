@@ -167,7 +167,7 @@ impl Broker {
         Ok(Consumer { source: self.backend.consume(queue).await? })
     }
 
-    /// Says how far something is or what is offered, to whoever listens. Never waits, never fails.
+    /// Says how far something is, what is offered or who is there, to whoever listens. Never waits, never fails.
     pub fn tell(&self, word: Word) {
         self.backend.tell(word);
     }

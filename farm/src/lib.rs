@@ -1,7 +1,7 @@
 //! The words of the farm and its two ports.
 //!
-//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`edit`], [`failure`], [`keys`], [`rate`], [`quality`],
-//! [`boxes`]) or a port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]) and have
+//! Everything here is data ([`job`], [`media`], [`plan`], [`task`], [`life`], [`ended`], [`encoder`], [`presence`], [`edit`], [`failure`], [`keys`],
+//! [`rate`], [`quality`], [`boxes`]) or a port ([`storage`], [`broker`]), and what both services show of themselves ([`metrics`], [`admin`]) and have
 //! to do with strangers ([`serve`], [`outbound`]). Nothing here knows GStreamer.
 
 pub mod admin;
@@ -18,6 +18,7 @@ pub mod media;
 pub mod metrics;
 pub mod outbound;
 pub mod plan;
+pub mod presence;
 pub mod quality;
 pub mod rate;
 pub mod serve;

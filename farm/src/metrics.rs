@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use crate::Class;
+use crate::presence::Duty;
 use crate::storage::Observer;
 use crate::task::TaskId;
 
@@ -57,6 +58,8 @@ pub struct SchedulerSeries {
     pub backlog_media_seconds: IntGauge,
     /// Workers that would do what there is in time, by class.
     pub wanted_workers: IntGaugeVec,
+    /// Workers that were heard of lately, by whether they take tasks.
+    pub workers: IntGaugeVec,
     /// Tasks handed out, by why.
     pub tasks_issued: IntCounterVec,
     /// Failed attempts.
@@ -200,6 +203,7 @@ impl SchedulerSeries {
                 "Workers, of as many slots as the scheduler is told, that do what there is in time; 0 while it stands by.",
                 &["class"],
             ),
+            workers: gauges(&r, "shoal_workers", "Workers that this scheduler has heard of in the last half minute.", &["state"]),
             tasks_issued: counters(&r, "shoal_tasks_issued_total", "Tasks handed out.", &["reason"]),
             task_failures: counters(&r, "shoal_task_failures_total", "Failed attempts, by task and code.", &["kind", "code"]),
             leader: gauge(&r, "shoal_leader", "1 while this scheduler is the one that acts."),
@@ -256,6 +260,9 @@ impl SchedulerSeries {
         }
         for class in Class::ALL.map(Class::word) {
             series.wanted_workers.with_label_values(&[class]);
+        }
+        for duty in Duty::ALL {
+            series.workers.with_label_values(&[duty.word()]);
         }
         for (via, result) in [("queue", "accepted"), ("queue", "rejected"), ("queue", "postponed"), ("http", "accepted")] {
             series.intake.with_label_values(&[via, result]);

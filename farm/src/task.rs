@@ -14,6 +14,7 @@ use crate::encoder::Offer;
 use crate::job::{JobId, Mp4};
 use crate::media::MediaInfo;
 use crate::plan::{Plan, RenditionId, VideoPlan};
+use crate::presence::Presence;
 use crate::stills::Stills;
 use crate::text::Texts;
 use crate::{Class, Failure, Life};
@@ -256,7 +257,8 @@ pub struct Progress {
     pub media_ns: u64,
 }
 
-/// What workers say to whoever listens.
+/// What workers say to whoever listens. A word is known by its fields, and is the first of these that it can be: new ones come
+/// last, and hold no others. What is none of them is not heard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Word {
@@ -264,6 +266,8 @@ pub enum Word {
     Progress(Progress),
     /// What a worker offers.
     Offer(Offer),
+    /// That a worker is there.
+    Here(Presence),
 }
 
 /// Commit record of a task: names exactly the objects of the one execution that counts.

@@ -6,21 +6,29 @@
 //! | `GET /v1/jobs?state=active\|ended&limit=&after=` | 200: `{"jobs": [..], "next"}` |
 //! | `GET /v1/jobs/{id}` | 200: state, progress, result, error |
 //! | `POST /v1/jobs/{id}/cancel`, `POST /v1/jobs/{id}/retry` | 202: `{"id"}` |
+//! | `GET /v1/jobs/{id}/output/{path}` | 200, 206: an object of the result |
+//! | `GET /v1/events?once=` | 200: how jobs stand, and what becomes of them, as events |
+//! | `GET /v1/workers` | 200: `{"workers": [..]}` |
 //! | `GET /v1/openapi.json` | 200: all this as OpenAPI has it; no token is needed |
+//! | `GET /`, `GET /page/{file}` | 200: the status page, and its files; no token is needed |
 //!
 //! What is refused is told as RFC 9457 has it: `{"type", "title", "status", "detail", "code"}`. A job of another tenant does not
 //! exist. There is no TLS here: outside of a trusted network this stands behind a proxy that has it.
 
 mod answer;
 mod description;
+mod events;
+mod output;
+mod page;
+mod places;
+mod range;
 mod routes;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Query, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -32,13 +40,15 @@ use farm::job::{JobId, JobSpec};
 use farm::storage::Storage;
 use farm::{Failure, Fault, metrics, serve};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-pub use self::answer::{Ground, Named, Page, Problem, Word};
+pub use self::answer::{Crew, Ground, Named, Page, Problem, Word, Worker};
 pub use self::description::description;
 
 use self::answer::{JSON, Refusal};
+use self::events::Streams;
+use self::output::Outputs;
+use self::places::Places;
 use self::routes::{PAGE_MAX, Part, Route, Wanted};
 use crate::admit::{Policy, admit_for};
 use crate::scheduler::{Accepted, Handle, accept, fetch_if_there};
@@ -47,7 +57,7 @@ use crate::tenants::{Tenant, Tenants};
 
 /// Largest body of a request.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// Connections at a time: as many again as requests, for those that wait for their next one.
+/// Connections at a time: as many again as requests, for those that wait for their next one, or whose answer still comes.
 const CONNECTIONS_MAX: usize = 512;
 
 /// What the API works on.
@@ -84,18 +94,11 @@ struct Shared {
     limits: Limits,
     /// What the API is, as it is sent.
     description: Bytes,
-    /// Places for requests: of all, of each tenant, and of strangers.
-    all: Semaphore,
-    of_tenant: Mutex<HashMap<String, Arc<Semaphore>>>,
-    of_strangers: Arc<Semaphore>,
-}
-
-impl Shared {
-    /// The places of a tenant. Names are those of files of tokens: few.
-    fn places_of(&self, tenant: &str) -> Arc<Semaphore> {
-        let mut all = self.of_tenant.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(tenant.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.limits.of_tenant))))
-    }
+    /// Places for requests until their answers begin.
+    requests: Places,
+    /// What answers have that go on for long.
+    streams: Streams,
+    outputs: Outputs,
 }
 
 /// Serves the API until the future is dropped.
@@ -107,13 +110,13 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 }
 
 fn router(api: Api, limits: Limits) -> Router {
-    let (all, of_strangers) = (Semaphore::new(limits.all), Arc::new(Semaphore::new(limits.of_strangers)));
-    let description = Bytes::from(description().to_string());
-    let shared = Arc::new(Shared { api, limits, description, all, of_tenant: Mutex::default(), of_strangers });
+    let requests = Places::new(limits.all, limits.of_tenant, limits.of_strangers);
+    let (description, streams, outputs) = (Bytes::from(description().to_string()), Streams::default(), Outputs::default());
+    let shared = Arc::new(Shared { api, limits, description, requests, streams, outputs });
     Route::ALL
         .into_iter()
-        .fold(Router::new(), |pages, route| pages.route(route.path(), page(route)))
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, Ground::NotFound, "there is no such page") })
+        .fold(Router::new(), |pages, route| pages.route(route.path(), answerer(route)))
+        .fallback(|| async { Refusal::no_page() })
         .method_not_allowed_fallback(|| async {
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Ground::MethodNotAllowed, "this page knows no such method")
         })
@@ -123,15 +126,20 @@ fn router(api: Api, limits: Limits) -> Router {
 }
 
 /// Who answers a route.
-fn page(route: Route) -> MethodRouter<Arc<Shared>> {
+fn answerer(route: Route) -> MethodRouter<Arc<Shared>> {
     let way = route.way().filter();
     match route {
+        Route::Page => on(way, page::index),
+        Route::PageFile => on(way, page::file),
         Route::Describe => on(way, describe),
         Route::Submit => on(way, submit),
         Route::List => on(way, list),
         Route::Show => on(way, show),
         Route::Cancel => on(way, cancel),
         Route::Retry => on(way, retry),
+        Route::Output => on(way, output::output),
+        Route::Events => on(way, events::events),
+        Route::Workers => on(way, workers),
     }
 }
 
@@ -147,9 +155,7 @@ async fn limited(State(shared): State<Arc<Shared>>, request: Request, next: Next
 async fn admitted(shared: &Shared, mut request: Request, next: Next) -> Answer<Response> {
     let tenants = shared.api.policy.tenants.now();
     let tenant = tenant_of(request.headers(), &tenants);
-    let places = tenant.map_or_else(|| Arc::clone(&shared.of_strangers), |tenant| shared.places_of(&tenant.name));
-    let _own = places.try_acquire().map_err(|_| Refusal::too_many_requests())?;
-    let _place = shared.all.try_acquire().map_err(|_| Refusal::busy())?;
+    let _place = shared.requests.take(tenant.map(|tenant| tenant.name.as_str()))?;
     if let Some(tenant) = tenant {
         request.extensions_mut().insert(Caller { tenant: tenant.clone(), among: Arc::clone(&tenants) });
     }
@@ -201,8 +207,8 @@ impl Caller {
     }
 }
 
-/// The job that a path names, if the caller may see it. Asked before anything else of it is read.
-struct Visible(JobId);
+/// The job that a path names, and what was asked for, if the caller may see it. Asked before anything else of it is read.
+struct Visible(JobId, Box<JobSpec>);
 
 impl FromRequestParts<Arc<Shared>> for Visible {
     type Rejection = Refusal;
@@ -210,10 +216,12 @@ impl FromRequestParts<Arc<Shared>> for Visible {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let caller = Caller::from_request_parts(parts, shared).await?;
         // What is no name is the name of no job.
-        let Path(name) = Path::<String>::from_request_parts(parts, shared).await.map_err(|_| Refusal::no_job())?;
-        let id = JobId::try_from(name).map_err(|_| Refusal::no_job())?;
+        let named = RawPathParams::from_request_parts(parts, shared).await.map_err(|_| Refusal::no_job())?;
+        let name = named.iter().find(|(param, _)| *param == "id").map(|(_, name)| name.to_owned());
+        let id = JobId::try_from(name.unwrap_or_default()).map_err(|_| Refusal::no_job())?;
         let spec = fetch_if_there::<JobSpec>(&shared.api.state, &farm::keys::spec(&id)).await?;
-        spec.filter(|spec| caller.may_see(&spec.tenant)).map(|_| Self(id)).ok_or_else(Refusal::no_job)
+        let spec = spec.filter(|spec| caller.may_see(&spec.tenant)).ok_or_else(Refusal::no_job)?;
+        Ok(Self(id, Box::new(spec)))
     }
 }
 
@@ -276,12 +284,16 @@ async fn list(
     Ok(Json(Page { jobs, next }))
 }
 
-async fn show(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<Json<JobStatus>> {
+async fn workers(State(shared): State<Arc<Shared>>, _: Caller) -> Json<Crew> {
+    Json(Crew::from(shared.api.scheduler.workers()))
+}
+
+async fn show(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<Json<JobStatus>> {
     let status = status::status(&shared.api.state, &id, shared.api.scheduler.view(&id)).await?;
     status.map(Json).ok_or_else(Refusal::no_job)
 }
 
-async fn cancel(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<(StatusCode, Json<Named>)> {
+async fn cancel(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<(StatusCode, Json<Named>)> {
     // One that was just seen may have been forgotten since.
     let not_now = |failure: Failure| match failure.code.fault() {
         Fault::Request => Refusal::no_job(),
@@ -291,7 +303,7 @@ async fn cancel(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answ
     Ok((StatusCode::ACCEPTED, Json(Named { id })))
 }
 
-async fn retry(State(shared): State<Arc<Shared>>, Visible(id): Visible) -> Answer<(StatusCode, Json<Named>)> {
+async fn retry(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<(StatusCode, Json<Named>)> {
     let not_now = |failure: Failure| match failure.code.fault() {
         Fault::Request => Refusal::conflict(failure.message),
         Fault::Source | Fault::Environment | Fault::Interruption => Refusal::from(failure),

@@ -24,6 +24,7 @@ pub mod peertube;
 pub mod pin;
 pub mod plan;
 pub mod playlist;
+pub mod published;
 pub mod report;
 pub mod scheduler;
 pub mod seal;
@@ -34,6 +35,7 @@ pub mod stills;
 pub mod tenants;
 pub mod text;
 pub mod wanted;
+pub mod workers;
 
 pub use scheduler::{Handle, JobView, Phase, Scheduler, Settings, cancel, submit};
 pub use step::{JobResult, Summary};

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use farm::broker::{Broker, Queue};
 use farm::job::{Hardware, JobId, JobSpec};
+use farm::presence::Presence;
 use farm::storage::{Creation, Kind, Storage};
 use farm::task::{Event, Token};
 use farm::{Code, Failure, Life, keys};
@@ -149,6 +150,22 @@ impl Handle {
     /// Jobs of a tenant that have not ended, as far as this scheduler knows.
     pub fn active_of(&self, tenant: &str) -> usize {
         self.board.active_of(tenant)
+    }
+
+    /// Jobs of a tenant, or of all, that have not ended, as far as this scheduler knows: at most so many.
+    pub fn unended(&self, tenant: Option<&str>, most: usize) -> Vec<JobId> {
+        self.board.unended(tenant, most)
+    }
+
+    /// Jobs of a tenant, or of all, that have ended since so many had, and how many have by now, as far as this scheduler knows.
+    /// Of very many some are missing.
+    pub fn ended_since(&self, ends: u64, tenant: Option<&str>) -> (Vec<JobId>, u64) {
+        self.board.ended_since(ends, tenant)
+    }
+
+    /// The workers of the farm, as far as this scheduler has heard of them lately. Whoever stands by hears of them too.
+    pub fn workers(&self) -> Vec<Presence> {
+        self.board.workers()
     }
 
     /// Follows a job: the view at once, and then every change. The channel closes when the scheduler stops.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{JobId, JobSpec, shown_url};
@@ -73,6 +74,14 @@ pub struct JobStatus {
     pub error: Option<Failure>,
 }
 
+impl JobStatus {
+    /// The same, as far as its job has come by now.
+    #[must_use]
+    pub fn moved(&self, view: &JobView) -> Self {
+        Self { progress: Progress::from(view), ..self.clone() }
+    }
+}
+
 /// What was made, in short; the report has the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Made {
@@ -107,6 +116,13 @@ pub struct Progress {
     pub media_done_ns: u64,
     /// Media to go through, in ns; 0 where it is not known.
     pub media_total_ns: u64,
+}
+
+impl From<&JobView> for Progress {
+    fn from(view: &JobView) -> Self {
+        let JobView { tasks_done, tasks_total, media_done_ns, media_total_ns, .. } = *view;
+        Self { tasks_done, tasks_total, media_done_ns, media_total_ns }
+    }
 }
 
 /// A job in a list.
@@ -186,12 +202,7 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
     // A view of a job that was taken up again since says that it has ended.
     let view = view.filter(|view| !matches!(view.phase, Phase::Ended(_)));
     let progress = match (&result, &view) {
-        (None, Some(view)) if !matches!(view.phase, Phase::Waiting) => Progress {
-            tasks_done: view.tasks_done,
-            tasks_total: view.tasks_total,
-            media_done_ns: view.media_done_ns,
-            media_total_ns: view.media_total_ns,
-        },
+        (None, Some(view)) if !matches!(view.phase, Phase::Waiting) => Progress::from(view),
         _ => counted(state, id, &listed).await?,
     };
     let (word, result, error) = match (result, view.map(|view| view.phase)) {
@@ -232,6 +243,21 @@ struct Found {
     place: Place,
 }
 
+impl Found {
+    /// Who it is for, where that is known already.
+    fn tenant(&self) -> Option<&str> {
+        match &self.place {
+            Place::Active { tenant } => Some(tenant),
+            Place::Ended(_) => None,
+        }
+    }
+
+    /// Whether it may be of this tenant, or of any.
+    fn is_of(&self, tenant: Option<&str>) -> bool {
+        tenant.is_none_or(|wanted| self.tenant().is_none_or(|tenant| tenant == wanted))
+    }
+}
+
 enum Place {
     /// Among the active ones.
     Active {
@@ -264,9 +290,10 @@ pub async fn list(
     ended.retain(|job| last.get(&job.id) == Some(&job.life));
     let mut found = Vec::new();
     if filter.ended != Some(true) {
-        found = active(state, entries, filter, tenant_of).await?;
+        found = active(state, entries, tenant_of).await?;
         let closing: HashSet<&JobId> = ended.iter().map(|job| &job.id).collect();
-        found.retain(|job| last.get(&job.id) == Some(&job.life) && !closing.contains(&job.id));
+        let is_wanted = |job: &Found| job.is_of(filter.tenant.as_deref());
+        found.retain(|job| is_wanted(job) && last.get(&job.id) == Some(&job.life) && !closing.contains(&job.id));
     }
     found.extend(ended);
     let from = filter.after.as_ref().and_then(|after| found.iter().position(|job| job.id == *after)).map_or(0, |place| place + 1);
@@ -281,10 +308,44 @@ fn active_life(entry: &Entry) -> Option<(JobId, Life)> {
     entry.key.strip_prefix(&keys::active_prefix(PARTITION)).and_then(Life::in_key)
 }
 
+/// Whose the active jobs are, as far as it was asked for before: that never changes.
+#[derive(Debug, Default)]
+pub struct Owners {
+    known: Mutex<HashMap<JobId, String>>,
+}
+
+impl Owners {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Jobs that have not ended by what storage says, of a tenant or of all: at most so many, the oldest first. `tenant_of` is as for
+/// [`list`].
+///
+/// # Errors
+/// Storage's.
+pub async fn unended(
+    state: &Storage,
+    (tenant, most): (Option<&str>, usize),
+    owners: &Owners,
+    tenant_of: impl Fn(&JobId) -> Option<String>,
+) -> Result<Vec<JobId>, Failure> {
+    let entries = state.list(&keys::active_prefix(PARTITION)).await?;
+    let known = |id: &JobId| owners.lock().get(id).cloned();
+    let found = active(state, entries, |id| known(id).or_else(|| tenant_of(id))).await?;
+    // What is active no more is not asked for again.
+    *owners.lock() = found.iter().filter_map(|job| Some((job.id.clone(), job.tenant()?.to_owned()))).collect();
+    let mut seen = HashSet::new();
+    let wanted = found.into_iter().filter(|job| job.is_of(tenant)).map(|job| job.id);
+    // Of a job that was taken up again there may be two lives.
+    Ok(wanted.filter(|id| seen.insert(id.clone())).take(most).collect())
+}
+
+/// Those among the active ones of which it can be told who they are for.
 async fn active(
     state: &Storage,
     mut entries: Vec<Entry>,
-    filter: &Filter,
     tenant_of: impl Fn(&JobId) -> Option<String>,
 ) -> Result<Vec<Found>, Failure> {
     entries.sort_by(|a, b| (a.modified_ms, &a.key).cmp(&(b.modified_ms, &b.key)));
@@ -303,11 +364,7 @@ async fn active(
         .buffered(FETCHES_MAX)
         .try_collect()
         .await?;
-    let is_wanted = |job: &Found| match (&filter.tenant, &job.place) {
-        (Some(wanted), Place::Active { tenant }) => wanted == tenant,
-        _ => true,
-    };
-    Ok(found.into_iter().flatten().filter(is_wanted).collect())
+    Ok(found.into_iter().flatten().collect())
 }
 
 async fn ended(state: &Storage, filter: &Filter) -> Result<Vec<Found>, Failure> {

@@ -135,6 +135,11 @@ impl Tenants {
         self.all.get(found as usize)
     }
 
+    /// Whether this tenant is one of them, as it is here, token and all.
+    pub fn has(&self, tenant: &Tenant) -> bool {
+        self.all.contains(tenant)
+    }
+
     /// Shares of the farm by tenant, for those whose is not 1.
     pub fn weights(&self) -> BTreeMap<String, u32> {
         let others = self.all.iter().filter(|tenant| tenant.weight != 1);

@@ -1,9 +1,11 @@
 //! The API is what its description says: a running scheduler is asked by schemathesis what can be made up from the description,
 //! rightly and wrongly, with a tenant's token. It never fails, answers nothing that is not described, and nothing of another
-//! tenant's is touched.
+//! tenant's is touched. Streams of events are asked for here: whoever makes up requests waits for each to end, and they do not.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -32,13 +34,21 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
                       negative_data_rejection,unsupported_method,allow_header_conformance,ignored_auth";
 
 /// Answers that are sure to be among those that were given: of every route, to A about its own job and B's, and to nobody.
-const GIVEN: [(&str, &[u16]); 5] = [
+const GIVEN: [(&str, &[u16]); 10] = [
+    ("/", &[200]),
+    ("/page/{file}", &[200]),
     ("/v1/openapi.json", &[200]),
     ("/v1/jobs", &[200, 201, 400, 401, 405]),
     ("/v1/jobs/{id}", &[200, 401, 404, 405]),
     ("/v1/jobs/{id}/cancel", &[202, 401, 404, 405]),
     ("/v1/jobs/{id}/retry", &[404, 405]),
+    ("/v1/jobs/{id}/output/{*path}", &[404, 405]),
+    (EVENTS, &[200, 400, 401, 405]),
+    ("/v1/workers", &[200, 401, 405]),
 ];
+
+/// The route of streams.
+const EVENTS: &str = "/v1/events";
 
 /// A program of the environment that `make test-deps` makes.
 fn tool(name: &str) -> Result<PathBuf> {
@@ -113,10 +123,35 @@ fn ask_everything(farm: &Farm) -> Result<()> {
         .envs([("NO_PROXY", "127.0.0.1"), ("no_proxy", "127.0.0.1")])
         .args(["--config-file", "schemathesis.toml", "run", "--no-color", "--checks", CHECKS])
         .args(["--seed", "1", "--max-examples", "100", "--no-shrink", "--generation-database", "none"])
-        .args(["--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "60"])
+        .args(["--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "60", "--exclude-path", EVENTS])
         .arg(format!("http://{}/v1/openapi.json", farm.api()));
     let done = process::run(&mut command, TOOL_LIMIT)?;
     ensure!(done.status.success(), "{}\n{}\n{}", done.text(), done.stderr, farm.logs());
+    Ok(())
+}
+
+/// Asks for events, once and wrongly.
+fn ask_for_events(farm: &Farm) -> Result<()> {
+    let bearer = format!("Authorization: Bearer {A}\r\n");
+    let bearer = bearer.as_str();
+    for (method, query, header, status) in [
+        ("GET", "?once=true", bearer, 200),
+        ("HEAD", "", bearer, 200),
+        ("GET", "?once=maybe", bearer, 400),
+        ("GET", "?always=true", bearer, 400),
+        ("GET", "?once=true", "", 401),
+        ("POST", "", bearer, 405),
+    ] {
+        let mut socket = TcpStream::connect(farm.api())?;
+        socket.set_read_timeout(Some(ASK_LIMIT))?;
+        let head = format!("{method} {EVENTS}{query} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n");
+        socket.write_all(head.as_bytes())?;
+        let mut said = String::new();
+        socket.read_to_string(&mut said).with_context(|| format!("{method} {EVENTS}{query} does not end"))?;
+        ensure!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {EVENTS}{query}: {said}");
+        ensure!(status != 200 || said.contains("content-type: text/event-stream"), "{said}");
+        ensure!(OTHERS.iter().all(|id| !said.contains(id)), "B's jobs are told of: {said}");
+    }
     Ok(())
 }
 
@@ -147,6 +182,7 @@ fn the_api_is_what_its_description_says_and_touches_nothing_of_another_tenant() 
     let (stood, before) = (statuses(&farm)?, objects(&farm)?);
     ensure!(before.keys().any(|key| key.ends_with("/spec.json")), "{:?}", before.keys());
     ask_everything(&farm)?;
+    ask_for_events(&farm)?;
     look_at_the_answers(&scheduler)?;
     let stands = statuses(&farm)?;
     ensure!(stands == stood, "B's jobs are not as they were: {stood:?} {stands:?}\n{}", farm.logs());

@@ -30,15 +30,20 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
-/// The only route that needs no token: it says what everybody may know.
-const OPEN: &str = "/v1/openapi.json";
+/// The only routes that need no token: they say and show what everybody may know.
+const OPEN: [&str; 3] = ["/", "/page/{file}", "/v1/openapi.json"];
 /// The routes of the API as its description has them, each with the methods that it knows.
-const ROUTES: [(&str, &[&str]); 5] = [
-    (OPEN, &["GET", "HEAD"]),
+const ROUTES: [(&str, &[&str]); 10] = [
+    ("/", &["GET", "HEAD"]),
+    ("/page/{file}", &["GET", "HEAD"]),
+    ("/v1/openapi.json", &["GET", "HEAD"]),
     ("/v1/jobs", &["GET", "HEAD", "POST"]),
     ("/v1/jobs/{id}", &["GET", "HEAD"]),
     ("/v1/jobs/{id}/cancel", &["POST"]),
     ("/v1/jobs/{id}/retry", &["POST"]),
+    ("/v1/jobs/{id}/output/{path}", &["GET", "HEAD"]),
+    ("/v1/events", &["GET", "HEAD"]),
+    ("/v1/workers", &["GET", "HEAD"]),
 ];
 /// The methods that are tried on all of them.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"];
@@ -68,7 +73,11 @@ const HIDDEN: [&str; 10] = [DONE, FAILED, ACTIVE, "output-of-a", "source-of-a", 
 
 /// Paths that are not those of routes, or are them in disguise. `{escaped}` is a name with every letter escaped.
 const TRICKS: &[&str] = &[
-    "/",
+    "/page",
+    "/page/",
+    "/page/index.html",
+    "/page/../v1/jobs/{id}",
+    "/page/..%2fpage.rs",
     "/v1",
     "/v1/",
     "/v2/jobs",
@@ -92,6 +101,16 @@ const TRICKS: &[&str] = &[
     "/v1/jobs/{id}/cancel/",
     "/v1/jobs/{id}/CANCEL",
     "/v1/jobs/{id}%2fcancel",
+    "/v1/jobs/{id}/output",
+    "/v1/jobs/{id}/output/",
+    "/v1/jobs/{id}/output/%2fmaster.m3u8",
+    "/v1/jobs/{id}/output/../spec.json",
+    "/v1/jobs/{id}/output/..%2f..%2fspec.json",
+    "/v1/jobs/{id}/output?path=master.m3u8",
+    "/v1/jobs/{escaped}/output/master.m3u8",
+    "/v1/events/",
+    "/v1/events/{id}",
+    "/v1/workers/{id}",
     "/v1/jobs/{id}/spec.json",
     "/v1/jobs/{id}%2fspec.json",
     "/v1/jobs/{id}.json",
@@ -250,7 +269,8 @@ fn nothing_was_written(farm: &Farm, before: &BTreeMap<String, Bytes>) -> Result<
 
 /// The paths of a route: with each of A's jobs, where it is about one.
 fn paths(route: &str) -> BTreeSet<String> {
-    IDS.iter().map(|id| route.replace("{id}", id)).collect()
+    let named = route.replace("{file}", "app.js").replace("{path}", "master.m3u8");
+    IDS.iter().map(|id| named.replace("{id}", id)).collect()
 }
 
 /// Whoever has no token, or does not send it as one is sent: in words, and the headers.
@@ -333,6 +353,7 @@ fn strangers_and_other_tenants_get_nothing_from_any_route() -> Result<()> {
     what_another_tenant_submits_is_its_own(&farm, &of_a)?;
     another_tenants_token_opens_no_job(&farm)?;
     lists_hold_what_is_the_callers(&farm)?;
+    results_and_events_are_for_their_tenant(&farm)?;
     let stands = statuses(&farm)?;
     ensure!(stood == stands, "A's jobs are not as they were: {stood:?} {stands:?}\n{}", farm.logs());
     nothing_was_written(&farm, &before)?;
@@ -364,7 +385,7 @@ fn no_token_opens_a_route(farm: &Farm) -> Result<()> {
                     let body = if method == "POST" { job.as_str() } else { "" };
                     let said = ask(farm.api(), (method, &format!("{path}{query}")), &headers, body)?;
                     let wanted = match known.contains(&method) {
-                        true if route == OPEN => 200,
+                        true if OPEN.contains(&route) => 200,
                         true => 401,
                         false => 405,
                     };
@@ -464,6 +485,37 @@ fn lists_hold_what_is_the_callers(farm: &Farm) -> Result<()> {
     Ok(())
 }
 
+/// What was made is given to whom it was made for, and of that what its playlists lead to; and so is word of jobs.
+fn results_and_events_are_for_their_tenant(farm: &Farm) -> Result<()> {
+    let output = |id: &str, key: &str| format!("/v1/jobs/{id}/output/{key}");
+    let made: Vec<String> = farm.keys(&format!("{OUTPUT}{DONE}/"))?;
+    let keys: Vec<&str> = made.iter().filter_map(|key| key.split(&format!("{DONE}/")).nth(1)).collect();
+    ensure!(keys.contains(&"master.m3u8") && keys.iter().any(|key| key.ends_with(".m4s")), "{made:?}");
+    for path in keys.iter().map(|key| output(DONE, key)) {
+        let (own, others, nobodys) = (get(farm, A, &path)?, get(farm, B, &path)?, ask(farm.api(), ("GET", &path), &[], "")?);
+        ensure!(own.status == 200, "{path}: {}", own.whole);
+        ensure!((others.status, nobodys.status) == (404, 401), "{path}: {} {}", others.whole, nobodys.whole);
+        others.told_nothing("")?;
+    }
+    for (id, key) in [(DONE, "spec.json"), (DONE, "..%2f..%2fsource-of-a.mp4"), (FAILED, "master.m3u8"), (ACTIVE, "master.m3u8")]
+    {
+        let said = get(farm, A, &output(id, key))?;
+        ensure!(said.status == 404, "{id}/{key}: {}", said.whole);
+    }
+    for path in ["/v1/events?once=true", "/v1/workers"] {
+        let said = get(farm, B, path)?;
+        ensure!(said.status == 200, "{path}: {}", said.whole);
+        said.told_nothing("")?;
+    }
+    let (own, all) = (get(farm, A, "/v1/events?once=true")?, get(farm, OPERATOR, "/v1/events?once=true")?);
+    ensure!(own.whole.contains(ACTIVE) && !own.whole.contains(REEL), "{}", own.whole);
+    ensure!(all.whole.contains(ACTIVE) && all.whole.contains(REEL), "{}", all.whole);
+    for secret in [QUERY, HEADER, KEY] {
+        ensure!(!own.whole.contains(secret) && !all.whole.contains(secret), "{secret} is told: {} {}", own.whole, all.whole);
+    }
+    Ok(())
+}
+
 /// It asks nobody who they are: nothing may stand there that is not for everybody.
 fn the_admin_port_holds_nothing(farm: &Farm, service: &Service) -> Result<()> {
     let [.., (_, storage_key)] = farm.s3.environment();
@@ -531,7 +583,7 @@ fn the_tables_of_routes_are_those_of_the_program() -> Result<()> {
     }
     // Router and description are made of one table, of which the router takes all.
     ensure!(
-        api.matches(".route(").count() == 1 && api.contains("pages.route(route.path(), page(route))"),
+        api.matches(".route(").count() == 1 && api.contains("pages.route(route.path(), answerer(route))"),
         "routes come from elsewhere too: tell these tests"
     );
     let of = |known: &[&str]| -> BTreeSet<String> { known.iter().map(|method| (*method).to_owned()).collect() };

@@ -13,9 +13,24 @@ use proc_macro2::{TokenStream, TokenTree};
 const CRATES: [&str; 6] = ["farm", "pipelines", "scheduler", "worker", "cli", "tests"];
 
 /// Files of the scheduler that decide: functions of their arguments, and nothing else.
-const PURE: [&str; 15] = [
-    "plan", "copy", "pace", "ladder", "step", "seal", "damage", "playlist", "stills", "text", "dispatch", "report", "pin",
-    "wanted", "edit",
+const PURE: [&str; 17] = [
+    "plan",
+    "copy",
+    "pace",
+    "ladder",
+    "step",
+    "seal",
+    "damage",
+    "playlist",
+    "stills",
+    "text",
+    "dispatch",
+    "report",
+    "pin",
+    "wanted",
+    "published",
+    "workers",
+    "edit",
 ];
 
 /// What a pure file cannot do without one of these: read a clock, draw lots, wait, or reach for anything outside.

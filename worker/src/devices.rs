@@ -8,6 +8,7 @@ use std::time::Duration;
 use farm::broker::Broker;
 use farm::encoder::{Device, Extent, Offer, Offered};
 use farm::job::VideoCodec;
+use farm::presence::Presence;
 use farm::task::{Token, Word};
 use farm::{Class, Code, Failure, metrics};
 use pipelines::OnDevice;
@@ -24,6 +25,9 @@ const OFFER_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_PROOFS_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait of a task for a device: the processor is there meanwhile.
 pub(crate) const LEND_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest name of a device that is told, in characters: of up to four bytes each.
+const DEVICE_CHARS_MAX: usize = Presence::TEXT_BYTES_MAX / 4;
 
 /// Width and height of the pictures that a device is tried with: the largest first, where that fails a usual one, and in any
 /// case the smallest that is ever asked of one.
@@ -83,6 +87,26 @@ impl Keeper {
         let since = Instant::now();
         let rack = Mutex::new(Rack::new(devices, since));
         Self { name: Token::random(), rack, changed: watch::Sender::new(()), since, is_late: AtomicBool::new(false) }
+    }
+
+    /// What this worker is called by those who hear of it.
+    pub(crate) fn name(&self) -> &Token {
+        &self.name
+    }
+
+    /// The devices that work, in words.
+    pub(crate) fn working(&self) -> Vec<String> {
+        let rack = self.rack();
+        let shown = rack.working().map(|device| {
+            let text = format!("{} {}", device.class, device.node.display());
+            text.chars().take(DEVICE_CHARS_MAX).collect::<String>()
+        });
+        shown.take(Presence::DEVICES_MAX).collect()
+    }
+
+    /// Changes whenever something does in how the devices stand.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Waits until tasks of a class may be taken: for those on hardware until a device of it works, for others until all devices

@@ -40,7 +40,7 @@ impl Stand {
     async fn offered(&mut self) -> Vec<Offered> {
         match self.heard.recv().await.expect("a word") {
             Word::Offer(offer) => offer.encoders,
-            Word::Progress(progress) => panic!("nothing is under way: {progress:?}"),
+            other => panic!("nothing else is told: {other:?}"),
         }
     }
 

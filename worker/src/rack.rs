@@ -202,6 +202,11 @@ impl Rack {
         self.places.iter().any(|place| place.device.class == class && matches!(place.standing, Standing::Works(_)))
     }
 
+    /// The devices that work.
+    pub(crate) fn working(&self) -> impl Iterator<Item = &Device> {
+        self.places.iter().filter(|place| matches!(place.standing, Standing::Works(_))).map(|place| &place.device)
+    }
+
     /// Lends a device of a class for rungs that need this, with a session for each, or fewer where it has no room for more: of
     /// those that would do, one with the most room, and of these the one with the least to do.
     pub(crate) fn lend(&mut self, class: Class, needs: &[Need]) -> Lending {

@@ -41,6 +41,11 @@ impl Tally {
         Busy { tally: self, class }
     }
 
+    /// How many slots have a task.
+    pub(crate) fn busy(&self) -> watch::Receiver<usize> {
+        self.busy.subscribe()
+    }
+
     /// A task was settled.
     pub(crate) fn note_settled(&self) {
         let settled = self.settled.fetch_add(1, Ordering::Relaxed).saturating_add(1);

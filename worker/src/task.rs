@@ -7,8 +7,8 @@ mod encode;
 mod stills;
 mod text;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use farm::broker::{Broker, BrokerError, Delivery, Queue};
@@ -36,6 +36,7 @@ use crate::process::{Spawner, Urgency};
 use crate::retry::{Patience, patiently, storage_may_pass};
 use crate::running::{Place, Running};
 use crate::source::Source;
+use crate::speed::Speed;
 use crate::upload::discard;
 use crate::work;
 use crate::worker::Settings;
@@ -67,6 +68,8 @@ pub(crate) struct Farm {
     pub(crate) gate: Gate,
     /// The devices that they use.
     pub(crate) keeper: Arc<Keeper>,
+    /// How fast they go through media.
+    pub(crate) speed: Mutex<Speed>,
     /// Given when no more is to be begun.
     pub(crate) stop: CancellationToken,
     /// Given when running children are to be killed and their deliveries given back.
@@ -77,6 +80,19 @@ impl Farm {
     /// By which ways sources are reached.
     pub(crate) fn places(&self) -> (&Stores, &Reach) {
         (self.state.stores(), &self.settings.reach)
+    }
+
+    /// Seconds of media gone through per second by all slots, in the last minute.
+    pub(crate) fn speed(&self) -> Option<f64> {
+        self.speed.lock().unwrap_or_else(PoisonError::into_inner).now(tokio::time::Instant::now())
+    }
+
+    /// Takes note of media that a task went through, in ns.
+    fn note_media(&self, task: &TaskId, media_ns: u64) {
+        let is_encoded = matches!(task, TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_));
+        if is_encoded && media_ns > 0 {
+            self.speed.lock().unwrap_or_else(PoisonError::into_inner).note(media_ns, tokio::time::Instant::now());
+        }
     }
 }
 
@@ -538,7 +554,8 @@ impl Execution<'_> {
         let Farm { settings, spawner, .. } = self.farm;
         let mut told: Option<Instant> = None;
         let mut progress = |media_ns| {
-            self.media_ns.store(media_ns, Ordering::Relaxed);
+            let before = self.media_ns.swap(media_ns, Ordering::Relaxed);
+            self.farm.note_media(&self.message.task, media_ns.saturating_sub(before));
             metrics::worker().last_progress.set(metrics::now_seconds());
             if told.is_none_or(|last| last.elapsed() >= PROGRESS_PAUSE) {
                 told = Some(Instant::now());

@@ -9,6 +9,7 @@ use farm::broker::Consumer;
 use farm::encoder::Device;
 use farm::job::Layout;
 use farm::plan::RenditionId;
+use farm::presence::{Duty, Presence};
 use farm::{Class, Life};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -450,12 +451,70 @@ async fn progress_is_told_while_a_task_runs() {
     let marker = bench.done(TaskId::Video(0)).await;
     let mut told = Vec::new();
     while let Ok(word) = heard.try_recv() {
-        let Word::Progress(progress) = word else { panic!("nothing is offered: {word:?}") };
+        let progress = match word {
+            Word::Progress(progress) => progress,
+            Word::Here(_) => continue,
+            Word::Offer(offer) => panic!("nothing is offered: {offer:?}"),
+        };
         assert_eq!(progress.token, marker.token);
         told.push(progress.media_ns);
     }
     assert_eq!(told.first(), Some(&0), "at its start");
     assert!(told.contains(&4_000_000_000), "{told:?}");
+    worker.shutdown().await;
+}
+
+/// What a worker says of itself next.
+async fn here(heard: &mut tokio::sync::broadcast::Receiver<Word>) -> Presence {
+    let hear = async {
+        loop {
+            if let Word::Here(presence) = heard.recv().await.expect("a working broker") {
+                return presence;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), hear).await.expect("it says something of itself")
+}
+
+#[tokio::test]
+async fn a_worker_tells_what_it_is_at_and_that_it_drains() {
+    let bench = Bench::new(Layout::Segments).await;
+    let mut heard = bench.broker.listen();
+    let worker = bench.worker_of(2, "hang");
+    let first = here(&mut heard).await;
+    assert!(first.is_sound(), "{first:?}");
+    assert_eq!((first.slots, first.running, first.duty, first.speed), (2, 0, Duty::Taking, None));
+    bench.send(TaskId::Video(0)).await;
+    let began = Instant::now();
+    let busy = here(&mut heard).await;
+    assert_eq!((busy.worker, busy.running, busy.duty), (first.worker.clone(), 1, Duty::Taking));
+    assert!(began.elapsed() < Duration::from_secs(9), "when it changes, and not when it is time");
+    let drained = tokio::spawn(worker.drain(std::future::pending()));
+    let draining = here(&mut heard).await;
+    assert_eq!((draining.running, draining.duty), (1, Duty::Draining));
+    drained.abort();
+}
+
+#[tokio::test]
+async fn a_worker_tells_how_fast_it_encodes_and_which_devices_work() {
+    let mut bench = Bench::new(Layout::Segments).await;
+    let mut heard = bench.broker.listen();
+    let worker = bench.worker("honest");
+    bench.done(TaskId::Video(0)).await;
+    let mut last = here(&mut heard).await;
+    while last.speed.is_none() {
+        last = here(&mut heard).await;
+    }
+    assert!(last.speed.is_some_and(|speed| speed > 0.0) && last.devices.is_empty(), "{last:?}");
+    worker.shutdown().await;
+    let node = bench.folder.path().join("node");
+    std::fs::write(&node, "").expect("written");
+    let worker = bench.worker_with(vec![crate::testing::device(&node)], 2, "by-node");
+    while last.devices.is_empty() {
+        last = here(&mut heard).await;
+    }
+    let named = format!("nvenc {}", node.display());
+    assert!(named.starts_with(&last.devices[0]) && last.slots == 3, "{named}: {last:?}");
     worker.shutdown().await;
 }
 
@@ -467,7 +526,8 @@ async fn a_marker_of_another_execution_condemns_our_objects_and_our_own_does_not
     let (running, gate, keeper) = (Running::default(), Gate::new(1), Arc::new(Keeper::new(Vec::new())));
     let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
     let (state, broker) = (bench.state.clone(), bench.broker.clone());
-    let farm = Farm { settings, state, broker, spawner, running, gate, keeper, stop, kill };
+    let speed = Mutex::default();
+    let farm = Farm { settings, state, broker, spawner, running, gate, keeper, speed, stop, kill };
     let mut markers = Vec::new();
     for _ in 0..2 {
         let token = Token::random();

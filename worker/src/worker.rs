@@ -1,7 +1,7 @@
 //! The worker as a service: slots, each with a consumer of its own, and their drain.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use farm::broker::{Broker, BrokerError, Consumer, Queue};
@@ -21,6 +21,7 @@ use crate::attempt::{Attempt, Sink};
 use crate::begun::Gate;
 use crate::devices::{Devices, Keeper};
 use crate::guard::Guard;
+use crate::presence;
 use crate::process::{Spawner, Urgency};
 use crate::proof;
 use crate::retry::Patience;
@@ -94,6 +95,8 @@ pub enum Worker {}
 /// A running worker. Dropped, it stops at once: children are killed, deliveries go back to the broker.
 pub struct Handle {
     slots: JoinSet<()>,
+    /// Tells that it is there, for as long as it is.
+    _presence: AbortOnDropHandle<()>,
     stop: CancellationToken,
     kill: CancellationToken,
     drain_budget: Duration,
@@ -126,8 +129,8 @@ impl Worker {
         let all = classes.iter().map(|class| slots_of(*class, settings.slots)).fold(0, usize::saturating_add);
         let (running, gate) = (Running::default(), Gate::new(all));
         let (spawner, keeper) = (spawner()?, Arc::new(Keeper::new(devices)));
-        let (stopping, killing) = (stop.clone(), kill.clone());
-        let farm = Farm { settings, state, broker, spawner, running, gate, keeper, stop: stopping, kill: killing };
+        let (stopping, killing, speed) = (stop.clone(), kill.clone(), Mutex::default());
+        let farm = Farm { settings, state, broker, spawner, running, gate, keeper, speed, stop: stopping, kill: killing };
         let farm = Arc::new(farm);
         metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
         let mut slots = JoinSet::new();
@@ -139,9 +142,10 @@ impl Worker {
         if has_devices {
             slots.spawn(keep_devices(Arc::clone(&farm)));
         }
+        let telling = tokio::spawn(presence::tell(Arc::clone(&farm), Arc::clone(&tally), all));
         let broker = farm.broker.clone();
         slots.spawn(async move { tally.watch(|| broker.stats().connected).await });
-        Ok(Handle { slots, stop, kill, drain_budget })
+        Ok(Handle { slots, _presence: AbortOnDropHandle::new(telling), stop, kill, drain_budget })
     }
 }
 

@@ -6,6 +6,8 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use farm::job::JobId;
+use farm::presence::{Duty, Presence};
+use farm::task::Token;
 use farm::{Code, Failure, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,45 @@ pub struct Page {
     pub jobs: Vec<Listed>,
     /// After which job the next page begins, if there may be one.
     pub next: Option<JobId>,
+}
+
+/// The workers of the farm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Crew {
+    /// Those that were heard in the last half minute, in the order of their names.
+    pub workers: Vec<Worker>,
+}
+
+/// A worker, by what it says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Worker {
+    /// Its name, made up anew each time that it is started.
+    pub id: Token,
+    /// Its version.
+    pub version: String,
+    /// Tasks that it does at a time, those that take a device among them.
+    pub slots: u32,
+    /// Tasks that it has now.
+    pub running: u32,
+    /// Whether it takes no more, and brings what it has to an end.
+    pub draining: bool,
+    /// Its devices that work: class and node.
+    pub devices: Vec<String>,
+    /// Seconds of media that it has gone through per second, in the last minute; none when it encoded nothing.
+    pub speed: Option<f64>,
+}
+
+impl From<Presence> for Worker {
+    fn from(presence: Presence) -> Self {
+        let Presence { worker: id, version, slots, running, duty, devices, speed } = presence;
+        Self { id, version, slots, running, draining: duty == Duty::Draining, devices, speed }
+    }
+}
+
+impl From<Vec<Presence>> for Crew {
+    fn from(there: Vec<Presence>) -> Self {
+        Self { workers: there.into_iter().map(Worker::from).collect() }
+    }
 }
 
 /// Why a request is not done.
@@ -72,10 +113,12 @@ impl fmt::Display for Word {
 pub enum Ground {
     /// No token that is known comes with it.
     Unauthorized,
-    /// There is no such page, or no such job of this tenant.
+    /// There is no such page, no such job of this tenant, or nothing of that name in its output.
     NotFound,
     /// The page knows no such method.
     MethodNotAllowed,
+    /// What is asked for has no such bytes.
+    RangeNotSatisfiable,
     /// It cannot be done as the job stands, or the name stands for another job.
     Conflict,
     /// The body is too large.
@@ -156,9 +199,24 @@ impl Refusal {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Ground::Timeout, "storage does not answer in time")
     }
 
+    /// There is nothing at all under this path.
+    pub(super) fn no_page() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Ground::NotFound, "there is no such page")
+    }
+
     /// There is none, or it is another tenant's: which, is not told.
     pub(super) fn no_job() -> Self {
         Self::new(StatusCode::NOT_FOUND, Ground::NotFound, "there is no such job")
+    }
+
+    /// The job is not done, its result is there no more, or it has nothing of that name.
+    pub(super) fn no_output() -> Self {
+        Self::new(StatusCode::NOT_FOUND, Ground::NotFound, "the job has no such output")
+    }
+
+    /// It ends before the bytes that are asked for.
+    pub(super) fn no_range() -> Self {
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, Ground::RangeNotSatisfiable, "it has no such bytes")
     }
 
     /// A request that does not go with how the job stands.

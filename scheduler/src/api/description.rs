@@ -4,20 +4,33 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use farm::job::{JobId, JobSpec};
-use farm::{Code, Failure};
+use farm::storage::Kind;
+use farm::{Code, Failure, keys};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::answer::{JSON, Named, PROBLEM, Page, Problem, Refusal};
-use super::routes::{Route, Wanted};
+use super::answer::{Crew, JSON, Named, PROBLEM, Page, Problem, Refusal};
+use super::page::FILES;
+use super::routes::{Following, Route, Wanted};
 use crate::status::JobStatus;
 
 /// Where the schemas stand in the document.
 const SCHEMAS: &str = "/components/schemas";
 /// The name of the job that examples are about.
 const JOB: &str = "film-1";
+/// What an object of a result may be.
+const OUTPUTS: [Kind; 8] = [
+    Kind::Json,
+    Kind::Playlist,
+    Kind::VideoMp4,
+    Kind::AudioMp4,
+    Kind::VideoSegment,
+    Kind::AudioSegment,
+    Kind::Jpeg,
+    Kind::TextTrack,
+];
 
 /// What the API is, as it is served at `/v1/openapi.json`: every route, what it takes, and each of its answers.
 pub fn description() -> Value {
@@ -124,10 +137,10 @@ struct Content {
 }
 
 /// Every route by path and method.
-fn paths(schemas: &mut Schemas) -> BTreeMap<&'static str, BTreeMap<&'static str, Operation>> {
+fn paths(schemas: &mut Schemas) -> BTreeMap<String, BTreeMap<&'static str, Operation>> {
     let mut paths: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     for route in Route::ALL {
-        paths.entry(route.path()).or_default().insert(route.way().word(), operation(route, schemas));
+        paths.entry(route.template()).or_default().insert(route.way().word(), operation(route, schemas));
     }
     paths
 }
@@ -142,7 +155,7 @@ fn operation(route: Route, schemas: &mut Schemas) -> Operation {
         description,
         parameters: parameters(route, schemas),
         request_body: (route == Route::Submit).then(|| body(schemas)),
-        security: (route == Route::Describe).then_some([]),
+        security: route.is_open().then_some([]),
         responses,
     }
 }
@@ -150,6 +163,8 @@ fn operation(route: Route, schemas: &mut Schemas) -> Operation {
 /// What a route does, in a few words and in some more.
 fn texts(route: Route) -> (&'static str, &'static str) {
     match route {
+        Route::Page => ("Show the farm in a browser", "The status page. It asks for a token, and shows what that may see."),
+        Route::PageFile => ("Give a file of the status page", "It is for everybody: no token is needed."),
         Route::Describe => ("Say what the API is", "This document. It is for everybody: no token is needed."),
         Route::Submit => (
             "Submit a job",
@@ -166,21 +181,40 @@ fn texts(route: Route) -> (&'static str, &'static str) {
             ("Stop a job", "It may still end as done when it is at its very end. One that has ended stays as it is.")
         }
         Route::Retry => ("Take a failed job up again", "What is done stays done."),
+        Route::Output => (
+            "Give what was made",
+            "An object of the result of a job that is done: a playlist, a segment, a file, a picture or the report. One `Range` is \
+             given alone; several are not, nor one of a document of more than a MiB.",
+        ),
+        Route::Events => (
+            "Tell what becomes of jobs",
+            "Server-sent events. `job` is the tenant's job as `/v1/jobs/{id}` has it: each that has not ended at first, and then \
+             whichever changes, once a second at most, to its end. `workers` is what `/v1/workers` has, at first and then, when \
+             it changes, every five seconds at most. The stream ends after an hour, and when its token is taken back.",
+        ),
+        Route::Workers => (
+            "Say which workers there are",
+            "What the workers of the farm said of themselves in the last half minute. No job is named.",
+        ),
     }
 }
 
 fn parameters(route: Route, schemas: &mut Schemas) -> Vec<Value> {
+    let in_path = |name: &str, text: &str, schema: Value, example: &str| json!({ "name": name, "in": "path", "required": true, "description": text, "schema": schema, "example": example });
+    let mut id = || in_path("id", "The name of the job.", schemas.read::<JobId>(), JOB);
     match route {
-        Route::Describe | Route::Submit => Vec::new(),
+        Route::Page | Route::Describe | Route::Submit | Route::Workers => Vec::new(),
+        Route::Show | Route::Cancel | Route::Retry => vec![id()],
+        Route::Output => {
+            let text = "Its key under the output prefix. Parts are set apart by `/`, which may be escaped.";
+            vec![id(), in_path("path", text, json!({ "type": "string" }), keys::MASTER)]
+        }
+        Route::PageFile => {
+            let names = FILES.map(|file| file.name);
+            vec![in_path("file", "The name of the file.", json!({ "type": "string", "enum": names }), "app.js")]
+        }
         Route::List => schemas.query::<Wanted>(),
-        Route::Show | Route::Cancel | Route::Retry => vec![json!({
-            "name": "id",
-            "in": "path",
-            "required": true,
-            "description": "The name of the job.",
-            "schema": schemas.read::<JobId>(),
-            "example": JOB,
-        })],
+        Route::Events => schemas.query::<Following>(),
     }
 }
 
@@ -211,6 +245,10 @@ fn body(schemas: &mut Schemas) -> Value {
 fn done(route: Route, schemas: &mut Schemas) -> Vec<(StatusCode, Answer)> {
     let named = json!({ "id": JOB });
     match route {
+        Route::Page => vec![(StatusCode::OK, of_kinds("The page.", &["text/html"]))],
+        Route::PageFile => {
+            vec![(StatusCode::OK, of_kinds("The file.", &["text/javascript", "text/css", "image/svg+xml"]))]
+        }
         Route::Describe => vec![(StatusCode::OK, told("The description.", json!({ "type": "object" }), None))],
         Route::Submit => {
             let schema = schemas.sent::<Named>();
@@ -246,7 +284,30 @@ fn done(route: Route, schemas: &mut Schemas) -> Vec<(StatusCode, Answer)> {
         Route::Cancel | Route::Retry => {
             vec![(StatusCode::ACCEPTED, told("It is asked for.", schemas.sent::<Named>(), Some(named)))]
         }
+        Route::Output => {
+            let kinds = OUTPUTS.map(|kind| without_parameters(kind.media_type()));
+            vec![(StatusCode::OK, of_kinds("All of it.", &kinds)), (StatusCode::PARTIAL_CONTENT, of_kinds("A range.", &kinds))]
+        }
+        Route::Events => vec![(StatusCode::OK, of_kinds("Events, one after another.", &["text/event-stream"]))],
+        Route::Workers => {
+            vec![(StatusCode::OK, told("Those that there are.", schemas.sent::<Crew>(), Some(crew())))]
+        }
     }
+}
+
+/// An example of the workers of a farm.
+fn crew() -> Value {
+    json!({
+        "workers": [{
+            "id": "0123456789abcdef",
+            "version": "0.1.0",
+            "slots": 4,
+            "running": 2,
+            "draining": false,
+            "devices": ["nvenc /dev/nvidia0"],
+            "speed": 3.21,
+        }],
+    })
 }
 
 /// What can be asked of a job that was submitted.
@@ -256,6 +317,21 @@ fn links() -> BTreeMap<&'static str, Value> {
         (route.name(), json!({ "operationId": route.name(), "parameters": job }))
     };
     BTreeMap::from([Route::Show, Route::Cancel, Route::Retry].map(link))
+}
+
+/// An answer that is no JSON of ours: text, or bytes of any kind.
+fn of_kinds(text: &str, kinds: &[&'static str]) -> Answer {
+    let content = |kind: &'static str| {
+        let schema = if kind.starts_with("text/") { json!({ "type": "string" }) } else { json!({}) };
+        (kind, Content { schema, example: None, examples: BTreeMap::new() })
+    };
+    let content = kinds.iter().copied().map(content).collect();
+    Answer { description: text.to_owned(), content, links: BTreeMap::new() }
+}
+
+/// A media type alone, as descriptions have them.
+fn without_parameters(kind: &'static str) -> &'static str {
+    kind.split(';').next().unwrap_or(kind)
 }
 
 fn told(text: &str, schema: Value, example: Option<Value>) -> Answer {
@@ -283,13 +359,16 @@ fn refused(route: Route, schemas: &mut Schemas) -> BTreeMap<u16, Answer> {
 fn refusals(route: Route) -> Vec<Refusal> {
     let failure = |code, why: &str| Refusal::of(Failure::new(code, why));
     let mut all = vec![Refusal::too_many_requests(), Refusal::busy(), Refusal::late()];
-    if route != Route::Describe {
+    if !route.is_open() {
         all.push(Refusal::unauthorized());
+    }
+    if !route.is_open() && route != Route::Workers {
         all.push(failure(Code::StorageUnavailable, "storage does not work now: try again later"));
         all.push(failure(Code::Internal, "what is stored cannot be understood: see the scheduler's log"));
     }
     match route {
-        Route::Describe => {}
+        Route::Page | Route::Describe | Route::Workers => {}
+        Route::PageFile => all.push(Refusal::no_page()),
         Route::Submit => all.extend([
             Refusal::invalid("segment_seconds: 31 is not from 1 to 30"),
             Refusal::of_body(StatusCode::REQUEST_TIMEOUT),
@@ -300,6 +379,8 @@ fn refusals(route: Route) -> Vec<Refusal> {
         Route::List => all.push(Refusal::invalid("limit: 0 is not from 1 to 1000")),
         Route::Show | Route::Cancel => all.push(Refusal::no_job()),
         Route::Retry => all.extend([Refusal::no_job(), Refusal::conflict(format!("job {JOB} has not ended"))]),
+        Route::Output => all.extend([Refusal::no_job(), Refusal::no_output(), Refusal::no_range()]),
+        Route::Events => all.push(Refusal::invalid("Failed to deserialize query string: unknown field `no`, expected `once`")),
     }
     all
 }

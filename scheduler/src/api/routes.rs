@@ -16,6 +16,10 @@ fn page_usual() -> usize {
 /// A path and a method that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
+    /// Shows the farm in a browser.
+    Page,
+    /// Gives the files of that page.
+    PageFile,
     /// Says what the API is.
     Describe,
     /// Takes a job in.
@@ -28,6 +32,12 @@ pub(super) enum Route {
     Cancel,
     /// Takes a failed job up again.
     Retry,
+    /// Gives what was made.
+    Output,
+    /// Tells what becomes of jobs, and goes on.
+    Events,
+    /// Says which workers there are.
+    Workers,
 }
 
 /// By which method a route is asked.
@@ -59,36 +69,75 @@ impl Way {
 
 impl Route {
     /// Every route.
-    pub(super) const ALL: [Self; 6] = [Self::Describe, Self::Submit, Self::List, Self::Show, Self::Cancel, Self::Retry];
+    pub(super) const ALL: [Self; 11] = [
+        Self::Page,
+        Self::PageFile,
+        Self::Describe,
+        Self::Submit,
+        Self::List,
+        Self::Show,
+        Self::Cancel,
+        Self::Retry,
+        Self::Output,
+        Self::Events,
+        Self::Workers,
+    ];
 
-    /// Its path; what stands in braces is any one part of a path.
+    /// Its path; what stands in braces is any one part of a path, and with a star all that follows.
     pub(super) fn path(self) -> &'static str {
         match self {
+            Self::Page => "/",
+            Self::PageFile => "/page/{file}",
             Self::Describe => "/v1/openapi.json",
             Self::Submit | Self::List => "/v1/jobs",
             Self::Show => "/v1/jobs/{id}",
             Self::Cancel => "/v1/jobs/{id}/cancel",
             Self::Retry => "/v1/jobs/{id}/retry",
+            Self::Output => "/v1/jobs/{id}/output/{*path}",
+            Self::Events => "/v1/events",
+            Self::Workers => "/v1/workers",
         }
+    }
+
+    /// Its path as the description has it, which knows no stars.
+    pub(super) fn template(self) -> String {
+        self.path().replace('*', "")
+    }
+
+    /// Whether it is for everybody: then it needs no token.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::Page | Self::PageFile | Self::Describe)
     }
 
     /// Its method.
     pub(super) fn way(self) -> Way {
         match self {
-            Self::Describe | Self::List | Self::Show => Way::Get,
             Self::Submit | Self::Cancel | Self::Retry => Way::Post,
+            Self::Page
+            | Self::PageFile
+            | Self::Describe
+            | Self::List
+            | Self::Show
+            | Self::Output
+            | Self::Events
+            | Self::Workers => Way::Get,
         }
     }
 
     /// Its name in the description, which clients are made of.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Page => "page",
+            Self::PageFile => "page_file",
             Self::Describe => "describe",
             Self::Submit => "submit",
             Self::List => "list",
             Self::Show => "show",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::Output => "output",
+            Self::Events => "events",
+            Self::Workers => "workers",
         }
     }
 }
@@ -113,6 +162,15 @@ pub(super) struct Wanted {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub(super) tenant: Option<String>,
+}
+
+/// The query of a stream of events.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Following {
+    /// Whether the stream ends when it has told how all stands.
+    #[serde(default)]
+    pub(super) once: bool,
 }
 
 /// A part of all jobs.

@@ -23,6 +23,8 @@ use crate::tenants::Register;
 use crate::{janitor, notify, scheduler};
 
 mod described;
+mod followed;
+mod given;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ONE: &str = "the token of tenant one";
@@ -39,12 +41,17 @@ struct Running {
 
 impl Running {
     async fn start(farm: &Farm, policy: Policy) -> Self {
+        Self::of(farm, policy, Register::new(tenants())).await
+    }
+
+    /// For these tenants.
+    async fn of(farm: &Farm, policy: Policy, tenants: Register) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let short = Duration::from_millis(20);
         let config = Config {
             settings: scheduler::Settings { settle: short, ..scheduler::Settings::for_farm() },
-            policy: Policy { tenants: Register::new(tenants()), ..policy },
+            policy: Policy { tenants, ..policy },
             notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
             janitor: janitor::Settings::default(),
             peertube: None,
@@ -80,14 +87,18 @@ impl Running {
         timeout(LIMIT, self.task).await.expect("in time").expect("no panic").expect("a good end");
     }
 
-    /// Status and body of the answer, which is to be one of those that are described.
+    /// Status and body of the answer, which is to be one of those that are described. What is no JSON comes as a text.
     async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
         let request = request.build().expect("a request");
         let asked = (request.method().as_str().to_lowercase(), request.url().path().to_owned());
         let answer = timeout(LIMIT, self.client.execute(request)).await.expect("in time").expect("an answer");
         let (status, head) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.bytes().await.expect("a body");
-        let body = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status}: {}", String::from_utf8_lossy(&body)));
+        let text = String::from_utf8_lossy(&body);
+        let body = match described::is_json(&head) {
+            true => serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: {text}")),
+            false => Value::String(text.into_owned()),
+        };
         described::check((asked.0.as_str(), asked.1.as_str()), (status, &head), &body);
         (status, body)
     }

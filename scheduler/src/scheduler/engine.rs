@@ -152,6 +152,7 @@ impl Engine {
                         self.offers.note(offer, Instant::now());
                         self.note_offers();
                     }
+                    Word::Here(presence) => self.board.note_worker(presence),
                 },
                 Some(done) = self.work.join_next_with_id() => self.settle(done),
                 () = sleep_until(wake_at) => self.expire().await,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use farm::job::JobId;
+use farm::presence::Duty;
 use farm::rate::SECOND_NS;
 use farm::task::{Outcome, TaskId};
 use farm::{Class, metrics};
@@ -39,6 +40,10 @@ impl Engine {
         runnable.iter().for_each(|(kind, count)| series.tasks_runnable.with_label_values(&[*kind]).set(*count));
         outstanding.iter().for_each(|(kind, count)| series.tasks_outstanding.with_label_values(&[*kind]).set(*count));
         series.backlog_media_seconds.set(i64::try_from(backlog_ns / SECOND_NS).unwrap_or(i64::MAX));
+        for duty in Duty::ALL {
+            let count = i64::try_from(self.board.count_workers(duty)).unwrap_or(i64::MAX);
+            series.workers.with_label_values(&[duty.word()]).set(count);
+        }
         let wanted = self.wanted();
         for class in Class::ALL {
             match &wanted {

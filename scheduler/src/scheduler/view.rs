@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use farm::Failure;
 use farm::job::JobId;
 use farm::plan::Plan;
+use farm::presence::{Duty, Presence};
 use farm::rate::SECOND_NS;
 use farm::task::TaskId;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::step::{JobResult, JobState};
+use crate::workers::Workers;
 
 /// Ended jobs that are remembered.
 const ENDED_MAX: usize = 1000;
@@ -148,11 +151,20 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
     picture.chain(sound).chain(stills).chain(text).collect()
 }
 
-/// Where views are put up and looked at.
-#[derive(Default)]
+/// Where views are put up and looked at, and what workers say of themselves.
 pub(super) struct Board {
     views: Mutex<Views>,
+    workers: Mutex<Workers>,
+    /// When the time of workers begins.
+    since: Instant,
     signals: Arc<Signals>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        let (views, workers, signals) = (Mutex::default(), Mutex::default(), Arc::default());
+        Self { views, workers, since: Instant::now(), signals }
+    }
 }
 
 #[derive(Default)]
@@ -187,7 +199,10 @@ impl Watch {
 #[derive(Default)]
 struct Views {
     by_job: BTreeMap<JobId, watch::Sender<JobView>>,
-    ended: VecDeque<JobId>,
+    /// Those that have ended, each with how many had by then; the oldest first.
+    ended: VecDeque<(u64, JobId)>,
+    /// How many have ended so far.
+    ends: u64,
     closed: bool,
 }
 
@@ -202,7 +217,9 @@ impl Board {
         let has_ended = matches!(view.phase, Phase::Ended(_));
         let place = views.by_job.entry(job.clone()).or_insert_with(|| watch::Sender::new(JobView::default()));
         if has_ended && !matches!(place.send_replace(view.clone()).phase, Phase::Ended(_)) {
-            views.ended.push_back(job.clone());
+            views.ends += 1;
+            let ends = views.ends;
+            views.ended.push_back((ends, job.clone()));
         } else {
             let mut goes_on = false;
             place.send_if_modified(|shown| {
@@ -212,11 +229,11 @@ impl Board {
                 changed
             });
             if goes_on {
-                views.ended.retain(|ended| ended != job);
+                views.ended.retain(|(_, ended)| ended != job);
             }
         }
         while views.ended.len() > ENDED_MAX {
-            if let Some(oldest) = views.ended.pop_front() {
+            if let Some((_, oldest)) = views.ended.pop_front() {
                 views.by_job.remove(&oldest);
             }
         }
@@ -244,6 +261,55 @@ impl Board {
         self.lock().by_job.values().filter(|place| is_active(&place.borrow())).count()
     }
 
+    /// Jobs of a tenant, or of all, that have not ended and of which it is known who they are for: at most so many.
+    pub(super) fn unended(&self, tenant: Option<&str>, most: usize) -> Vec<JobId> {
+        let is_wanted = |view: &JobView| {
+            let is_of = tenant.map_or(!view.tenant.is_empty(), |tenant| view.tenant == tenant);
+            is_of && !matches!(view.phase, Phase::Ended(_))
+        };
+        let views = self.lock();
+        let wanted = views.by_job.iter().filter(|(_, place)| is_wanted(&place.borrow()));
+        wanted.map(|(job, _)| job.clone()).take(most).collect()
+    }
+
+    /// Jobs of a tenant, or of all, that have ended since so many had, and how many have by now. Of very many some are missing.
+    pub(super) fn ended_since(&self, ends: u64, tenant: Option<&str>) -> (Vec<JobId>, u64) {
+        let views = self.lock();
+        let is_of = |job: &JobId| match (tenant, views.by_job.get(job)) {
+            (Some(tenant), Some(place)) => place.borrow().tenant == tenant,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        let since = views.ended.iter().filter(|(number, job)| *number > ends && is_of(job));
+        (since.map(|(_, job)| job.clone()).collect(), views.ends)
+    }
+
+    /// Takes note of what a worker says of itself.
+    pub(super) fn note_worker(&self, presence: Presence) {
+        let now_ms = self.now_ms();
+        self.heard().note(presence, now_ms);
+    }
+
+    /// The workers that are there.
+    pub(super) fn workers(&self) -> Vec<Presence> {
+        self.heard().now(self.now_ms()).cloned().collect()
+    }
+
+    /// How many of them take tasks, or do not. Those that are gone are forgotten.
+    pub(super) fn count_workers(&self, duty: Duty) -> usize {
+        let (now_ms, mut workers) = (self.now_ms(), self.heard());
+        workers.expire(now_ms);
+        workers.count(duty, now_ms)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The view of a job, if it is known.
     pub(super) fn get(&self, job: &JobId) -> Option<JobView> {
         self.lock().by_job.get(job).map(|sender| sender.borrow().clone())
@@ -262,7 +328,7 @@ impl Board {
     /// Forgets that a job has ended: it goes on.
     pub(super) fn forget(&self, job: &JobId) {
         let mut views = self.lock();
-        views.ended.retain(|ended| ended != job);
+        views.ended.retain(|(_, ended)| ended != job);
         if let Some(place) = views.by_job.get(job) {
             place.send_replace(JobView::default());
         }

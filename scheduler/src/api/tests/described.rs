@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Farm, LIMIT, Limits, ONE, Running};
-use crate::api::answer::PROBLEM;
+use crate::api::answer::{JSON, PROBLEM};
 use crate::api::description;
 
 /// The description, but that nothing may be said that it does not name.
@@ -33,15 +33,29 @@ fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let given: Vec<&str> = path.split('/').collect();
     let is_it = |described: &str| {
         let parts: Vec<&str> = described.split('/').collect();
-        parts.len() == given.len() && parts.iter().zip(&given).all(|(part, given)| part == given || part.starts_with('{'))
+        // A path is all that follows.
+        let is_long = parts.last() == Some(&"{path}") && parts.len() < given.len();
+        (is_long || parts.len() == given.len())
+            && parts.iter().zip(&given).all(|(part, given)| part == given || part.starts_with('{'))
     };
     let paths = STRICT["paths"].as_object().expect("paths");
     paths.iter().find(|(described, _)| is_it(described.as_str())).and_then(|(_, methods)| methods.get(method))
 }
 
+/// The media type of an answer, without its parameters.
+fn kind_of(head: &HeaderMap) -> &str {
+    let kind = head.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default()
+}
+
+/// Whether an answer is JSON.
+pub(super) fn is_json(head: &HeaderMap) -> bool {
+    [JSON, PROBLEM].contains(&kind_of(head))
+}
+
 /// Holds an answer against the description: method and path, status and head, and the body.
 pub(super) fn check((method, path): (&str, &str), (status, head): (u16, &HeaderMap), body: &Value) {
-    let kind = head.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind_of(head);
     let mut schema = match operation(method, path) {
         Some(operation) => operation["responses"][status.to_string()]["content"][kind]["schema"].clone(),
         None if [404, 405].contains(&status) && kind == PROBLEM => json!({ "$ref": "#/components/schemas/Problem" }),
@@ -63,7 +77,7 @@ async fn what_is_described_is_answered_and_nothing_else() {
     let paths = STRICT["paths"].as_object().expect("paths");
     assert!(paths.len() > 4, "{paths:?}");
     for (path, known) in paths {
-        let path = path.replace("{id}", "none");
+        let path = path.replace("{id}", "none").replace("{file}", "app.js").replace("{path}", "master.m3u8");
         for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
             let asked = running.client.request(method.clone(), format!("{}{path}", running.base));
             let (status, said) = running.send(asked).await;
