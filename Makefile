@@ -141,4 +141,4 @@ test-deps: deps ## install what only the tests need
 	@deploy/packages.sh $(TEST_PACKAGES)
 	[ -x target/schemathesis/bin/pip ] || python3 -m venv target/schemathesis
 	target/schemathesis/bin/pip install --quiet --disable-pip-version-check $(SCHEMATHESIS)
-	cd tests/player && { [ -d node_modules/hls.js ] || npm ci --no-audit --no-fund; }
+	cd tests/player && { [ -d node_modules/axe-core ] || npm ci --no-audit --no-fund; }

@@ -27,3 +27,4 @@ pub mod shoal;
 pub mod stills;
 pub mod sync;
 pub mod text;
+pub mod visitor;

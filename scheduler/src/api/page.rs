@@ -38,14 +38,23 @@ pub(super) struct File {
 const INDEX: File = File { name: "index.html", kind: "text/html; charset=utf-8", content: include_bytes!("page/index.html") };
 
 /// The files that it asks for.
-pub(super) const FILES: [File; 4] = [
-    File { name: "app.js", kind: SCRIPT, content: include_bytes!("page/app.js") },
+pub(super) const FILES: [File; 11] = [
+    script("app.js", include_bytes!("page/app.js")),
+    script("api.js", include_bytes!("page/api.js")),
+    script("farm.js", include_bytes!("page/farm.js")),
+    script("jobs.js", include_bytes!("page/jobs.js")),
+    script("panel.js", include_bytes!("page/panel.js")),
+    script("player.js", include_bytes!("page/player.js")),
+    script("submit.js", include_bytes!("page/submit.js")),
+    script("words.js", include_bytes!("page/words.js")),
+    script("hls.min.js", include_bytes!("page/hls.min.js")),
     File { name: "app.css", kind: "text/css; charset=utf-8", content: include_bytes!("page/app.css") },
-    File { name: "hls.light.min.js", kind: SCRIPT, content: include_bytes!("page/hls.light.min.js") },
     File { name: "icon.svg", kind: "image/svg+xml", content: include_bytes!("page/icon.svg") },
 ];
 
-const SCRIPT: &str = "text/javascript; charset=utf-8";
+const fn script(name: &'static str, content: &'static [u8]) -> File {
+    File { name, kind: "text/javascript; charset=utf-8", content }
+}
 
 impl IntoResponse for File {
     fn into_response(self) -> Response {

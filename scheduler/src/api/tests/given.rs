@@ -47,7 +47,7 @@ async fn the_page_and_its_files_are_for_everybody_and_say_what_a_browser_may_do_
         ("/", "text/html; charset=utf-8"),
         ("/page/app.js", "text/javascript; charset=utf-8"),
         ("/page/app.css", "text/css; charset=utf-8"),
-        ("/page/hls.light.min.js", "text/javascript; charset=utf-8"),
+        ("/page/hls.min.js", "text/javascript; charset=utf-8"),
         ("/page/icon.svg", "image/svg+xml"),
     ] {
         let page = format!("{}{path}", running.base);
