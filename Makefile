@@ -10,7 +10,7 @@ CLIP := target/clip.mp4
 # The same names on Debian 12, Debian 13 and Ubuntu 24.04.
 PACKAGES := gcc pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libzimg-dev gstreamer1.0-tools \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
-TEST_PACKAGES := ffmpeg chromium nodejs rabbitmq-server prometheus python3-yaml python3-venv yamllint systemd
+TEST_PACKAGES := ffmpeg groff-base chromium nodejs rabbitmq-server prometheus python3-yaml python3-venv yamllint systemd
 
 .PHONY: help
 help: ## what can be made

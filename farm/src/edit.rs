@@ -18,6 +18,9 @@ pub const STEPS_MAX: usize = 32;
 /// Most stretches that one step may take out.
 pub const STRETCHES_MAX: usize = 100;
 
+/// Largest file of a picture that is laid over, in bytes.
+pub const OVERLAY_BYTES_MAX: u64 = 32 << 20;
+
 /// A step of editing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -156,6 +159,7 @@ pub struct OverlaySpec {
     /// Where the picture is.
     pub source: SourceSpec,
     /// Its height, as a share of the video's. Its width follows from its shape.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub height: Share,
     /// Distance to the right edge, as a share of the video's height.
     #[serde(default)]
@@ -199,7 +203,7 @@ impl From<Share> for f64 {
 /// What the steps of a job come to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EditPlan {
-    /// Versions of the other sources, from number 1 on; none of what was not probed.
+    /// Versions of the other sources, from number 1 on; none where versions cannot be told apart.
     pub others: Vec<Option<SourceVersion>>,
     /// Size in pixels to which every picture is brought, even: width and height. None without picture.
     pub canvas: Option<(u32, u32)>,
@@ -214,6 +218,8 @@ pub struct EditPlan {
 pub struct Overlay {
     /// Number of its source.
     pub source: u32,
+    /// Where it is, without anything that may be secret.
+    pub name: String,
     /// Its height in pixels.
     pub height: u32,
     /// Distance to the right edge in pixels.
@@ -252,6 +258,8 @@ pub struct ClipPicture {
     pub size: (u32, u32),
     /// Stream time in ns of the key frame that decoding starts at; 0 for the start of the source.
     pub decode_from_ns: u64,
+    /// Stream time in ns of its source's last frame, where that is known: one that ends before has lost some.
+    pub last_ns: Option<u64>,
 }
 
 /// The sound of a clip.

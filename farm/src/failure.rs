@@ -192,4 +192,13 @@ impl Failure {
         self.stream = Some(stream.into());
         self
     }
+
+    /// The same failure, whose message says by this name what it is about, if it does not yet.
+    #[must_use]
+    pub fn about(self, name: &str) -> Self {
+        if self.message.contains(name) {
+            return self;
+        }
+        Self { message: Self::new(self.code, format!("{name}: {}", self.message)).message, ..self }
+    }
 }

@@ -42,6 +42,25 @@ pub struct MediaInfo {
     pub warnings: Vec<String>,
 }
 
+impl MediaInfo {
+    /// Of something of which nothing is known but where it came from.
+    pub fn unknown(version: SourceVersion) -> Self {
+        Self {
+            bytes: version.bytes,
+            version: Some(version),
+            container: String::new(),
+            duration_ns: 0,
+            header_duration_ns: None,
+            video: Vec::new(),
+            audio: Vec::new(),
+            text: Vec::new(),
+            dropped: Vec::new(),
+            chapters: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// A version of a source, as the place where it is tells versions apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceVersion {

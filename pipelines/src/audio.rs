@@ -23,7 +23,7 @@ use farm::{Code, Failure};
 use gst::prelude::*;
 
 use crate::copy;
-use crate::decode::decode;
+use crate::decode::{Decoded, Raw, decode};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
 use crate::limiter::{Level, Leveller};
 use crate::loudness::{self, Meter, floats};
@@ -112,21 +112,55 @@ fn pass(
         .channels(plan.channels.cast_signed())
         .build();
     let mut encoder = Encoder::start(order, &caps, level, Arc::clone(output), meter)?;
+    let mut open: Option<Open> = None;
     for span in spans(order) {
         encoder.begin(&span)?;
-        let Some((source, track)) = span.of else { continue };
+        let Some(of) = span.of else { continue };
+        // One that goes on in the same source is not read from its start again.
+        let mut source = match open.take().filter(|open| open.of == of && open.origin_ns <= span.origin_ns) {
+            Some(open) => Open { origin_ns: span.origin_ns, again: open.last, last: None, ..open },
+            None => Open::new(of, span.origin_ns, sources, plan.channels, &caps)?,
+        };
+        while encoder.left() > 0 {
+            let Some(raw) = source.next()? else { break };
+            encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
+            source.last = Some(raw);
+        }
+        open = Some(source);
+    }
+    drop(open);
+    encoder.finish()
+}
+
+/// A source that is being read.
+struct Open {
+    of: (u32, TrackId),
+    /// Where what is wanted of it begins, in ns of its stream time.
+    origin_ns: u64,
+    decoded: Decoded,
+    /// What came last, of which the next stretch may want some as well.
+    last: Option<Raw>,
+    /// What is given out again first.
+    again: Option<Raw>,
+}
+
+impl Open {
+    fn new(of: (u32, TrackId), origin_ns: u64, sources: &Sources, channels: u32, caps: &gst::Caps) -> Result<Self, Failure> {
         let convert = element("audioconvert")?;
-        if plan.channels == 2 {
+        if channels == 2 {
             downmix::apply(&convert)?;
         }
         let after = vec![convert, element("audioresample")?];
-        let mut decoded = decode(&sources.open(source)?, track, 0, after, &caps)?;
-        while encoder.left() > 0 {
-            let Some(raw) = decoded.next()? else { break };
-            encoder.push(raw.start_ns, raw.buffer()?.as_ref(), output.as_ref())?;
+        let decoded = decode(&sources.open(of.0)?, of.1, 0, after, caps)?;
+        Ok(Self { of, origin_ns, decoded, last: None, again: None })
+    }
+
+    fn next(&mut self) -> Result<Option<Raw>, Failure> {
+        match self.again.take() {
+            Some(last) => Ok(Some(last)),
+            None => self.decoded.next(),
         }
     }
-    encoder.finish()
 }
 
 /// A stretch of the result that is of one source.

@@ -50,7 +50,7 @@ impl<F: Clone> Cadence<F> {
     pub fn push(&mut self, start_ns: u64, frame: F) -> Vec<Show<F>> {
         let time_ns = start_ns.saturating_sub(self.origin_ns);
         let place = self.rate.nearest_frame(time_ns);
-        let distance_ns = time_ns.abs_diff(self.rate.start_ns(place));
+        let distance_ns = start_ns.abs_diff(self.origin_ns.saturating_add(self.rate.start_ns(place)));
         let alone = |next| Held { place, next, nearest: frame.clone(), distance_ns, last: None };
         let Some(held) = self.held.take() else {
             self.held = Some(alone(place.min(self.frames.start)));

@@ -1,11 +1,14 @@
 //! The frame that clips of all sizes and shapes are brought to: black where a picture does not reach, and with what is laid over.
 
-use farm::edit::{Clip, EditPlan};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use farm::edit::{Clip, EditPlan, OVERLAY_BYTES_MAX, Overlay};
 use farm::media::Colour;
 use farm::{Code, Failure};
 use gst_video::prelude::*;
 
-use crate::overlay::{Drawn, FILE_BYTES_MAX};
+use crate::overlay::Drawn;
 use crate::scale;
 use crate::source::internal;
 use crate::sources::Sources;
@@ -14,12 +17,39 @@ use crate::stills::copy_plane;
 /// Levels of black in the planes of a frame.
 const BLACK: [u8; 3] = [16, 128, 128];
 
+/// Most pixels that all overlays of an order cover, some 12 bytes each.
+const COVERED_PX_MAX: u64 = 1 << 24;
+
 /// What the pictures of a clip are put into.
 pub struct Canvas {
     frame: (u32, u32),
     /// Size of the clip's pictures, which are in the middle.
     picture: (u32, u32),
-    overlays: Vec<Drawn>,
+    overlays: Vec<Arc<Drawn>>,
+}
+
+/// Pictures that are laid over, each read once for all clips.
+#[derive(Default)]
+pub struct Overlays {
+    drawn: BTreeMap<u32, Arc<Drawn>>,
+    /// Pixels that they cover.
+    covered: u64,
+}
+
+impl Overlays {
+    fn get(&mut self, place: u32, plan: &Overlay, frame: (u32, u32), sources: &Sources) -> Result<Arc<Drawn>, Failure> {
+        if let Some(drawn) = self.drawn.get(&place) {
+            return Ok(Arc::clone(drawn));
+        }
+        let drawn = Arc::new(Drawn::new(&sources.read(plan.source, OVERLAY_BYTES_MAX)?, plan, frame)?);
+        self.covered = self.covered.saturating_add(drawn.covered());
+        if self.covered > COVERED_PX_MAX {
+            let message = format!("{}: all pictures to lay over cover more than {COVERED_PX_MAX} pixels", plan.name);
+            return Err(Failure::new(Code::LimitExceeded, message));
+        }
+        self.drawn.insert(place, Arc::clone(&drawn));
+        Ok(drawn)
+    }
 }
 
 impl Canvas {
@@ -27,13 +57,10 @@ impl Canvas {
     ///
     /// # Errors
     /// Of pictures to lay over that cannot be read or decoded.
-    pub fn new(plan: &EditPlan, clip: &Clip, sources: &Sources) -> Result<Option<Self>, Failure> {
+    pub fn new(plan: &EditPlan, clip: &Clip, sources: &Sources, overlays: &mut Overlays) -> Result<Option<Self>, Failure> {
         let Some((frame, picture)) = plan.canvas.zip(clip.picture.as_ref()) else { return Ok(None) };
         let planned = |place: &u32| plan.overlays.get(*place as usize).ok_or_else(|| internal("a plan without its overlay"));
-        let drawn = |place: &u32| {
-            let overlay = planned(place)?;
-            Drawn::new(&sources.read(overlay.source, FILE_BYTES_MAX)?, overlay, frame)
-        };
+        let drawn = |place: &u32| overlays.get(*place, planned(place)?, frame, sources);
         let overlays = clip.overlays.iter().map(drawn).collect::<Result<_, Failure>>()?;
         Ok(Some(Self { frame, picture: picture.size, overlays }))
     }

@@ -84,7 +84,21 @@ pub fn decode_picked(
     caps: &gst::Caps,
     on_pad: OnPad,
 ) -> Result<Decoded, Failure> {
-    take(source, track, from_ns, (Take::Decoded, after), caps, on_pad)
+    take(source, track, from_ns, (Take::Decoded(Course::of(from_ns)), after), caps, on_pad)
+}
+
+/// As [`decode_picked`], of a stream out of which `on_pad` takes packets from the middle.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_some(
+    source: &Source,
+    track: TrackId,
+    after: Vec<gst::Element>,
+    caps: &gst::Caps,
+    on_pad: OnPad,
+) -> Result<Decoded, Failure> {
+    take(source, track, 0, (Take::Decoded(Course::Broken), after), caps, on_pad)
 }
 
 fn take(
@@ -97,7 +111,7 @@ fn take(
 ) -> Result<Decoded, Failure> {
     let sink = gst_app::AppSink::builder().sync(false).async_(false).max_buffers(1).enable_last_sample(false).caps(caps).build();
     match take {
-        Take::Decoded => want_video_meta(&sink),
+        Take::Decoded(_) => want_video_meta(&sink),
         Take::Packets => forget_segments(&sink),
     }
     let plug =
@@ -201,9 +215,35 @@ impl Hold {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Take {
     /// Raw.
-    Decoded,
+    Decoded(Course),
     /// As it is.
     Packets,
+}
+
+/// How a stream comes to its decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// From its start to its end.
+    Whole,
+    /// From a key frame in its middle, or with parts left out.
+    Broken,
+}
+
+impl Course {
+    fn of(from_ns: u64) -> Self {
+        if from_ns == 0 { Self::Whole } else { Self::Broken }
+    }
+
+    /// Has a decoder bear it. That of H.264 (GStreamer's libav, 1.22) does not decode the first frame with one thread where that is
+    /// a key frame of an open GOP: it makes up the frames that it misses before, more of them than it has room for. With two it
+    /// does.
+    fn prepare(self, decoder: &gst::Element) {
+        let is_h264 = decoder.factory().is_some_and(|factory| factory.name() == "avdec_h264");
+        if self == Self::Broken && is_h264 {
+            decoder.set_property_from_str("max-threads", "2");
+            decoder.set_property_from_str("thread-type", "frame");
+        }
+    }
 }
 
 /// What is linked to a stream once its caps are known.
@@ -242,12 +282,16 @@ impl Plug {
         }
         self.sink.set_max_buffers(buffers_waiting(caps));
         let mut chain = Vec::new();
-        if self.take == Take::Decoded && !is_raw(caps) {
+        if let Take::Decoded(course) = self.take
+            && !is_raw(caps)
+        {
             let missing = || {
                 let codec = source::codec_name(caps);
                 Failure::new(Code::UnsupportedCodec, format!("there is no decoder for {codec}")).on_stream(codec)
             };
-            chain.push(decoder_for(caps).ok_or_else(missing)?);
+            let decoder = decoder_for(caps).ok_or_else(missing)?;
+            course.prepare(&decoder);
+            chain.push(decoder);
         }
         chain.append(&mut self.after.lock().unwrap_or_else(PoisonError::into_inner));
         chain.push(self.sink.clone().upcast());

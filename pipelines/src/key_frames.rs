@@ -70,10 +70,18 @@ pub fn pick(pad: &gst::Pad, wanted: std::sync::Arc<Wanted>) {
             return gst::PadProbeReturn::Ok;
         }
         if time_ns.is_some_and(|time_ns| wanted.is_past(time_ns)) {
-            pad.push_event(gst::event::Eos::new());
+            end(pad);
         }
         gst::PadProbeReturn::Drop
     });
+}
+
+/// Ends the stream for what is linked to a pad. The pad itself has not ended then: what still comes is dropped there, where
+/// Matroska's demuxer would fail at a pad that takes no more (seen in 1.22).
+pub fn end(pad: &gst::Pad) {
+    if let Some(next) = pad.peer() {
+        next.send_event(gst::event::Eos::new());
+    }
 }
 
 /// Stream time of a packet in ns, as the probe tells key frames.

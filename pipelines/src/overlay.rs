@@ -10,10 +10,10 @@ use crate::jpeg;
 use crate::source::{decoder_for, element, internal};
 use crate::stills::Stage;
 
-/// Largest file, in bytes.
-pub const FILE_BYTES_MAX: usize = 32 << 20;
 /// Most pixels of a file.
 const FILE_PX_MAX: u64 = 1 << 25;
+/// Media type of JPEG.
+const JPEG: &str = "image/jpeg";
 /// Luma of black and of white, and how far chroma goes from its middle: 8 bits, limited range.
 const BLACK: f32 = 16.0;
 const LUMA: f32 = 219.0;
@@ -44,14 +44,23 @@ impl Drawn {
     /// # Errors
     /// [`Code::Undecodable`] for what is no such picture, [`Code::LimitExceeded`] for one that is too large.
     pub fn new(file: &Bytes, plan: &Overlay, frame: (u32, u32)) -> Result<Self, Failure> {
-        let number = plan.source;
-        let told = |failure: Failure| Failure::new(failure.code, format!("source {number} of the edits: {}", failure.message));
+        let told = |failure: Failure| Failure::new(failure.code, format!("{}: {}", plan.name, failure.message));
         let picture = Rgba::decode(file).map_err(told)?;
-        let height = plan.height as usize;
-        let width = ((picture.width * height + picture.height / 2) / picture.height.max(1)).max(1);
-        let scaled = picture.scaled(width, height, (2 * frame.0) as usize);
+        let (height, frame_width) = (plan.height as usize, frame.0 as usize);
+        let wide = ((picture.width * height + picture.height / 2) / picture.height.max(1)).max(1);
+        // Of what is wider than the frame its right end is seen.
+        let (picture, width) = match wide > frame_width {
+            true => (picture.right_end(frame_width, wide), frame_width),
+            false => (picture, wide),
+        };
+        let scaled = picture.scaled(width, height);
         let left = i64::from(frame.0) - i64::from(plan.right) - i64::try_from(width).map_err(internal)?;
         Ok(Self { planes: planes(&scaled, (left, plan.top.into()), (frame.0 as usize, frame.1 as usize)) })
+    }
+
+    /// How many pixels of a frame it covers.
+    pub fn covered(&self) -> u64 {
+        self.planes.first().map_or(0, |luma| luma.samples.len() as u64)
     }
 
     /// Lays it over a plane of a frame.
@@ -83,7 +92,9 @@ impl Rgba {
             return Err(Failure::new(Code::LimitExceeded, message));
         }
         let caps = gst::Caps::builder(kind).field("width", width.cast_signed()).field("height", height.cast_signed());
-        let caps = caps.field("framerate", gst::Fraction::new(1, 1)).build();
+        let caps = caps.field("framerate", gst::Fraction::new(1, 1));
+        // The file is the one picture.
+        let caps = if kind == JPEG { caps.field("parsed", true) } else { caps }.build();
         let decoder = decoder_for(&caps).ok_or_else(|| Failure::new(Code::MissingElement, format!("no decoder for {kind}")))?;
         let filter = element("capsfilter")?;
         filter.set_property("caps", gst::Caps::builder("video/x-raw").field("format", "RGBA").build());
@@ -109,9 +120,16 @@ impl Rgba {
         Ok(Self { width, height, pixels })
     }
 
-    /// In another size, by a cubic kernel; wide ones up to `width_max`, for what is farther out is not seen.
-    fn scaled(&self, width: usize, height: usize, width_max: usize) -> Self {
-        let width = width.min(width_max.max(1));
+    /// The right `part` of so many columns of it in `whole`.
+    fn right_end(&self, part: usize, whole: usize) -> Self {
+        let width = (self.width * part).div_ceil(whole.max(1)).clamp(1, self.width.max(1));
+        let rows = self.pixels.chunks(self.width.max(1));
+        let pixels = rows.flat_map(|row| row.get(row.len().saturating_sub(width)..).unwrap_or_default()).copied().collect();
+        Self { width, height: self.height, pixels }
+    }
+
+    /// In another size, by a cubic kernel.
+    fn scaled(&self, width: usize, height: usize) -> Self {
         let across: Vec<_> = (0..width).map(|x| weights(x, width, self.width)).collect();
         let down: Vec<_> = (0..height).map(|y| weights(y, height, self.height)).collect();
         let sum = |taps: &[(usize, f32)], at: &dyn Fn(usize) -> [f32; 4]| {
@@ -214,7 +232,7 @@ fn look(file: &[u8]) -> Option<(&'static str, (u32, u32))> {
     if file.starts_with(b"\xff\xd8") {
         // Some have something behind their end.
         let end = file.windows(2).rposition(|pair| pair == b"\xff\xd9")? + 2;
-        return Some(("image/jpeg", jpeg::size(file.get(..end)?)?));
+        return Some((JPEG, jpeg::size(file.get(..end)?)?));
     }
     if !file.starts_with(b"RIFF") || file.get(8..12)? != b"WEBP" {
         return None;
@@ -282,7 +300,7 @@ mod tests {
     fn scaling_keeps_flat_areas_and_makes_none_brighter_than_they_cover() {
         let flat = square(9, [0.5, 0.25, 0.0, 0.5]);
         for side in [3, 9, 20] {
-            let scaled = flat.scaled(side, side, 100);
+            let scaled = flat.scaled(side, side);
             assert_eq!(scaled.pixels.len(), side * side);
             assert!(scaled.pixels.iter().flatten().zip([0.5, 0.25, 0.0, 0.5].iter().cycle()).all(|(a, b)| (a - b).abs() < 1e-5));
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use farm::edit::{Clip, EditPlan};
+use farm::edit::{Clip, ClipSound, EditPlan};
 use farm::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,31 @@ impl Order {
     }
 }
 
+impl Order {
+    /// How often it opens a source: once, or once for each clip that does not go on where the one before ended.
+    pub fn openings(&self) -> u64 {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).max(1);
+        match self {
+            Self::Video(order) => match (&order.edit, order.plan.chunks.get(order.chunk as usize)) {
+                (Some(edit), Some(chunk)) => {
+                    let span = order.plan.rate.start_ns(chunk.start)..order.plan.rate.start_ns(chunk.end);
+                    count(edit.plan.clips.iter().filter(|clip| clip.start_ns < span.end && clip.end_ns > span.start).count())
+                }
+                _ => 1,
+            },
+            Self::Audio(order) => order.edit.as_ref().map_or(1, |edit| {
+                let sounds: Vec<_> = edit.plan.clips.iter().filter_map(|clip| clip.sounds.first().copied().flatten()).collect();
+                let goes_on = |pair: &&[ClipSound]| match pair {
+                    [one, next] => (one.source, one.track) == (next.source, next.track) && one.origin_ns <= next.origin_ns,
+                    _ => false,
+                };
+                count(sounds.len().saturating_sub(sounds.windows(2).filter(goes_on).count()))
+            }),
+            Self::Prove(_) | Self::Probe | Self::Stills(_) | Self::Text(_) => 1,
+        }
+    }
+}
+
 /// The sources of an order.
 pub struct Sources {
     parts: Vec<Arc<dyn Reader>>,
@@ -87,10 +112,10 @@ impl Sources {
     ///
     /// # Errors
     /// When it cannot be read, or is larger.
-    pub fn read(&self, number: u32, bytes_max: usize) -> Result<Bytes, Failure> {
+    pub fn read(&self, number: u32, bytes_max: u64) -> Result<Bytes, Failure> {
         let part = self.part(number)?;
         let bytes = usize::try_from(part.bytes()).unwrap_or(usize::MAX);
-        if bytes > bytes_max {
+        if part.bytes() > bytes_max {
             return Err(Failure::new(
                 Code::LimitExceeded,
                 format!("a picture file of {bytes} bytes: up to {bytes_max} are read"),

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use gst::prelude::*;
 
 use crate::decode::SAME_TIME_NS;
-use crate::key_frames::{END_MARGIN_NS, stream_time};
+use crate::key_frames::{self, END_MARGIN_NS, stream_time};
 use crate::packets::signed_stream_time;
 
 /// Packets that are let through when the times at which packets are decoded are past the end of a span: the other field of the
@@ -51,7 +51,7 @@ pub fn pick(pad: &gst::Pad, spans: &[Span]) {
                 pad.push_event(gst::event::SegmentDone::new(gst::ClockTime::ZERO));
             }
             Verdict::End => {
-                pad.push_event(gst::event::Eos::new());
+                key_frames::end(pad);
             }
         }
         gst::PadProbeReturn::Drop

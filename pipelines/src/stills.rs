@@ -18,7 +18,7 @@ use gst::prelude::*;
 use gst_video::prelude::*;
 
 use self::exact::ExactBoard;
-use crate::decode::{self, Frames, OnPad, Raw, decode_picked};
+use crate::decode::{self, Frames, OnPad, Raw, decode_picked, decode_some};
 use crate::fragment::handed_on;
 use crate::key_frames::{Wanted, pick};
 use crate::mend::Source;
@@ -51,7 +51,11 @@ pub fn make(plan: &StillsPlan, source: &Source, output: &dyn Output) -> Result<P
     let elements = decode::picture_elements(&plan.picture, Frames::Some)?;
     let mut poster = plan.poster.as_ref().map(|poster| Poster::new(poster, plan.picture.colour)).transpose()?;
     let mut board = plan.storyboard.as_ref().map(|board| Storyboard::new(board, plan.picture.colour)).transpose()?;
-    let mut decoded = decode_picked(source, plan.track, 0, elements, &scale::input_caps(), on_stream)?;
+    let caps = scale::input_caps();
+    let mut decoded = match is_exact(plan) {
+        true => decode_some(source, plan.track, elements, &caps, on_stream)?,
+        false => decode_picked(source, plan.track, 0, elements, &caps, on_stream)?,
+    };
     let mut frames = 0_u64;
     while let Some(raw) = decoded.next()? {
         let (key_ns, start_ns) = (wanted.at(raw.start_ns), raw.start_ns);
@@ -82,7 +86,7 @@ pub fn make(plan: &StillsPlan, source: &Source, output: &dyn Output) -> Result<P
 fn picked(plan: &StillsPlan) -> (Arc<Wanted>, OnPad) {
     let candidates_ns: Vec<u64> = plan.poster.iter().flat_map(|poster| poster.candidates_ns.iter().copied()).collect();
     let tiles = plan.storyboard.iter().flat_map(|board| &board.tiles);
-    if plan.storyboard.as_ref().is_some_and(|board| board.showing == Showing::Exact) {
+    if is_exact(plan) {
         let key_frames = candidates_ns.iter().map(|key_ns| Span { from_ns: *key_ns, until_ns: *key_ns });
         let frames = tiles.map(|tile| Span { from_ns: tile.decode_from_ns.unwrap_or(tile.frame_ns), until_ns: tile.frame_ns });
         let spans: Vec<Span> = key_frames.chain(frames).collect();
@@ -94,6 +98,11 @@ fn picked(plan: &StillsPlan) -> (Arc<Wanted>, OnPad) {
     let picked = Arc::clone(&wanted);
     let on_pad: OnPad = Box::new(move |pad: &gst::Pad| pick(pad, Arc::clone(&picked)));
     (wanted, on_pad)
+}
+
+/// Whether frames are wanted that are no key frames.
+fn is_exact(plan: &StillsPlan) -> bool {
+    plan.storyboard.as_ref().is_some_and(|board| board.showing == Showing::Exact)
 }
 
 /// Chooses the poster.

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use farm::edit::Clip;
 use farm::media::TrackId;
 use farm::plan::{Chunk, PicturePlan, Rung, VideoPlan};
 use farm::task::Account;
@@ -21,7 +22,7 @@ use farm::{Code, Failure, Rate};
 use gst::prelude::*;
 
 use crate::cadence::{Cadence, Show};
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Overlays};
 use crate::copy::PictureCopy;
 use crate::decode::{self, Frames, decode_picked};
 use crate::fragment::{Grid, Muxed, Muxer, handed_on};
@@ -44,8 +45,13 @@ pub fn encode(order: &VideoOrder, sources: &Sources, output: &Arc<dyn Output>) -
     let chunk = chunk.ok_or_else(|| Failure::new(Code::Internal, "the plan has no such chunk"))?;
     let copies = copies(order, chunk, output)?;
     let (mut ladder, mut account) = (None, Account::default());
-    for piece in pieces(order, chunk, sources)? {
-        account += piece.show(order, chunk, sources, &copies, &mut ladder, output)?;
+    let mut overlays = Overlays::default();
+    for piece in pieces(order, chunk) {
+        let canvas = match (&order.edit, piece.clip) {
+            (Some(edit), Some(clip)) => Canvas::new(&edit.plan, clip, sources, &mut overlays)?,
+            _ => None,
+        };
+        account += piece.show((order, chunk), (sources, canvas.as_ref()), &copies, &mut ladder, output)?;
     }
     let Some(ladder) = ladder else {
         return Err(Failure::new(Code::Undecodable, "no frame of the picture could be decoded"));
@@ -67,15 +73,15 @@ struct Piece<'a> {
     origin: u64,
     /// The places of the chunk that it fills.
     places: Range<u64>,
-    /// What its pictures are put into, where it is a clip.
-    canvas: Option<Canvas>,
+    /// The clip that it is of, where the source is edited.
+    clip: Option<&'a Clip>,
 }
 
 /// What a chunk shows: of its one source, or of clips.
-fn pieces<'a>(order: &'a VideoOrder, chunk: &Chunk, sources: &Sources) -> Result<Vec<Piece<'a>>, Failure> {
+fn pieces<'a>(order: &'a VideoOrder, chunk: &Chunk) -> Vec<Piece<'a>> {
     let plan = &order.plan;
     let Some(edit) = &order.edit else {
-        return Ok(vec![Piece {
+        return vec![Piece {
             source: 0,
             track: plan.track,
             picture: &plan.picture,
@@ -83,8 +89,8 @@ fn pieces<'a>(order: &'a VideoOrder, chunk: &Chunk, sources: &Sources) -> Result
             origin_ns: order.origin_ns,
             origin: 0,
             places: chunk.frames(),
-            canvas: None,
-        }]);
+            clip: None,
+        }];
     };
     let mut pieces = Vec::new();
     for clip in &edit.plan.clips {
@@ -101,19 +107,18 @@ fn pieces<'a>(order: &'a VideoOrder, chunk: &Chunk, sources: &Sources) -> Result
             origin_ns: clip.origin_ns,
             origin,
             places,
-            canvas: Canvas::new(&edit.plan, clip, sources)?,
+            clip: Some(clip),
         });
     }
-    Ok(pieces)
+    pieces
 }
 
 impl Piece<'_> {
     /// Decodes it and shows it on every rung.
     fn show(
         &self,
-        order: &VideoOrder,
-        chunk: &Chunk,
-        sources: &Sources,
+        (order, chunk): (&VideoOrder, &Chunk),
+        (sources, canvas): (&Sources, Option<&Canvas>),
         copies: &[Arc<PictureCopy>],
         ladder: &mut Option<Ladder>,
         output: &Arc<dyn Output>,
@@ -122,7 +127,7 @@ impl Piece<'_> {
         let listeners = copies.to_vec();
         let listen = Box::new(move |pad: &gst::Pad| listeners.iter().for_each(|copy| copy.listen(pad)));
         let mut elements = decode::picture_elements(self.picture, Frames::All)?;
-        elements.extend(self.canvas.as_ref().map(|canvas| canvas.scaling(self.picture.colour)));
+        elements.extend(canvas.map(|canvas| canvas.scaling(self.picture.colour)));
         let source = sources.open(self.source)?;
         let mut decoded = decode_picked(&source, self.track, self.decode_from_ns, elements, &scale::input_caps(), listen)?;
         let places = self.places.start - self.origin..self.places.end - self.origin;
@@ -137,13 +142,13 @@ impl Piece<'_> {
                 None => ladder.insert(Ladder::start(order, chunk.clone(), Arc::clone(output))?),
             };
             let place = plan.rate.nearest_frame(raw.start_ns.saturating_sub(self.origin_ns));
-            let is_early = raw.start_ns + if self.canvas.is_some() { frame_ns / 2 } else { frame_ns } < self.origin_ns;
-            if self.canvas.is_some() && is_early {
+            let is_early = raw.start_ns + if canvas.is_some() { frame_ns / 2 } else { frame_ns } < self.origin_ns;
+            if canvas.is_some() && is_early {
                 before = Some(raw.sample);
                 continue;
             }
             // The plan begins and ends with the frames whose times are believed.
-            if is_early || (self.canvas.is_none() && place > plan.frames) {
+            if is_early || (canvas.is_none() && place > plan.frames) {
                 stray += 1;
                 continue;
             }
@@ -155,7 +160,7 @@ impl Piece<'_> {
             }
             shows.extend(cadence.push(raw.start_ns, raw.sample));
             for show in shows {
-                self.hand_on(show, ladder, output.as_ref())?;
+                self.hand_on(show, canvas, ladder, output.as_ref())?;
             }
         }
         if let Some(before) = before {
@@ -167,13 +172,29 @@ impl Piece<'_> {
         }
         for show in rest {
             let ladder = ladder.as_mut().ok_or_else(|| internal("frames that nothing was made for"))?;
-            self.hand_on(show, ladder, output.as_ref())?;
+            self.hand_on(show, canvas, ladder, output.as_ref())?;
         }
-        Ok(Account { decode_errors: damaged, dropped: account.dropped + stray, ..account })
+        let missing = self.missing(account.missing, places.end, plan.rate);
+        Ok(Account { decode_errors: damaged, dropped: account.dropped + stray, missing, ..account })
     }
 
-    fn hand_on(&self, show: Show<gst::Sample>, ladder: &mut Ladder, output: &dyn Output) -> Result<(), Failure> {
-        let frame = match &self.canvas {
+    /// How many of the places at its end, filled by the last frame that came, should have had frames of their own: in a clip only
+    /// those up to where its source's last frame stands.
+    fn missing(&self, filled: u64, end: u64, rate: Rate) -> u64 {
+        let Some(clip) = self.clip else { return filled };
+        let last_ns = clip.picture.as_ref().and_then(|picture| picture.last_ns);
+        let has_own = |last_ns: u64| rate.nearest_frame(last_ns.saturating_sub(self.origin_ns)) + 1;
+        last_ns.map_or(0, |last_ns| filled.saturating_sub(end.saturating_sub(has_own(last_ns))))
+    }
+
+    fn hand_on(
+        &self,
+        show: Show<gst::Sample>,
+        canvas: Option<&Canvas>,
+        ladder: &mut Ladder,
+        output: &dyn Output,
+    ) -> Result<(), Failure> {
+        let frame = match canvas {
             Some(canvas) => canvas.put(show.frame)?,
             None => show.frame,
         };

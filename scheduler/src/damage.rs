@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use farm::job::Damage;
 use farm::media::MediaInfo;
-use farm::plan::Plan;
+use farm::plan::{AudioPlan, Plan};
 use farm::stills::Stills;
 use farm::task::{Account, TaskId};
 use farm::{Code, Failure};
@@ -143,12 +143,17 @@ fn enough(info: &MediaInfo, plan: &Plan, accounts: &Accounts) -> Result<(), Fail
 
 /// As [`enough`], where what is not wanted of the sources was not decoded either.
 fn enough_of_clips(plan: &Plan, accounts: &Accounts) -> Result<(), Failure> {
-    let places = plan.video.as_ref().map_or(0, |video| video.frames);
-    match accounts.frames.map(|frames| frames.missing).filter(|missing| missing.saturating_mul(SHARE) > places) {
-        Some(missing) => {
-            let message = format!("{missing} of {places} frames are missing, because the pictures of their sources end early");
-            Err(Failure::new(Code::Undecodable, message))
-        }
+    let refused = |message: String| Err(Failure::new(Code::Undecodable, message));
+    if let (Some(pass), Some(frames)) = (plan.passes().last(), &accounts.frames) {
+        let (missing, places) = (frames.missing, pass.video.frames);
+        return match missing.saturating_mul(SHARE) > places {
+            true => refused(format!("{missing} of {places} frames are missing: the pictures of their sources end early")),
+            false => Ok(()),
+        };
+    }
+    let short = |(audio, account): &(&AudioPlan, &Account)| account.missing.saturating_mul(SHARE) > audio.samples;
+    match plan.audio.iter().zip(&accounts.samples).find(short) {
+        Some((audio, account)) => refused(format!("{} of {} samples of the sound are missing", account.missing, audio.samples)),
         None => Ok(()),
     }
 }

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use farm::edit::{Clip, ClipPicture, ClipSound, EditPlan, EditStep, Overlay, OverlaySpec, Stretch, others};
-use farm::media::{AudioTrack, MediaInfo, VideoTrack};
+use farm::job::shown_url;
+use farm::media::{AudioTrack, MediaInfo, SourceVersion, VideoTrack};
 use farm::plan::{PicturePlan, Rung};
 use farm::{Code, Failure, Rate};
 
 use crate::ladder::Shape;
-use crate::plan::{decode_from, main_picture, origin};
+use crate::plan::{decode_from, length, main_picture, origin};
 
 /// Most clips of a result.
 const CLIPS_MAX: usize = 2_000;
@@ -21,7 +22,7 @@ const CLIPS_MAX: usize = 2_000;
 pub struct Sources<'a> {
     /// The job's own.
     pub main: &'a MediaInfo,
-    /// The others that are media, by number.
+    /// The others, by number. Of those that are no media only the version is known.
     pub others: &'a BTreeMap<u32, &'a MediaInfo>,
 }
 
@@ -32,6 +33,8 @@ pub struct Montage<'a> {
     overlays: Vec<(u32, &'a OverlaySpec)>,
     pieces: Vec<Piece>,
     sounds: Vec<&'a AudioTrack>,
+    /// Of the other sources, in order.
+    versions: Vec<Option<SourceVersion>>,
 }
 
 /// A source that is media.
@@ -80,11 +83,12 @@ impl<'a> Montage<'a> {
         grid: Option<Rate>,
         notes: &mut Vec<String>,
     ) -> Result<Self, Failure> {
-        let mut parts = BTreeMap::from([(0, Part::of(sources.main, grid, notes)?)]);
-        for (number, step, _) in others(steps).filter(|(_, step, _)| step.names_media()) {
+        let mut parts = BTreeMap::from([(0, Part::of(sources.main, grid)?)]);
+        for (number, step, source) in others(steps).filter(|(_, step, _)| step.names_media()) {
             let info = sources.others.get(&number).copied();
             let info =
                 info.ok_or_else(|| Failure::new(Code::Internal, format!("source {number} of the edits was not probed")))?;
+            notes.extend(info.warnings.iter().map(|warning| format!("{}: {warning}", shown_url(&source.url))));
             let lacks = |what: &str| {
                 let at = steps.iter().position(|other| std::ptr::eq(other, step)).map_or(0, |place| place + 1);
                 Err(Failure::new(
@@ -101,7 +105,7 @@ impl<'a> Montage<'a> {
                 }
                 _ if grid.is_some() && info.video.is_empty() => return lacks("picture"),
                 _ => {
-                    parts.insert(number, Part::of(info, grid, &mut Vec::new())?);
+                    parts.insert(number, Part::of(info, grid)?);
                 }
             }
         }
@@ -112,6 +116,7 @@ impl<'a> Montage<'a> {
             overlays: Vec::new(),
             pieces: vec![Piece { source: 0, own: 0..whole, sound: 0, sound_from: 0, overlays: Vec::new() }],
             sounds: Vec::new(),
+            versions: others(steps).map(|(number, _, _)| sources.others.get(&number)?.version.clone()).collect(),
         };
         let mut numbers = others(steps).map(|(number, _, _)| number);
         for (at, step) in (1..).zip(steps) {
@@ -208,6 +213,12 @@ impl<'a> Montage<'a> {
         to_ns(self.grid, self.places())
     }
 
+    /// The picture that takes longest to decode.
+    pub fn dearest(&self) -> Option<&'a VideoTrack> {
+        let shown = self.parts.values().filter_map(|part| part.picture);
+        shown.max_by_key(|track| u64::from(track.width) * u64::from(track.height))
+    }
+
     /// The tracks that the renditions of sound are named after.
     pub fn sounds(&self) -> &[&'a AudioTrack] {
         &self.sounds
@@ -236,7 +247,7 @@ impl<'a> Montage<'a> {
     ///
     /// # Errors
     /// [`Code::LimitExceeded`] for pictures that cannot be read.
-    pub fn plan(&self, top: Option<&Rung>, steps: &[EditStep]) -> Result<EditPlan, Failure> {
+    pub fn plan(&self, top: Option<&Rung>) -> Result<EditPlan, Failure> {
         let canvas = top.map(|rung| (rung.width, rung.height));
         let mut clips = Vec::with_capacity(self.pieces.len());
         let mut at = 0;
@@ -245,7 +256,10 @@ impl<'a> Montage<'a> {
             let picture = canvas.zip(part.picture).map(|(canvas, track)| {
                 let size = inside(canvas, Shape::of(track)?.own_size());
                 let decode_from_ns = self.decode_piece_from(piece, piece.own.start);
-                Ok::<_, Failure>(ClipPicture { track: track.track, picture: PicturePlan::of(track), size, decode_from_ns })
+                let timing = &track.timing;
+                let last_ns = timing.constant.then(|| timing.end_ns.saturating_sub(timing.rate.start_ns(1)));
+                let picture = PicturePlan::of(track);
+                Ok::<_, Failure>(ClipPicture { track: track.track, picture, size, decode_from_ns, last_ns })
             });
             clips.push(Clip {
                 start_ns: to_ns(self.grid, at),
@@ -258,19 +272,16 @@ impl<'a> Montage<'a> {
             });
             at += piece.len();
         }
-        let version = |(number, step, _): (u32, &EditStep, _)| {
-            let probed = self.parts.get(&number).filter(|_| step.names_media());
-            probed.and_then(|part| part.info.version.clone())
-        };
         let height = canvas.map_or(0, |(_, height)| height);
         let overlay = |(source, spec): &(u32, &OverlaySpec)| Overlay {
             source: *source,
+            name: shown_url(&spec.source.url),
             height: spec.height.of(height).max(1),
             right: spec.right.of(height),
             top: spec.top.of(height),
         };
         let overlays = self.overlays.iter().map(overlay).collect();
-        Ok(EditPlan { others: others(steps).map(version).collect(), canvas, overlays, clips })
+        Ok(EditPlan { others: self.versions.clone(), canvas, overlays, clips })
     }
 
     /// What is heard of a piece in a rendition: the track of the same number in the main source, the first in others.
@@ -283,11 +294,12 @@ impl<'a> Montage<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn of(info: &'a MediaInfo, grid: Option<Rate>, notes: &mut Vec<String>) -> Result<Self, Failure> {
-        let picture = if grid.is_some() { main_picture(&info.video, notes) } else { None };
-        let origin_ns = origin(picture, &info.audio, notes)?;
+    fn of(info: &'a MediaInfo, grid: Option<Rate>) -> Result<Self, Failure> {
+        // What there is to note of the job's own source is noted by its plan.
+        let picture = if grid.is_some() { main_picture(&info.video, &mut Vec::new()) } else { None };
+        let origin_ns = origin(picture, &info.audio, &mut Vec::new())?;
         let ends_ns = picture.map(|track| track.timing.end_ns).into_iter().chain(info.audio.iter().map(|track| track.end_ns));
-        let places = to_places(grid, ends_ns.max().unwrap_or(0).saturating_sub(origin_ns)).max(1);
+        let places = to_places(grid, length(origin_ns, ends_ns.max().unwrap_or(0))?).max(1);
         Ok(Self { info, picture, origin_ns, places })
     }
 }

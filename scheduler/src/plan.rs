@@ -92,10 +92,10 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
     let grid_rate = ladder.as_ref().map(|ladder| ladder.rate);
     let montage = match spec.edit.as_slice() {
         [] => None,
-        steps => Some(Montage::new(steps, sources, grid_rate, &mut Vec::new())?),
+        steps => Some(Montage::new(steps, sources, grid_rate, &mut notes)?),
     };
     let top = ladder.as_ref().and_then(|ladder| ladder.rungs.first());
-    let edit = montage.as_ref().map(|montage| montage.plan(top, &spec.edit)).transpose()?;
+    let edit = montage.as_ref().map(|montage| montage.plan(top)).transpose()?;
     // Whatever is edited starts at 0.
     let origin_ns = if edit.is_some() { 0 } else { origin_ns };
     let heard: Vec<&AudioTrack> = montage.as_ref().map_or_else(|| sound.iter().collect(), |montage| montage.sounds().to_vec());
@@ -112,7 +112,9 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
                 Some(montage) => Course::of(montage, origin_ns)?,
                 None => Course::whole(track, ladder.rate, origin_ns)?,
             };
-            let of = |cut, rungs| Ok::<_, Failure>(video_plan((spec, cut), track, (ladder.rate, grid), rungs, &course));
+            let dearest = montage.as_ref().and_then(Montage::dearest).unwrap_or(track);
+            let of =
+                |cut, rungs| Ok::<_, Failure>(video_plan((spec, cut), (track, dearest), (ladder.rate, grid), rungs, &course));
             (first.map(|rung| of(Cut::First(pace), vec![rung])).transpose()?, Some(of(Cut::Rest(pace), others)?))
         }
         _ => (None, None),
@@ -151,7 +153,9 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
     let text = match &edit {
         None => text::plan(&info.text, (origin_ns, duration_ns), segment_ns, &mut notes),
         Some(_) => {
-            notes.extend((!info.text.is_empty()).then(|| "the text is left out: the video is edited".to_owned()));
+            let lost = [("text", info.text.is_empty()), ("chapters", info.chapters.is_empty())];
+            let lost = lost.into_iter().filter(|(_, is_empty)| !is_empty);
+            notes.extend(lost.map(|(what, _)| format!("the {what} of the source is left out: the video is edited")));
             None
         }
     };
@@ -227,7 +231,7 @@ pub(crate) fn origin(picture: Option<&VideoTrack>, sound: &[AudioTrack], notes: 
 }
 
 /// How long after the origin something ends, in ns.
-fn length(origin_ns: u64, end_ns: u64) -> Result<u64, Failure> {
+pub(crate) fn length(origin_ns: u64, end_ns: u64) -> Result<u64, Failure> {
     let length_ns = end_ns.saturating_sub(origin_ns);
     if length_ns > DURATION_NS_MAX {
         let message =
@@ -315,9 +319,10 @@ fn stages(spec: &JobSpec, track: &VideoTrack, mut rungs: Vec<Rung>, notes: &mut 
 /// What is made first costs no more than this part of all, where there is something so small.
 const FIRST_DIVISOR: u64 = 5;
 
+/// `dearest` is the picture that takes longest to decode.
 fn video_plan(
     (spec, cut): (&JobSpec, Cut),
-    track: &VideoTrack,
+    (track, dearest): (&VideoTrack, &VideoTrack),
     (rate, grid): (Rate, Grid),
     mut rungs: Vec<Rung>,
     course: &Course<'_>,
@@ -327,7 +332,7 @@ fn video_plan(
     let segments = u64::try_from(segment_lengths(frames, segment_frames).len()).unwrap_or(u64::MAX);
     let pieces = match spec.chunk_seconds {
         Some(seconds) => asked_for(seconds, segments, segment_frames, rate),
-        None => cut.pieces(segments, segment_frames, frame_pixels(&rungs, track), rate),
+        None => cut.pieces(segments, segment_frames, frame_pixels(&rungs, dearest), rate),
     };
     let pieces = if pieces.len() as u64 > CHUNKS_MAX { shares(segments, segments.div_ceil(CHUNKS_MAX)) } else { pieces };
     let chunks = chunks(frames, segment_frames, &pieces, &course.decode_from);
@@ -441,7 +446,8 @@ fn chunks(frames: u64, segment_frames: u64, pieces: &[u64], decode_from_ns: impl
 /// the grid has fewer, the one at the place's own time is shown.
 pub(crate) fn decode_from(track: &VideoTrack, rate: Rate, origin_ns: u64, start: u64) -> u64 {
     let place = |time_ns: u64| rate.nearest_frame(time_ns.saturating_sub(origin_ns));
-    let latest_ns = origin_ns + rate.start_ns(start) + track.timing.rate.start_ns(1) / 2;
+    let frame_ns = track.timing.rate.start_ns(1).min(rate.start_ns(1));
+    let latest_ns = origin_ns.saturating_add(rate.start_ns(start)).saturating_add(frame_ns / 2);
     let will_do = |time_ns: u64| if track.timing.constant { time_ns < latest_ns } else { place(time_ns) < start };
     let before = track.key_frames_ns.partition_point(|&time_ns| will_do(time_ns));
     before.checked_sub(1).filter(|&index| index > 0).and_then(|index| track.key_frames_ns.get(index).copied()).unwrap_or(0)

@@ -332,7 +332,9 @@ pub fn report(spec: &JobSpec, info: &MediaInfo, plan: &Plan, seal: &Seal) -> Rep
 fn source(spec: &JobSpec, info: &MediaInfo, plan: &Plan) -> SourceReport {
     let used = plan.video.as_ref().map(|video| video.track).or(plan.stills.as_ref().map(|stills| stills.track));
     let picture = used.and_then(|used| info.video.iter().find(|track| track.track == used));
-    let sound = plan.audio.iter().filter_map(|audio| info.audio.iter().find(|track| track.track == audio.track));
+    // What is heard of an edited video may be of other sources.
+    let heard = plan.audio.iter().filter(|_| plan.edit.is_none());
+    let sound = heard.filter_map(|audio| info.audio.iter().find(|track| track.track == audio.track));
     SourceReport {
         url: shown_url(&spec.source.url),
         bytes: info.bytes,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use farm::edit;
 use farm::ended::{Ended, JobOutcome};
 use farm::job::{JobId, JobSpec, shown_url};
 use farm::plan::{Plan, RenditionId};
@@ -203,7 +204,7 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
     let view = view.filter(|view| !matches!(view.phase, Phase::Ended(_)));
     let progress = match (&result, &view) {
         (None, Some(view)) if !matches!(view.phase, Phase::Waiting) => Progress::from(view),
-        _ => counted(state, id, &listed).await?,
+        _ => counted(state, id, &spec, &listed).await?,
     };
     let (word, result, error) = match (result, view.map(|view| view.phase)) {
         (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary.into()), None),
@@ -222,7 +223,7 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
 }
 
 /// How far a job is by its markers.
-async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progress, Failure> {
+async fn counted(state: &Storage, id: &JobId, spec: &JobSpec, listed: &[String]) -> Result<Progress, Failure> {
     let done = keys::done_prefix(id);
     let tasks_done = listed.iter().filter(|key| key.starts_with(&done)).count();
     let prefix = format!("{}plan-", keys::job_prefix(id));
@@ -232,7 +233,8 @@ async fn counted(state: &Storage, id: &JobId, listed: &[String]) -> Result<Progr
     let plan: Plan = fetch(state, plan).await?;
     let tasks = TaskId::encodes_of(&plan).chain(TaskId::joins_of(&plan)).count();
     // The probe is a task too, and so are those of other sources, which edits name.
-    Ok(Progress { tasks_done, tasks_total: (1 + tasks).max(tasks_done), ..Progress::default() })
+    let probes = 1 + edit::others(&spec.edit).count();
+    Ok(Progress { tasks_done, tasks_total: probes + tasks, ..Progress::default() })
 }
 
 /// Where a job of a list was found.

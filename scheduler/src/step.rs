@@ -118,8 +118,8 @@ impl JobState {
     /// The pace that the job's end shows; as it was where it shows none.
     pub fn pace_after(&self, pace: Pace) -> Pace {
         let (Some(plan), Some(seal), Some(Ok(info))) = (&self.plan, &self.seal, self.info()) else { return pace };
-        // What a device does is not seen in CPU time.
-        if plan.passes().any(|pass| pass.video.class().is_hardware()) {
+        // What a device does is not seen in CPU time, nor what there is to decode for clips.
+        if plan.edit.is_some() || plan.passes().any(|pass| pass.video.class().is_hardware()) {
             return pace;
         }
         let used = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
@@ -133,8 +133,8 @@ impl JobState {
 
     /// What is known of the job's source, and of the others that its edits name; or what is still to be found out.
     fn sources(&self) -> Result<Result<Known<'_>, Vec<TaskId>>, Failure> {
-        let media = edit::others(&self.spec.edit).filter(|(_, step, _)| step.names_media());
-        let probes: Vec<(u32, TaskId)> = media.map(|(number, _, _)| (number, TaskId::ProbeOther(number))).collect();
+        let others = edit::others(&self.spec.edit);
+        let probes: Vec<(u32, TaskId)> = others.map(|(number, _, _)| (number, TaskId::ProbeOther(number))).collect();
         let all = [&TaskId::Probe].into_iter().chain(probes.iter().map(|(_, task)| task));
         let unknown: Vec<TaskId> = all.filter(|task| !self.markers.contains_key(task)).cloned().collect();
         match self.info() {

@@ -63,6 +63,8 @@ pub struct Ways {
     pub broker: Option<String>,
     /// URL of the S3 server.
     pub s3: Option<String>,
+    /// URL of the farm's state.
+    pub state: Option<String>,
     /// The folder that it runs in, and takes for temporary files.
     pub folder: Option<PathBuf>,
 }
@@ -177,7 +179,7 @@ impl Farm {
             command.current_dir(folder).env("TMPDIR", folder);
         }
         let state = self.s3.url(&format!("{}/state/", self.name))?;
-        command.env("SHOAL_STORAGE", state.as_str()).env("SHOAL_SERVER", &self.server);
+        command.env("SHOAL_STORAGE", ways.state.as_deref().unwrap_or(state.as_str())).env("SHOAL_SERVER", &self.server);
         Ok(command)
     }
 

@@ -37,6 +37,8 @@ pub struct Like {
     pub storyboards: bool,
     /// How a watermark's distance to the right edge is called: up to 7 it was misspelled.
     pub margin: &'static str,
+    /// Whether numbers of the studio's tasks come as text, as they were typed in.
+    pub typed: bool,
     /// Resolutions that are made, the source's own besides.
     pub resolutions: &'static [u32],
 }
@@ -49,10 +51,11 @@ pub const V7_3: Like = Like {
     filters_types: true,
     storyboards: false,
     margin: "horitonzalMarginRatio",
+    typed: true,
     resolutions: &[0, 144, 240],
 };
 /// PeerTube 8.2 with sound apart.
-pub const V8_2: Like = Like { storyboards: true, margin: "horizontalMarginRatio", ..V7_3 };
+pub const V8_2: Like = Like { storyboards: true, margin: "horizontalMarginRatio", typed: false, ..V7_3 };
 
 /// How a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +132,10 @@ pub enum Trouble {
     LongAnswer(u64),
     /// A result is taken, and the answer does not come.
     LostAnswer,
+    /// A result is taken, and the job is offered again all the same.
+    OfferedAgain,
+    /// The file of the studio's task at this place is not there.
+    NoTaskFile(usize),
 }
 
 struct World {

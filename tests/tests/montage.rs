@@ -117,7 +117,9 @@ fn place_of(clip: &Clip) -> [u32; 4] {
     let (frame, own) = ([SIZE.0, SIZE.1].map(f64::from), [clip.width as f64, clip.height as f64]);
     let scale = (frame[0] / own[0]).min(frame[1] / own[1]);
     let [width, height] = own.map(|side| side * scale);
-    [(frame[0] - width) / 2.0, (frame[1] - height) / 2.0, width, height].map(|px| px.round() as u32)
+    // Sides are even, and so are edges.
+    let [width, height] = [width, height].map(|side| 2 * (side / 2.0).round() as u32);
+    [((SIZE.0 - width) / 2) & !1, ((SIZE.1 - height) / 2) & !1, width, height]
 }
 
 /// What was made of an edited video. It is right by all rules.

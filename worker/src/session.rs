@@ -15,7 +15,7 @@ use pipelines::{boxes, codecs};
 
 use crate::protocol::{Frame, FromChild, READ_BYTES_MAX};
 
-/// How often a source may be read over, in whole.
+/// How often a source may be read over, in whole, each time that it is opened.
 const READINGS_MAX: u64 = 8;
 /// Bytes that may be read of any source, on top: small sources are read over more often.
 const SERVED_BYTES_FREE: u64 = 256 << 20;
@@ -96,6 +96,8 @@ impl From<Breach> for Failure {
 pub(crate) struct Session {
     asked: Asked,
     source_bytes: u64,
+    /// How often the order opens a source.
+    openings: u64,
     reads: u64,
     served_bytes: u64,
     renditions: Vec<Making>,
@@ -182,7 +184,15 @@ impl Session {
             ordered(order).ok_or_else(|| Failure::new(Code::Internal, "the order names a chunk that its plan has not"))?;
         let making = |ordered| Making { ordered, timescale: None, made: Amount::default(), bytes: 0 };
         let renditions = ordered.into_iter().map(making).collect();
-        Ok(Self { asked: Asked::by(order), source_bytes, reads: 0, served_bytes: 0, renditions, ended: false })
+        Ok(Self {
+            asked: Asked::by(order),
+            source_bytes,
+            openings: order.openings(),
+            reads: 0,
+            served_bytes: 0,
+            renditions,
+            ended: false,
+        })
     }
 
     /// What a frame means.
@@ -219,7 +229,8 @@ impl Session {
         }
         self.reads += 1;
         self.served_bytes += u64::from(len);
-        let served_max = self.source_bytes.saturating_mul(READINGS_MAX).saturating_add(SERVED_BYTES_FREE);
+        let readings_max = READINGS_MAX.saturating_mul(self.openings);
+        let served_max = self.source_bytes.saturating_mul(readings_max).saturating_add(SERVED_BYTES_FREE);
         if self.served_bytes > served_max || self.reads > READS_FREE.saturating_add(served_max / READ_BYTES_MEAN_MIN) {
             return Err(Breach::TooMuchRead);
         }

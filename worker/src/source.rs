@@ -8,6 +8,8 @@ mod file;
 mod http;
 mod s3;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::{Bytes, BytesMut};
 use farm::job::{SourceSpec, shown_url};
 use farm::media::SourceVersion;
@@ -29,8 +31,8 @@ enum Place {
     File(file::FileSource),
     Http(Blocks<http::HttpRemote>),
     S3(Blocks<s3::S3Remote>),
-    /// Several, one after the other.
-    Row(Vec<Source>),
+    /// Several, one after the other. Blocks are kept of the one that was read last.
+    Row(Vec<Source>, AtomicUsize),
 }
 
 impl Source {
@@ -59,12 +61,22 @@ impl Source {
 
     /// Several as one: the bytes of each after those of the one before.
     pub(crate) fn row(sources: Vec<Self>) -> Self {
-        Self { place: Place::Row(sources) }
+        Self { place: Place::Row(sources, AtomicUsize::new(0)) }
     }
 
     /// No bytes, for orders that read none.
     pub(crate) fn empty() -> Self {
         Self { place: Place::Nowhere }
+    }
+
+    /// Keeps nothing of it in memory.
+    fn forget(&self) {
+        match &self.place {
+            Place::Nowhere | Place::File(_) => {}
+            Place::Http(http) => http.forget(),
+            Place::S3(s3) => s3.forget(),
+            Place::Row(sources, _) => sources.iter().for_each(Self::forget),
+        }
     }
 
     /// Which version of it was opened, and is read.
@@ -74,7 +86,10 @@ impl Source {
             Place::File(file) => file.version(),
             Place::Http(http) => http.version().clone(),
             Place::S3(s3) => s3.version().clone(),
-            Place::Row(sources) => SourceVersion { bytes: sources.iter().map(Self::bytes).sum(), etag: None, modified: None },
+            Place::Row(sources, _) => {
+                let bytes = sources.iter().map(Self::bytes).fold(0, u64::saturating_add);
+                SourceVersion { bytes, etag: None, modified: None }
+            }
         }
     }
 
@@ -105,20 +120,24 @@ impl Source {
             Place::File(file) => file.read_at(offset, len).await,
             Place::Http(http) => http.read_at(offset, len).await,
             Place::S3(s3) => s3.read_at(offset, len).await,
-            Place::Row(sources) => read_row(sources, offset, len).await,
+            Place::Row(sources, last) => read_row((sources, last), offset, len).await,
         }
     }
 }
 
 /// Reads what may lie across several sources.
-async fn read_row(sources: &[Source], offset: u64, len: usize) -> Result<Bytes, Failure> {
-    let (mut start, end, mut gathered) = (0, offset.saturating_add(len as u64), BytesMut::new());
-    for source in sources {
-        let own = start..start + source.bytes();
+async fn read_row((sources, last): (&[Source], &AtomicUsize), offset: u64, len: usize) -> Result<Bytes, Failure> {
+    let (mut start, end, mut gathered) = (0_u64, offset.saturating_add(len as u64), BytesMut::new());
+    for (place, source) in sources.iter().enumerate() {
+        let own = start..start.saturating_add(source.bytes());
         start = own.end;
         let wanted = own.start.max(offset)..own.end.min(end);
         if wanted.is_empty() {
             continue;
+        }
+        let before = last.swap(place, Ordering::Relaxed);
+        if let Some(before) = sources.get(before).filter(|_| before != place) {
+            before.forget();
         }
         let bytes = usize::try_from(wanted.end - wanted.start).unwrap_or(len);
         let part = Box::pin(source.read_at(wanted.start - own.start, bytes)).await?;

@@ -61,7 +61,7 @@ mod tests {
         assert_eq!(speed.now(start + 20 * second), Some(2.0), "20 s of it, twice as fast as it plays");
         assert_eq!(speed.now(start + 40 * second), Some(1.0), "and nothing for as long");
         assert!(speed.steps.len() <= 60, "{}", speed.steps.len());
-        assert_eq!(speed.now(start + 70 * second), Some(0.33), "what was made in the last minute alone");
+        assert_eq!(speed.now(start + 70 * second), Some(0.31), "what was made in the last minute alone");
         assert_eq!(speed.now(start + 80 * second), None);
     }
 

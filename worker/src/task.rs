@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use farm::broker::{Broker, BrokerError, Delivery, Queue};
-use farm::edit;
-use farm::job::{JobId, JobSpec, SourceSpec};
+use farm::edit::{self, OVERLAY_BYTES_MAX};
+use farm::job::{JobId, JobSpec, SourceSpec, shown_url};
+use farm::media::MediaInfo;
 use farm::outbound::Reach;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
@@ -372,8 +373,9 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
         TaskId::Probe => execution.probe(&spec.source).await,
         TaskId::ProbeOther(number) => {
             let other = edit::others(&spec.edit).find(|(other, _, _)| other == number);
-            let (_, _, source) = other.ok_or_else(|| senseless(job, task))?;
-            execution.probe(source).await
+            let (_, step, source) = other.ok_or_else(|| senseless(job, task))?;
+            let probed = if step.names_media() { execution.probe(source).await } else { execution.look_at(source).await };
+            probed.map_err(|failure| failure.about(&shown_url(&source.url)))
         }
         TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_) => {
             let plan = execution.plan().await?;
@@ -532,6 +534,16 @@ impl Execution<'_> {
             }
             _ => Err(Failure::new(Code::Internal, "something else came of a probe")),
         }
+    }
+
+    /// Finds out which version there is of a picture that is to be laid over.
+    async fn look_at(&self, source: &SourceSpec) -> Result<(Outcome, Cost), Failure> {
+        let source = self.guard.hold(Source::open(source, self.farm.places(), Patience::Short)).await?;
+        if source.bytes() > OVERLAY_BYTES_MAX {
+            let message = format!("a picture file of {} bytes: up to {OVERLAY_BYTES_MAX} are read", source.bytes());
+            return Err(Failure::new(Code::LimitExceeded, message));
+        }
+        Ok((Outcome::Probed { info: Box::new(MediaInfo::unknown(source.version())) }, Cost::default()))
     }
 
     /// Puts an object together of what others made; without a child.

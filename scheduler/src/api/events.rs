@@ -16,9 +16,9 @@ use axum::response::{IntoResponse as _, Response};
 use farm::Failure;
 use farm::job::JobId;
 use farm::serve::Lasts;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use super::answer::{Crew, Refusal};
 use super::places::{Place, Places};
@@ -44,9 +44,10 @@ const LOOK_STANDBY: Duration = Duration::from_secs(10);
 /// Pause after storage did not answer.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 /// Most jobs that are told of at a time: of more, those that were submitted first.
-const JOBS_MAX: usize = 500;
-/// Jobs looked up at a time.
+const JOBS_MAX: usize = 2000;
+/// Jobs looked up at a time, and before something is told of them.
 const READS_MAX: usize = 8;
+const LOOK_UPS_MAX: usize = 64;
 
 /// The streams that are open, and what they have learned together.
 pub(super) struct Streams {
@@ -70,15 +71,16 @@ pub(super) async fn events(
     let Query(Following { once }) = asked.map_err(|refused| Refusal::invalid(refused.body_text()))?;
     let place = shared.streams.places.take(Some(caller.tenant.name.as_str()))?;
     let mut follower = Follower::new(shared, caller, place);
-    // What goes wrong with these can still be told as a refusal.
-    let first = follower.news().await?;
+    // Whether storage answers can still be told as a refusal; to look all jobs up may take longer than a request may.
+    let listed = follower.look().await?;
+    follower.pending.extend(listed);
     let until = follower.ends_at;
-    let more = stream::unfold((!once).then_some(follower), |follower| async move {
-        let mut follower = follower?;
-        let events = follower.next().await?;
-        Some((stream::iter(events), Some(follower)))
+    // The place is held until the last of it is taken.
+    let told = stream::unfold(follower, move |mut follower| async move {
+        let events = follower.next(once).await?;
+        Some((stream::iter(events), follower))
     });
-    let told = stream::iter(first).chain(more.flatten()).map(Ok::<Event, Infallible>);
+    let told = told.flatten().map(Ok::<Event, Infallible>);
     let mut answer = Sse::new(told).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // nginx would keep it until there is much of it.
     answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -122,6 +124,8 @@ struct Follower {
     shared: Arc<Shared>,
     caller: Caller,
     told: BTreeMap<JobId, Told>,
+    /// Jobs that are to be looked up.
+    pending: BTreeSet<JobId>,
     /// How many jobs had ended when it was last asked: one may begin and end between two ticks.
     ends: u64,
     /// When storage is asked again which jobs there are.
@@ -138,27 +142,42 @@ impl Follower {
     /// One that has told nothing yet.
     fn new(shared: Arc<Shared>, caller: Caller, place: Place) -> Self {
         let now = Instant::now();
-        let mut ticks = interval_at(now + TICK, TICK);
+        let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (_, ends) = shared.api.scheduler.ended_since(u64::MAX, None);
         let (told, ends_at) = (BTreeMap::new(), now + LASTS);
-        Self { shared, caller, told, ends, look_at: now, crew: None, crew_at: now, ticks, ends_at, _place: place }
+        Self {
+            shared,
+            caller,
+            told,
+            pending: BTreeSet::new(),
+            ends,
+            look_at: now,
+            crew: None,
+            crew_at: now,
+            ticks,
+            ends_at,
+            _place: place,
+        }
     }
 
-    /// What is told next, once there is something; none when the stream ends: it is old, or its token is not known any more.
-    async fn next(&mut self) -> Option<Vec<Event>> {
+    /// What is told next, once there is something; none when the stream ends: it is old, its token is not known any more, or all
+    /// was told that was to be told `once`.
+    async fn next(&mut self, once: bool) -> Option<Vec<Event>> {
         loop {
-            self.ticks.tick().await;
+            // What is looked up already needs no pause between its parts.
+            if self.pending.is_empty() {
+                if once && self.crew.is_some() {
+                    return None;
+                }
+                self.ticks.tick().await;
+            }
             if Instant::now() >= self.ends_at || !self.is_known() {
                 return None;
             }
-            match self.news().await {
-                Ok(events) if events.is_empty() => {}
-                Ok(events) => return Some(events),
-                Err(failure) => {
-                    tracing::debug!(%failure, "jobs cannot be followed now");
-                    sleep(TROUBLE_PAUSE).await;
-                }
+            let events = self.news().await;
+            if !events.is_empty() {
+                return Some(events);
             }
         }
     }
@@ -175,17 +194,20 @@ impl Follower {
         (!tenant.is_admin).then_some(tenant.name.as_str())
     }
 
-    /// What has changed since it was last asked.
-    async fn news(&mut self) -> Result<Vec<Event>, Failure> {
+    /// What has changed since it was last asked; of jobs that are to be looked up only some at a time.
+    async fn news(&mut self) -> Vec<Event> {
         let scheduler = Arc::clone(&self.shared.api.scheduler);
         let is_acting = scheduler.watch().is_acting();
-        let listed = if self.look_at <= Instant::now() { Some(self.look(is_acting).await?) } else { None };
+        let listed = if self.look_at <= Instant::now() { self.look_or_wait().await } else { None };
         let open = self.told.iter().filter(|(_, told)| !told.status.state.has_ended()).map(|(id, _)| id.clone());
         let mut ids: BTreeSet<JobId> = open.chain(listed.iter().flatten().cloned()).collect();
-        ids.extend(scheduler.unended(self.tenant(), JOBS_MAX));
+        // One that acts no more does not hear of what others end.
+        if is_acting {
+            ids.extend(scheduler.unended(self.tenant(), JOBS_MAX));
+        }
         let (ended, ends) = scheduler.ended_since(self.ends, self.tenant());
         ids.extend(ended);
-        let (mut events, mut unknown) = (self.crew_news(), Vec::new());
+        let mut events = self.crew_news();
         for id in ids {
             let view = scheduler.view(&id);
             // Whoever does not hear of a job asks storage.
@@ -196,16 +218,30 @@ impl Follower {
                     events.extend(event("job", &status));
                     self.told.insert(id, Told { status: *status, view });
                 }
-                _ => unknown.push(id),
+                _ => {
+                    self.pending.insert(id);
+                }
             }
         }
-        events.extend(self.look_up(unknown).await?);
+        events.extend(self.look_up().await);
         self.ends = ends;
-        Ok(events)
+        events
+    }
+
+    /// As [`Follower::look`]; none when storage does not answer, which is not asked again for a while.
+    async fn look_or_wait(&mut self) -> Option<Vec<JobId>> {
+        let looked = self.look().await;
+        looked
+            .map_err(|failure| {
+                tracing::debug!(%failure, "jobs cannot be followed now");
+                self.look_at = Instant::now() + TROUBLE_PAUSE;
+            })
+            .ok()
     }
 
     /// The jobs that have not ended by what storage says.
-    async fn look(&mut self, is_acting: bool) -> Result<Vec<JobId>, Failure> {
+    async fn look(&mut self) -> Result<Vec<JobId>, Failure> {
+        let is_acting = self.shared.api.scheduler.watch().is_acting();
         let Shared { api, streams, .. } = &*self.shared;
         let tenant_of = |id: &JobId| api.scheduler.view(id).map(|view| view.tenant).filter(|tenant| !tenant.is_empty());
         let listed = status::unended(&api.state, (self.tenant(), JOBS_MAX), &streams.owners, tenant_of).await?;
@@ -216,8 +252,12 @@ impl Follower {
         Ok(listed)
     }
 
-    /// Looks up how jobs stand, and tells what is new of that.
-    async fn look_up(&mut self, mut ids: Vec<JobId>) -> Result<Vec<Event>, Failure> {
+    /// Looks up how some of the jobs stand of which that is not known, and tells what is new of that.
+    async fn look_up(&mut self) -> Vec<Event> {
+        let mut ids: Vec<JobId> = self.pending.iter().take(LOOK_UPS_MAX).cloned().collect();
+        ids.iter().for_each(|id| {
+            self.pending.remove(id);
+        });
         // Those of which something was told before have their places.
         let mut room = (2 * JOBS_MAX).saturating_sub(self.told.len());
         ids.retain(|id| {
@@ -226,17 +266,25 @@ impl Follower {
             has_place
         });
         let (state, scheduler) = (&self.shared.api.state, &self.shared.api.scheduler);
-        let found: Vec<(JobId, Option<JobView>, Option<JobStatus>)> = stream::iter(ids)
+        let found: Vec<_> = stream::iter(ids)
             .map(|id| async move {
                 let view = scheduler.view(&id);
-                let status = status::status(state, &id, view.clone()).await?;
-                Ok::<_, Failure>((id, view, status))
+                let status = status::status(state, &id, view.clone()).await;
+                (id, view, status)
             })
             .buffered(READS_MAX)
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
         let mut events = Vec::new();
         for (id, view, status) in found {
+            let status = match status {
+                Ok(status) => status,
+                // It is looked up again when it moves, or when storage is asked which jobs there are.
+                Err(failure) => {
+                    tracing::debug!(job = %id, %failure, "how a job stands cannot be read");
+                    continue;
+                }
+            };
             let Some(status) = status.filter(|status| self.caller.may_see(&status.tenant)) else {
                 self.told.remove(&id);
                 continue;
@@ -246,13 +294,17 @@ impl Follower {
             }
             self.told.insert(id, Told { status, view });
         }
-        Ok(events)
+        events
     }
 
     /// The workers, if they are others than were told of, and that was a while ago.
     fn crew_news(&mut self) -> Vec<Event> {
-        let (now, crew) = (Instant::now(), Crew::from(self.shared.api.scheduler.workers()));
-        if now < self.crew_at || self.crew.as_ref() == Some(&crew) {
+        let now = Instant::now();
+        if now < self.crew_at {
+            return Vec::new();
+        }
+        let crew = Crew::from(self.shared.api.scheduler.workers());
+        if self.crew.as_ref() == Some(&crew) {
             return Vec::new();
         }
         let told = event("workers", &crew);

@@ -44,6 +44,8 @@ const RESULTS_MAX: usize = 16;
 /// What is known of results.
 pub(super) struct Outputs {
     places: Places,
+    /// Held while a result is read: each takes some memory.
+    reading: tokio::sync::Mutex<()>,
     results: Mutex<BTreeMap<JobId, Arc<Output>>>,
 }
 
@@ -59,7 +61,7 @@ struct Output {
 impl Default for Outputs {
     fn default() -> Self {
         let (all, each) = OBJECTS_MAX;
-        Self { places: Places::new(all, each, 0), results: Mutex::default() }
+        Self { places: Places::new(all, each, 0), reading: tokio::sync::Mutex::default(), results: Mutex::default() }
     }
 }
 
@@ -71,9 +73,14 @@ impl Outputs {
     /// The result of a job; none when it is not done, or when another's has taken the place of its own.
     async fn of(&self, state: &Storage, id: &JobId, spec: &JobSpec) -> Result<Option<Arc<Output>>, Failure> {
         let is_fresh = |known: &Arc<Output>| known.read_at.elapsed() < REMEMBERED;
-        let known = self.lock().get(id).filter(|known| is_fresh(known) && known.spec == *spec).cloned();
-        if known.is_some() {
-            return Ok(known);
+        let known = || self.lock().get(id).filter(|known| is_fresh(known) && known.spec == *spec).cloned();
+        if let Some(known) = known() {
+            return Ok(Some(known));
+        }
+        let _alone = self.reading.lock().await;
+        // Another may have read it meanwhile.
+        if let Some(known) = known() {
+            return Ok(Some(known));
         }
         let Some(output) = read(state, id, spec).await?.map(Arc::new) else { return Ok(None) };
         let mut results = self.lock();
@@ -124,7 +131,8 @@ pub(super) async fn output(
             (kind, (length < PIECE_BYTES).then_some(length), Some(first))
         }
     };
-    let asked = bytes.map_or(Asked::All, |bytes| Asked::of(&headers, bytes));
+    // Ranges are for GET alone (RFC 9110, 14.2).
+    let asked = bytes.filter(|_| method == Method::GET).map_or(Asked::All, |bytes| Asked::of(&headers, bytes));
     let (status, range) = match asked {
         Asked::All => (StatusCode::OK, 0..bytes.unwrap_or(u64::MAX)),
         Asked::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -137,10 +145,14 @@ pub(super) async fn output(
         None => pieces.read(range.start..range.end.min(range.start + PIECE_BYTES)).await.map_err(refusal)?,
     };
     pieces.left = range.start + first.len() as u64..range.end;
+    // What is sent in one piece takes no longer than any other answer.
+    let is_long = bytes.is_none() || !pieces.left.is_empty();
     pieces.ends = if bytes.is_some() { Ends::There } else { Ends::Anywhere };
     let mut answer = Response::new(pieces.body(first));
     *answer.status_mut() = status;
-    answer.extensions_mut().insert(Lasts { until: Instant::now() + LASTS });
+    if is_long {
+        answer.extensions_mut().insert(Lasts { until: Instant::now() + LASTS });
+    }
     Ok(with_headers(answer, kind, bytes.map(|bytes| (range, bytes))))
 }
 

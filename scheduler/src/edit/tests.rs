@@ -1,3 +1,5 @@
+//! Steps and what they come to.
+
 use super::*;
 use crate::testing::{picture, sound, source};
 

@@ -94,7 +94,7 @@ fn the_highest_rung_that_can_be_asked_for_is_of_the_sources_own_size() {
     let own = [(4320, Some("60")), (1080, None), (480, None), (240, None)];
     for (width, height, fps, expected) in [
         (1280, 720, "50", "1280x720/1 854x480/2 426x240/2"),
-        (854, 480, "50", "854x480/1 426x240/2"),
+        (854, 480, "50", "854x480/1 428x240/2"),
         (161, 121, "60", "160x120/1"),
         (10, 8, "25", "10x8/1"),
     ] {

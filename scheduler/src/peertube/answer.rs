@@ -143,7 +143,8 @@ impl Content {
 /// The answer to an order, from the result of a job.
 ///
 /// # Errors
-/// [`Code::NoDecodableStream`] when the video has no picture or no sound that was asked for; storage's.
+/// [`Code::NoDecodableStream`] when the video has no picture or no sound that was asked for, [`Code::LimitExceeded`] when it is
+/// too long for a plain MP4; storage's.
 pub(super) async fn of(output: &Storage, seal: &Seal, wanted: &Wanted) -> Result<Answer, Failure> {
     match wanted {
         Wanted::Film { rung, form } => film(output, seal, *form, *rung).await,
@@ -172,8 +173,7 @@ async fn film(output: &Storage, seal: &Seal, form: Form, rung: Option<Size>) -> 
     let broken = |why: &str| Failure::new(Code::Internal, format!("{}: {why}", wanted.id));
     match (form, sound.filter(|_| rung.is_some())) {
         (Form::WebVideo, _) => {
-            let made = seal.mp4.iter().find(|made| made.id == wanted.id).ok_or_else(|| broken("no plain MP4 was made of it"))?;
-            let (file, name) = (Body::object(&made.object), format!("{short}.mp4"));
+            let (file, name) = (Body::object(plain(seal, &wanted.id)?), format!("{short}.mp4"));
             Ok(Answer { file, content: Content::Media, name, playlist: None })
         }
         (Form::Together, Some(sound)) => {
@@ -211,13 +211,22 @@ pub(super) fn sizes(seal: &Seal) -> Vec<Size> {
 /// The plain MP4 of the smallest rung whose short edge has so many pixels, or else of the largest.
 ///
 /// # Errors
-/// [`Code::NoDecodableStream`] when there is no picture, [`Code::Internal`] when no MP4 was made of it.
+/// [`Code::NoDecodableStream`] when there is no picture, [`Code::LimitExceeded`] when it is too long for a plain MP4.
 pub(super) fn mp4_of(seal: &Seal, short: u32) -> Result<&Object, Failure> {
     let enough = pictures(seal).filter(|(size, _)| size.short >= short).min_by_key(|(size, _)| size.short);
     let found = enough.or_else(|| pictures(seal).max_by_key(|(size, _)| size.short));
     let (_, wanted) = found.ok_or_else(|| absent("picture"))?;
-    let made = seal.mp4.iter().find(|made| made.id == wanted.id).map(|made| &made.object);
-    made.ok_or_else(|| Failure::new(Code::Internal, format!("{}: no plain MP4 was made of it", wanted.id)))
+    plain(seal, &wanted.id)
+}
+
+/// The plain MP4 of a rendition.
+fn plain<'a>(seal: &'a Seal, id: &RenditionId) -> Result<&'a Object, Failure> {
+    let made = seal.mp4.iter().find(|made| made.id == *id).map(|made| &made.object);
+    made.ok_or_else(|| match seal.mp4.is_empty() {
+        // They are always asked for: there is no other reason to have none at all.
+        true => Failure::new(Code::LimitExceeded, "the video is too long for a plain MP4"),
+        false => Failure::new(Code::Internal, format!("{id}: no plain MP4 was made of it")),
+    })
 }
 
 fn main_sound(seal: &Seal) -> Option<&Rendition> {
@@ -278,11 +287,10 @@ async fn together(output: &Storage, picture: &Rendition, sound: &Rendition) -> R
 /// The plain MP4 of a job's sound alone.
 ///
 /// # Errors
-/// [`Code::NoDecodableStream`] when it has none.
+/// [`Code::NoDecodableStream`] when it has none, [`Code::LimitExceeded`] when it is too long for a plain MP4.
 pub(super) fn plain_sound(seal: &Seal) -> Result<&Object, Failure> {
-    let sound = main_sound(seal).and_then(|sound| seal.mp4.iter().find(|made| made.id == sound.id));
-    let absent = || Failure::new(Code::NoDecodableStream, "there is no sound in it");
-    sound.map(|made| &made.object).ok_or_else(absent)
+    let sound = main_sound(seal).ok_or_else(|| Failure::new(Code::NoDecodableStream, "there is no sound in it"))?;
+    plain(seal, &sound.id)
 }
 
 /// What a film of one picture and a plain MP4 of sound is joined from.
@@ -323,4 +331,30 @@ pub(super) async fn slide(
 /// The name of a file's beginning.
 pub(super) fn digest(head: &[u8]) -> String {
     Sha256::digest(head).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Download;
+
+    #[test]
+    fn a_video_that_is_too_long_for_a_plain_mp4_is_refused_for_that() {
+        let (one, two) = (RenditionId("one".to_owned()), RenditionId("two".to_owned()));
+        let mut seal = Seal {
+            renditions: Vec::new(),
+            files: Vec::new(),
+            mp4: Vec::new(),
+            stills: None,
+            text: Vec::new(),
+            executions: Vec::new(),
+            fallbacks: Vec::new(),
+        };
+        let refused = plain(&seal, &one).expect_err("there is none");
+        assert_eq!((refused.code, refused.code.fault()), (Code::LimitExceeded, farm::Fault::Source));
+        let object = Object { key: "one.mp4".to_owned(), bytes: 1, sha256: String::new() };
+        seal.mp4.push(Download { id: one.clone(), object: object.clone() });
+        assert_eq!(plain(&seal, &one), Ok(&object));
+        assert_eq!(plain(&seal, &two).expect_err("not this one").code, Code::Internal);
+    }
 }

@@ -123,21 +123,38 @@ impl Film {
         self.source == base.source && self.edit.starts_with(&base.edit)
     }
 
+    /// How large the picture is in the file that the instance has, as it was asked for; none where that file is the source, and
+    /// where nobody has said.
+    pub(super) fn size_in(&self, seen: &Look) -> Option<Size> {
+        if self.editor.is_none() && self.known.first().is_some_and(|source| source.fits(seen)) {
+            return None;
+        }
+        let largest = |made: &Made| match &made.makes {
+            Makes::Rungs { rungs, asked } => rungs.first().copied().filter(|largest| asked.contains(&largest.short)),
+            Makes::Sheet(_) => None,
+        };
+        let sized = self.made.iter().filter_map(largest).filter(|largest| *largest != OWN && largest.fps > 0);
+        sized.map(|Asked { short, fps }| Size { short, fps }).max_by_key(|size| size.short)
+    }
+
     /// The job that makes what is asked for, if there is one.
     pub(super) fn made(&mut self, wanted: &Wanted) -> Option<&mut Made> {
         self.made.iter_mut().find(|made| made.serves(wanted))
     }
 
-    /// A file of one of its jobs is about to be handed in. With the first one it is known how large the film is.
+    /// A file of one of its jobs is about to be handed in. With the first one it is known how large the film is: of an edit the
+    /// instance asks by what it finds in that file.
     fn hand_in(&mut self, job: &JobId, look: Look, sizes: &[Size]) {
+        let is_first_edit = self.editor.is_some() && self.known.is_empty();
         let made = self.made.iter_mut().find(|made| made.job == *job);
         if let Some(Made { makes: Makes::Rungs { rungs, asked }, .. }) = made
-            && rungs.contains(&OWN)
+            && (is_first_edit || rungs.contains(&OWN))
             && !sizes.is_empty()
         {
+            let before = rungs.first().map_or(0, |largest| largest.short);
             *rungs = ladder::rungs_sized(sizes);
             let own = rungs.first().map_or(0, |largest| largest.short);
-            asked.iter_mut().filter(|short| **short == OWN.short).for_each(|short| *short = own);
+            asked.iter_mut().filter(|short| **short == before).for_each(|short| *short = own);
         }
         if !self.known.contains(&look) && self.known.len() < KNOWN_MAX {
             self.known.push(look);
@@ -465,6 +482,10 @@ mod tests {
         let before = film(&["one", "two"], vec![made("first", rungs(Asked { short: 720, fps: 50 }))]);
         let after = Film { edit: edit(), editor: Some("r".to_owned()), ..film(&[], vec![made("edit", rungs(OWN))]) };
         assert!(after.is_edited_from(&before) && !before.is_edited_from(&after));
+        let size = Some(Size { short: 720, fps: 50 });
+        assert_eq!(before.size_in(&look("two")), size, "as large as what was handed in");
+        assert_eq!(before.size_in(&look("one")), None, "the source is as large as it is");
+        assert_eq!(after.size_in(&look("three")), None, "nobody has said");
         let mut video = Video::default();
         video.put(before.clone());
         video.put(after);
@@ -480,6 +501,7 @@ mod tests {
         let found = video.take(|film| film.knows(&look("three"))).expect("the edit");
         let known = Makes::Rungs { rungs: vec![Asked { short: 720, fps: 50 }, Asked { short: 240, fps: 25 }], asked: vec![720] };
         assert_eq!(found.made, [made("edit", known)]);
+        assert_eq!(found.size_in(&look("three")), size);
         assert_eq!(video.take(|film| film.knows(&look("two"))), Some(before));
         for number in 0..9 {
             video.put(film(&[number.to_string().as_str()], Vec::new()));

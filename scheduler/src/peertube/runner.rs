@@ -176,8 +176,11 @@ impl Runner {
             tracing::info!(instance = self.slug(), job = job.uuid, kind = job.kind, "taken");
             let taken = Taken { uuid: job.uuid, kind: job.kind, payload: job.payload, token };
             if let Err(failure) = self.keep(&taken).await {
-                // Not kept, it would be nobody's for two minutes. An instance that does not hear this takes it back then.
-                let _ = self.client.abort(&taken.uuid, &taken.token, "the farm's storage does not work").await;
+                // Not kept, it may be nobody's for ever: not every version takes away by itself what it hears no more of.
+                let runner = Arc::clone(self);
+                going.leaving.spawn(async move {
+                    runner.give_back(&taken, "the farm's storage does not work").await;
+                });
                 return Err(failure.message);
             }
             self.start(going, taken);
@@ -275,7 +278,7 @@ impl Runner {
                 }
             }
             Err(error) => {
-                // The instance hears of it no more, and offers it again.
+                // What stands of it in storage is taken up by whoever acts next, if the instance does not offer it again before.
                 let uuid = going.uuids.remove(&error.id());
                 tracing::error!(job = uuid, %error, "a runner job ended badly");
             }

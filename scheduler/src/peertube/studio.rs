@@ -70,13 +70,50 @@ struct Payload {
     tasks: Vec<Asked>,
 }
 
+/// Most characters that are shown of what should have been a number.
+const SHOWN_CHARS_MAX: usize = 40;
+
+/// A number, if one is given. Servers hand on what was typed in: it may come as text, and as text without anything in it.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "Option<Given>")]
+struct Number(Option<f64>);
+
+/// How a number stands in a payload.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number or a text with one was expected")]
+enum Given {
+    Number(f64),
+    Text(String),
+}
+
+impl TryFrom<Option<Given>> for Number {
+    type Error = String;
+
+    fn try_from(given: Option<Given>) -> Result<Self, String> {
+        let text = match given {
+            None => return Ok(Self(None)),
+            Some(Given::Number(number)) => return Ok(Self(Some(number))),
+            Some(Given::Text(text)) => text,
+        };
+        match text.trim() {
+            "" => Ok(Self(None)),
+            text => match text.parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(Self(Some(number))),
+                _ => Err(format!("'{}' is no number", text.chars().take(SHOWN_CHARS_MAX).collect::<String>().escape_debug())),
+            },
+        }
+    }
+}
+
 /// A task as it stands in a payload. Times are in seconds.
 #[derive(Deserialize)]
 #[serde(tag = "name", content = "options", rename_all = "kebab-case")]
 enum Asked {
     Cut {
-        start: Option<f64>,
-        end: Option<f64>,
+        #[serde(default)]
+        start: Number,
+        #[serde(default)]
+        end: Number,
     },
     AddIntro {
         file: Url,
@@ -86,15 +123,15 @@ enum Asked {
     },
     AddWatermark {
         file: Url,
-        #[serde(rename = "watermarkSizeRatio")]
-        height: f64,
-        #[serde(rename = "horizontalMarginRatio")]
-        right: Option<f64>,
+        #[serde(default, rename = "watermarkSizeRatio")]
+        height: Number,
+        #[serde(default, rename = "horizontalMarginRatio")]
+        right: Number,
         // As PeerTube before 8 spells it.
-        #[serde(rename = "horitonzalMarginRatio")]
-        right_before: Option<f64>,
-        #[serde(rename = "verticalMarginRatio")]
-        top: f64,
+        #[serde(default, rename = "horitonzalMarginRatio")]
+        right_before: Number,
+        #[serde(default, rename = "verticalMarginRatio")]
+        top: Number,
     },
     RemoveSegments {
         segments: Vec<Segment>,
@@ -103,8 +140,10 @@ enum Asked {
 
 #[derive(Deserialize)]
 struct Segment {
-    start: Option<f64>,
-    end: Option<f64>,
+    #[serde(default)]
+    start: Number,
+    #[serde(default)]
+    end: Number,
 }
 
 /// The tasks of a payload, in order.
@@ -138,17 +177,21 @@ impl Asked {
             Self::AddIntro { file } => Task::With { file, role: Role::Intro },
             Self::AddOutro { file } => Task::With { file, role: Role::Outro },
             Self::AddWatermark { file, height, right, right_before, top } => {
-                let right = right.or(right_before).ok_or("a watermark without horizontalMarginRatio")?;
-                let (height, right, top) = (Share::try_from(height)?, Share::try_from(right)?, Share::try_from(top)?);
+                let share = |number: Option<f64>, name: &str| -> Result<Share, String> {
+                    Share::try_from(number.ok_or_else(|| format!("a watermark without {name}"))?)
+                };
+                let height = share(height.0, "watermarkSizeRatio")?;
+                let right = share(right.0.or(right_before.0), "horizontalMarginRatio")?;
+                let top = share(top.0, "verticalMarginRatio")?;
                 Task::With { file, role: Role::Watermark { height, right, top } }
             }
         })
     }
 }
 
-fn stretch(start: Option<f64>, end: Option<f64>) -> Result<Stretch, String> {
-    let from = Seconds::try_from(start.unwrap_or(0.0))?;
-    Ok(Stretch { from, to: end.map(Seconds::try_from).transpose()? })
+fn stretch(start: Number, end: Number) -> Result<Stretch, String> {
+    let from = Seconds::try_from(start.0.unwrap_or(0.0))?;
+    Ok(Stretch { from, to: end.0.map(Seconds::try_from).transpose()? })
 }
 
 /// What is at a URL that needs no headers.
@@ -186,6 +229,9 @@ mod tests {
             (json!({}), keep(0.0, None)),
             (json!({"start": 2}), keep(2.0, None)),
             (json!({"start": null, "end": 3.5}), keep(0.0, Some(3.5))),
+            (json!({"start": "1", "end": "4"}), keep(1.0, Some(4.0))),
+            (json!({"start": " 1.5 ", "end": ""}), keep(1.5, None)),
+            (json!({"start": " ", "end": null}), keep(0.0, None)),
         ] {
             assert_eq!(tasks(&json!([{"name": "cut", "options": options}])), Ok(vec![expected]));
         }
@@ -194,10 +240,17 @@ mod tests {
         let stretches = [(1.0, 2.0), (5.5, 6.0)].map(|(from, to)| Stretch { from: seconds(from), to: Some(seconds(to)) });
         let expected = [
             Task::With { file: file.clone(), role: Role::Intro },
-            Task::With { file, role: Role::Outro },
+            Task::With { file: file.clone(), role: Role::Outro },
             Task::Plain(EditStep::Remove(stretches.to_vec())),
         ];
         assert_eq!(tasks(&rest), Ok(expected.to_vec()));
+        // As they were typed in.
+        let text = json!([{"options": {"segments": [{"start": "1", "end": "2"}, {"start": "5.5", "end": 6}]}, "name": "remove-segments"}]);
+        assert_eq!(tasks(&text), Ok(vec![Task::Plain(EditStep::Remove(stretches.to_vec()))]));
+        let text =
+            json!({"file": file, "watermarkSizeRatio": "0.1", "horitonzalMarginRatio": "0.02", "verticalMarginRatio": "0"});
+        let watermark = Task::With { file, role };
+        assert_eq!(tasks(&json!([{"name": "add-watermark", "options": text}])), Ok(vec![watermark]));
     }
 
     #[test]
@@ -209,11 +262,18 @@ mod tests {
             (json!([{"name": "blur", "options": {}}]), "unknown variant `blur`"),
             (json!([{"name": "cut", "options": {"start": 3, "end": 3}}]), "step 1: from 3 to 3 there is nothing"),
             (json!([{"name": "cut", "options": {"start": -1}}]), "-1 s is not from 0"),
+            (json!([{"name": "cut", "options": {"start": "1:30"}}]), "'1:30' is no number"),
+            (json!([{"name": "cut", "options": {"end": "inf"}}]), "'inf' is no number"),
+            (json!([{"name": "cut", "options": {"end": true}}]), "a number or a text with one was expected"),
             (json!([{"name": "add-intro", "options": {"file": "no URL"}}]), "relative URL"),
             (json!([{"name": "remove-segments", "options": {"segments": []}}]), "0 stretches"),
             (
                 json!([{"name": "add-watermark", "options": {"file": "https://a/w", "watermarkSizeRatio": 0.1, "verticalMarginRatio": 0}}]),
                 "without horizontalMarginRatio",
+            ),
+            (
+                json!([{"name": "add-watermark", "options": {"file": "https://a/w", "watermarkSizeRatio": "", "verticalMarginRatio": 0}}]),
+                "without watermarkSizeRatio",
             ),
             (
                 json!([{"name": "add-watermark", "options": {"file": "https://a/w", "watermarkSizeRatio": 2,

@@ -64,6 +64,10 @@ pub(super) async fn sweep(runner: &Runner, now_ms: u64) -> Result<(), Failure> {
     let listed = runner.state.list(&prefix).await?;
     let policy = &runner.instance.policy;
     for video in unwanted(&kept(&prefix, &listed), now_ms, policy.keep, policy.keep_bytes) {
+        // A video whose source is coming in is locked for as long as that takes; here everything else would wait for it.
+        if runner.is_held(&video) {
+            continue;
+        }
         let _alone = runner.alone(&video).await;
         if runner.is_held(&video) {
             continue;

@@ -17,7 +17,8 @@ use super::runner::{Runner, Taken};
 use crate::scheduler::Phase;
 use crate::step::JobResult;
 
-/// How often the instance hears of a job, at least and at most. It takes it away after two minutes of silence.
+/// How often the instance hears of a job, at least and at most. After two minutes of silence it takes most jobs away; edits from
+/// 7.3 on only, and storyboards never.
 const BEAT: Duration = Duration::from_secs(15);
 const BEAT_SOONEST: Duration = Duration::from_secs(3);
 /// Wait after something did not work that may work later: first and longest.
@@ -70,7 +71,7 @@ impl From<farm::storage::StorageError> for Trouble {
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Done,
     Failed,
     Gone,
@@ -85,6 +86,15 @@ impl End {
             Self::Gone => "gone",
             Self::GivenBack => "given_back",
         }
+    }
+}
+
+/// How a job has ended once the instance was told so, by what it says to that; nothing when it did not hear it.
+fn heard(said: &Result<(), Refusal>, end: End) -> Option<End> {
+    match said {
+        Err(Refusal::Unreachable(_) | Refusal::BrokenOff(_) | Refusal::TooSlow) => None,
+        Err(Refusal::Gone | Refusal::UnknownRunner) => Some(End::Gone),
+        Ok(()) | Err(Refusal::Refused(_) | Refusal::Own(_)) => Some(end),
     }
 }
 
@@ -143,9 +153,7 @@ impl Runner {
             let pause = AGAIN_FIRST.saturating_mul(1 << (troubles / 4).min(16)).min(AGAIN_LONGEST);
             troubles += weight;
             if troubles >= TROUBLES_MAX {
-                // An instance that does not even hear this takes it away by itself.
-                let _ = self.client.abort(&taken.uuid, &taken.token, &why).await;
-                return End::GivenBack;
+                return self.give_back(taken, &why).await;
             }
             sleep(pause).await;
         }
@@ -154,13 +162,26 @@ impl Runner {
     /// Tells the instance that a job cannot be done.
     async fn refuse(&self, taken: &Taken, why: &str) -> End {
         tracing::warn!(instance = self.slug(), job = taken.uuid, "it cannot be done: {why}");
-        for _ in 0..5 {
-            match self.client.error(&taken.uuid, &taken.token, why).await {
-                Err(Refusal::Unreachable(_) | Refusal::BrokenOff(_)) => sleep(BEAT).await,
-                Ok(()) | Err(_) => break,
+        self.tell(taken, End::Failed, || self.client.error(&taken.uuid, &taken.token, why)).await
+    }
+
+    /// Gives a job back, for other runners to try.
+    pub(super) async fn give_back(&self, taken: &Taken, why: &str) -> End {
+        self.tell(taken, End::GivenBack, || self.client.abort(&taken.uuid, &taken.token, why)).await
+    }
+
+    /// Tells the instance how a job ended until it hears that: not every version takes away by itself what it hears no more of.
+    async fn tell<T: Future<Output = Result<(), Refusal>>>(&self, taken: &Taken, end: End, say: impl Fn() -> T) -> End {
+        loop {
+            let said = say().await;
+            if let Err(refusal) = &said {
+                tracing::warn!(instance = self.slug(), job = taken.uuid, end = end.word(), "not taken note of: {refusal}");
+            }
+            match heard(&said, end) {
+                Some(end) => return end,
+                None => sleep(AGAIN_LONGEST).await,
             }
         }
-        End::Failed
     }
 
     async fn attempt(&self, taken: &Taken, order: &Order, percent: &watch::Sender<u8>) -> Result<(), Trouble> {
@@ -203,5 +224,27 @@ impl Runner {
                 return Err(Trouble::Now(Failure::new(Code::Interrupted, "the scheduler stops")));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_until_the_instance_answers() {
+        let unheard = || "nobody answers".to_owned();
+        for (said, ended) in [
+            (Ok(()), Some(End::Failed)),
+            (Err(Refusal::Unreachable(unheard())), None),
+            (Err(Refusal::BrokenOff(unheard())), None),
+            (Err(Refusal::TooSlow), None),
+            (Err(Refusal::Gone), Some(End::Gone)),
+            (Err(Refusal::UnknownRunner), Some(End::Gone)),
+            (Err(Refusal::Refused("400".to_owned())), Some(End::Failed)),
+        ] {
+            assert_eq!(heard(&said, End::Failed), ended, "{said:?}");
+        }
+        assert_eq!(heard(&Ok(()), End::GivenBack), Some(End::GivenBack));
     }
 }

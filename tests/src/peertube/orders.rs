@@ -108,18 +108,20 @@ impl World {
             std::fs::copy(file, self.folder.join(&name))?;
             Ok::<_, anyhow::Error>(self.files(job, video, &format!("studio/task-files/{name}")))
         };
+        let number = |number: f64| if self.like.typed { json!(number.to_string()) } else { json!(number) };
         let (name, options) = match *task {
-            Task::Cut(start, None) => ("cut", json!({ "start": start })),
-            Task::Cut(start, Some(end)) => ("cut", json!({ "start": start, "end": end })),
+            Task::Cut(start, None) => ("cut", json!({ "start": number(start) })),
+            Task::Cut(start, Some(end)) => ("cut", json!({ "start": number(start), "end": number(end) })),
             Task::Remove(stretches) => {
-                let segments = stretches.iter().map(|(start, end)| json!({ "start": start, "end": end }));
+                let segments = stretches.iter().map(|&(start, end)| json!({ "start": number(start), "end": number(end) }));
                 ("remove-segments", json!({ "segments": Vec::from_iter(segments) }))
             }
             Task::Intro(file) => ("add-intro", json!({ "file": kept(file)? })),
             Task::Outro(file) => ("add-outro", json!({ "file": kept(file)? })),
             Task::Watermark { file, ratios: [height, right, top] } => {
+                let (height, top) = (number(height), number(top));
                 let mut options = json!({ "file": kept(file)?, "watermarkSizeRatio": height, "verticalMarginRatio": top });
-                options[self.like.margin] = json!(right);
+                options[self.like.margin] = number(right);
                 ("add-watermark", options)
             }
         };

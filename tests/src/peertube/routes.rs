@@ -161,13 +161,14 @@ async fn accept(With(world): With<Shared>, In(job): In<String>, raw: Bytes) -> A
     Ok(axum::Json(answer).into_response())
 }
 
-/// The place of a job that is being done, by its token.
-fn held(world: &Shared, job: &str, runner: &str, token: &str) -> Result<usize, Refused> {
+/// The place of a job that is in one of these states, by its token.
+fn held(world: &Shared, job: &str, body: &Value, states: &[State]) -> Result<usize, Refused> {
+    let (runner, token) = (text(body, "runnerToken", 1000)?, text(body, "jobToken", 1000)?);
     known(world, runner)?;
     let mut world = lock(world);
     let place = world.jobs.iter().position(|own| own.uuid == job && own.token.as_deref() == Some(token));
     let place = place.ok_or_else(|| problem(404, "", "Unknown runner job"))?;
-    if world.jobs[place].state != State::Processing {
+    if !states.contains(&world.jobs[place].state) {
         return Err(problem(400, "runner_job_not_in_processing_state", "Job is not in processing state"));
     }
     world.note_silence();
@@ -175,8 +176,9 @@ fn held(world: &Shared, job: &str, runner: &str, token: &str) -> Result<usize, R
     Ok(place)
 }
 
+/// The place of a job that is being done, by its token.
 fn held_by(world: &Shared, job: &str, body: &Value) -> Result<usize, Refused> {
-    held(world, job, text(body, "runnerToken", 1000)?, text(body, "jobToken", 1000)?)
+    held(world, job, body, &[State::Processing])
 }
 
 async fn abort(With(world): With<Shared>, In(job): In<String>, raw: Bytes) -> Answer {
@@ -255,7 +257,8 @@ async fn form(world: &Shared, mut parts: Multipart, named: &[&str]) -> Result<Fo
 
 async fn update(With(world): With<Shared>, In(job): In<String>, parts: Multipart) -> Answer {
     let form = form(&world, parts, &UPDATE_FILES).await?;
-    let place = held_by(&world, &job, &form.texts)?;
+    // To one that is done it says nothing else.
+    let place = held(&world, &job, &form.texts, &[State::Processing, State::Completed])?;
     let odd = form.texts.as_object().is_some_and(|texts| texts.keys().any(|key| key.starts_with("payload")));
     if odd || !form.files.is_empty() {
         return Err(problem(400, "", "Payload is invalid"));
@@ -305,6 +308,10 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
     }
     world.faults.extend(faults.into_iter().map(|fault| format!("{} {wanted}: {fault}", own.kind)));
     world.jobs[place].state = State::Completed;
+    let is_over = world.take(|trouble| *trouble == Trouble::OfferedAgain).is_none();
+    if !is_over {
+        (world.jobs[place].state, world.jobs[place].token) = (State::Pending, None);
+    }
     let video = own.video;
     match handed {
         Handed::Sheet(sheet) => {
@@ -314,7 +321,9 @@ async fn success(With(world): With<Shared>, In(job): In<String>, parts: Multipar
             // It takes the place of all files, and everything is made of it anew.
             let (resolution, fps) = size.unwrap_or((wanted, 25));
             world.videos.insert(video.clone(), vec![Stored { path, resolution, playlist: None, sound: true }]);
-            world.graph(&video, resolution, fps);
+            if is_over {
+                world.graph(&video, resolution, fps);
+            }
         }
         Handed::Film { media, playlist } => {
             let sound = playlist.is_none() || !apart || wanted == 0;
@@ -411,6 +420,10 @@ async fn task_file(
     if !tasks.iter().any(|task| task["options"]["file"].as_str().is_some_and(|file| file.ends_with(&end))) {
         world.fault(format!("{name} is of no task"));
         return Err(problem(400, "", "File does not belong to the tasks of this job"));
+    }
+    let is_meant = |place: usize| name.contains(&format!("{job}-{place}."));
+    if world.take(|trouble| matches!(*trouble, Trouble::NoTaskFile(place) if is_meant(place))).is_some() {
+        return Err(problem(404, "", "no such file"));
     }
     let path = world.folder.join(&name);
     send(&mut world, &path, &headers)

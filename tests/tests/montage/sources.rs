@@ -84,3 +84,28 @@ fn of_a_variable_frame_rate_each_frame_is_at_its_time() -> Result<()> {
     none_of([("holes".to_owned(), stretch_faults(&clip.file()?, (1.0, 4.44), part))]);
     Ok(())
 }
+
+/// Of several frames at a place the one of the place's own time is shown: also at the first one after a cut, where the frame before
+/// it is as near.
+#[test]
+fn of_a_source_with_more_frames_than_the_result_none_is_shown_that_was_cut_out() -> Result<()> {
+    let clip = clip("50", 8);
+    let edit = json!([{"remove": [{"to": 1.0}, {"from": 2.04, "to": 3.0}, {"from": 4.6, "to": 6.12}]}]);
+    let ladder = ["--ladder", r#"[{"height":180,"fps":"25"}]"#, "--segment-seconds", "2"];
+    let grid = clip_rate("25");
+    for chunks in [&["--chunk-seconds", "3600"][..], &["--chunk-seconds", "1"], &["--publish", "in-stages"]] {
+        let made = Made::of(&clip.file()?, &edit, &[&ladder[..], chunks].concat())?;
+        let part = |places: std::ops::Range<u32>| Part {
+            numbers: places.map(|place| 2 * place).collect(),
+            within: None,
+            beeps_ns: Vec::new(),
+        };
+        let parts = [part(25..51), part(75..115), part(153..200)];
+        none_of([(format!("{chunks:?}"), faults(&made.file("v180/index.m3u8"), None, (grid, 1_000_000), &parts))]);
+    }
+    Ok(())
+}
+
+fn clip_rate(rate: &str) -> farm::Rate {
+    clip(rate, 1).rate
+}

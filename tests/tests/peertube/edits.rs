@@ -140,6 +140,51 @@ fn an_edit_that_is_stopped_leaves_the_video_as_it_was() -> Result<()> {
 }
 
 #[test]
+fn an_edit_is_as_large_as_what_it_takes_the_place_of_and_is_made_once_though_it_is_asked_for_again() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    // Its largest picture is smaller than the source, as where an admin wants none so large.
+    let video = instance.upload(&clip(10).file()?, 240, 25)?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    instance.trouble(Trouble::OfferedAgain, 1);
+    instance.edit(&video, &[Task::Cut(2.0, None)])?;
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.troubles_left() == 0, "it was not asked for again");
+    shows(&instance, &video, &[(50, 250)])?;
+    let (edits, others): (Vec<_>, Vec<_>) = instance.jobs().into_iter().partition(|job| job.kind == "video-studio-transcoding");
+    ensure!(edits.iter().map(|job| (job.accepted, job.failures)).eq([(2, 0)]), "{edits:?}");
+    ensure!(others.iter().all(|job| job.accepted == 1 && job.failures == 0), "{others:?}");
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    ensure!(jobs_of(&farm)? == 2, "{} jobs of the farm", jobs_of(&farm)?);
+    ensure!(scheduler.series("shoal_peertube_sources_total", "from=\"fetched\"") == Some(1.0), "fetched more than once");
+    Ok(())
+}
+
+#[test]
+fn a_file_of_a_task_that_cannot_be_had_costs_no_second_source_and_leaves_nothing() -> Result<()> {
+    let instance = Instance::start(V8_2)?;
+    // So that the edit is what has the source fetched.
+    let mut farm = farm(&instance, "jobs = ['studio']\n")?;
+    let (scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
+    let (intro, outro) = (Clip::new("25", 2).file()?, Clip::new("25", 1).file()?);
+    let video = instance.upload(&clip(4).file()?, 360, 25)?;
+    instance.trouble(Trouble::NoTaskFile(1), 1);
+    instance.edit(&video, &[Task::Intro(&intro), Task::Outro(&outro)])?;
+    let edit = || instance.jobs().into_iter().find(|job| job.kind == "video-studio-transcoding");
+    farm.until("it is edited", || Ok(edit().is_some_and(|job| job.state == State::Completed)))?;
+    let edit = edit().context("an edit")?;
+    ensure!(edit.failures == 1 && edit.error.contains("no such file"), "{edit:?}");
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    shows(&instance, &video, &[(0, 50), (0, 100), (0, 25)])?;
+    ensure!(scheduler.series("shoal_peertube_sources_total", "from=\"fetched\"") == Some(1.0), "fetched more than once");
+    let keys = farm.keys("state/peertube/")?;
+    let files = keys.iter().filter(|key| key.ends_with("/file")).count();
+    ensure!(files == 2, "{files} files of tasks: {keys:?}");
+    Ok(())
+}
+
+#[test]
 fn a_scheduler_that_is_killed_in_an_edit_leaves_it_to_the_next() -> Result<()> {
     let instance = Instance::start(V8_2)?;
     let mut farm = farm(&instance, "")?;

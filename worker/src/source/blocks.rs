@@ -64,6 +64,13 @@ impl<R: Remote> Blocks<R> {
         &self.version
     }
 
+    /// Keeps none of what was fetched.
+    pub(crate) fn forget(&self) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.kept.clear();
+        cache.last = None;
+    }
+
     /// As [`super::Source::read_at`].
     pub(crate) async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, Failure> {
         let mut gathered = BytesMut::new();

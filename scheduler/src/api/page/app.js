@@ -146,7 +146,7 @@ async function follow(signal) {
           openedAt = performance.now();
           farm.epoch += 1;
           link("live", "Live");
-          catchUp(signal).catch(failed);
+          catchUp(signal).catch((problem) => signal.aborted || failed(problem));
         } else {
           heard(name, data);
         }
@@ -164,7 +164,8 @@ async function follow(signal) {
       return;
     }
     if (performance.now() - openedAt > STEADY_MS) wait = PAUSE_MIN;
-    link("away", openedAt === Infinity ? "Not connected, trying again" : "Connecting again");
+    const why = problem?.message ? `: ${problem.message}` : "";
+    link("away", `${openedAt === Infinity ? "Not connected, trying again" : "Connecting again"}${why}`);
     await pause(wait * (0.75 + Math.random() / 2), signal);
     wait = Math.min(wait * 2, PAUSE_MAX);
   }
@@ -212,8 +213,12 @@ function ask(why) {
   element("token").focus();
 }
 
+let isSigningIn = false;
+
 async function signIn(event) {
   event.preventDefault();
+  if (isSigningIn) return;
+  isSigningIn = true;
   const [field, error] = ["token", "sign-in-error"].map(element);
   error.textContent = "";
   api.keep(field.value.trim());
@@ -226,6 +231,8 @@ async function signIn(event) {
     api.forget();
     error.textContent = problem.status === 401 ? "This token is not known here." : problem.message;
     field.focus();
+  } finally {
+    isSigningIn = false;
   }
 }
 

@@ -92,7 +92,7 @@ export class Farm {
   /** Seconds until a job is done, at the rate of its last minute; null where it cannot be told. */
   secondsLeft(job, now) {
     const [first, last] = [job.pace[0], job.pace.at(-1)];
-    if (!first || hasEnded(job) || now - first.at < PACE_MIN_MS || last.done <= first.done) return null;
+    if (!first || hasEnded(job) || ["halted", "cancelling", "packing"].includes(job.state) || now - first.at < PACE_MIN_MS || last.done <= first.done) return null;
     return ((1 - last.done) * (now - first.at)) / (last.done - first.done) / 1000;
   }
 
@@ -127,7 +127,9 @@ export class Farm {
     // The progress of a job that is done counts no media any more: what was left of it went through.
     const to = job.state === "done" ? (was?.media_total_ns ?? 0) : (is?.media_done_ns ?? 0);
     const media = (to - (was?.media_done_ns ?? 0)) / 1e9;
-    if (media > 0 && before.isFresh) this.#bin(now).media += media;
+    // Where the total was not known or is another one now, nothing is known of what went through meanwhile.
+    const isCounted = was?.media_total_ns > 0 && (job.state === "done" || was.media_total_ns === is?.media_total_ns);
+    if (media > 0 && isCounted && before.isFresh) this.#bin(now).media += media;
     if (hasEnded(job)) {
       this.#noteEnd(job.state, now);
       this.ends.push(job);

@@ -19,7 +19,7 @@ const set = (node, property, value) => {
 
 /** Which buttons a job has. */
 const actions = (job) => ({
-  play: job.state === "done" && Boolean(job.result),
+  play: job.state === "done" && Boolean(job.result?.master),
   retry: job.state === "failed",
   cancel: !hasEnded(job) && job.state !== "cancelling",
 });

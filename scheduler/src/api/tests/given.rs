@@ -215,7 +215,7 @@ async fn what_is_gone_from_storage_is_not_there() {
     let outputs = farm.outputs().await;
     let segment = outputs.into_iter().find(|key| key.ends_with(".m4s")).expect("a segment");
     assert_eq!(object(&running, &format!("film/output/{segment}"), ONE, &[]).await.0, 200);
-    farm.output.delete(&[segment.clone()]).await.expect("deleted");
+    farm.output.delete(std::slice::from_ref(&segment)).await.expect("deleted");
     assert_eq!(object(&running, &format!("film/output/{segment}"), ONE, &[]).await.0, 404);
     assert_eq!(head_of(&running, &segment).await.0, 404);
     running.stop().await;

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::Trouble;
 use crate::peertube::film::{self, Film, Look, Made, Makes, Video};
-use crate::peertube::order::{Order, Sheet, Wanted};
+use crate::peertube::order::{Order, Sheet, Size, Wanted};
 use crate::peertube::runner::{Held, Runner, Taken};
 use crate::peertube::slide::Picture;
 use crate::peertube::studio::{self, Task};
@@ -34,16 +34,22 @@ impl Runner {
         let _alone = self.alone(&order.video).await;
         let seen = film::look(&self.client, &taken.token, &order.input).await?;
         let mut video = self.films.get(&order.video).await?.unwrap_or_default();
-        let (film, word) = match self.kept(&mut video, order, &seen).await? {
-            Some(film) => (self.with_sound(taken, order, film, &seen).await?, "kept"),
-            None => (self.fetched(taken, order, &seen).await?, "fetched"),
+        let (film, word) = match self.kept(&mut video, taken, order, &seen).await? {
+            Some(film) => (film, "kept"),
+            None => {
+                let film = self.fetched(taken, order, &seen).await?;
+                self.remember(order, &video, &film).await?;
+                (film, "fetched")
+            }
         };
         metrics::scheduler().peertube_sources.with_label_values(&[self.slug(), word]).inc();
+        let film = self.with_sound(taken, order, film, &seen, &video).await?;
+        let size = film.size_in(&seen);
         let mut film = match &order.wanted {
             Wanted::Studio(tasks) => self.edited(taken, order, tasks, film, &mut video).await?,
             Wanted::Film { .. } | Wanted::Storyboard(_) => film,
         };
-        let made = self.given(order, &mut film).await?;
+        let made = self.given(order, &mut film, size).await?;
         let waiting = self.wait_for(made.job.clone());
         let spec = match fetch_if_there::<JobSpec>(&self.state, &keys::spec(&made.job)).await? {
             Some(spec) => spec,
@@ -56,16 +62,24 @@ impl Runner {
         Ok(waiting)
     }
 
+    /// Remembers a version beside the others as soon as something was fetched for it: whatever fails afterwards, that is not
+    /// fetched again.
+    async fn remember(&self, order: &Order, others: &Video, film: &Film) -> Result<(), Trouble> {
+        let mut known = others.clone();
+        known.put(film.clone());
+        Ok(self.films.put(&order.video, &known).await?)
+    }
+
     /// The version that the instance has, if its source is kept.
-    async fn kept(&self, video: &mut Video, order: &Order, seen: &Look) -> Result<Option<Film>, Trouble> {
+    async fn kept(&self, video: &mut Video, taken: &Taken, order: &Order, seen: &Look) -> Result<Option<Film>, Trouble> {
         let Some(film) = video.take(|film| film.knows(seen)) else { return Ok(None) };
         // Somebody may have deleted it.
         if !self.is_there(&film.source).await? {
             return Ok(None);
         }
         let steps = match &order.wanted {
-            Wanted::Studio(tasks) => tasks.len(),
-            Wanted::Film { .. } | Wanted::Storyboard(_) => 0,
+            Wanted::Studio(tasks) if film.editor.as_ref() != Some(&taken.uuid) => tasks.len(),
+            Wanted::Studio(_) | Wanted::Film { .. } | Wanted::Storyboard(_) => 0,
         };
         if film.edit.len() + steps > STEPS_MAX {
             // More than one job of the farm can do: what came of the edits before is edited.
@@ -85,20 +99,27 @@ impl Runner {
             None => source,
             Some(picture) => self.merged(taken, order, picture, &folder, &source).await?,
         };
-        let film = Film { source, edit: Vec::new(), editor: None, known: vec![fetched], made: Vec::new() };
-        self.with_sound(taken, order, film, seen).await
+        Ok(Film { source, edit: Vec::new(), editor: None, known: vec![fetched], made: Vec::new() })
     }
 
     /// The film with the sound that stands apart from its source. Files that were handed in may be apart too; what they were made
     /// of is not. Small pictures may have been made before anybody said that there is a sound.
-    async fn with_sound(&self, taken: &Taken, order: &Order, mut film: Film, seen: &Look) -> Result<Film, Trouble> {
+    async fn with_sound(
+        &self,
+        taken: &Taken,
+        order: &Order,
+        mut film: Film,
+        seen: &Look,
+        others: &Video,
+    ) -> Result<Film, Trouble> {
         let is_source = film.edit.is_empty() && film.known.first().is_some_and(|source| source.fits(seen));
         if let Some(sound) = order.sound.as_ref().filter(|_| is_source) {
             let (kept, look) = self.beside(taken, order, sound, film::SOURCE_BYTES_MAX).await?;
-            film.edit.push(EditStep::Sound(studio::at(kept)));
+            film.edit.push(EditStep::Sound(studio::at(self.films.url_of(&kept)?)));
             // Who asks for the sound alone may be sent to that file.
             film.known.push(look);
             film.made.retain(|made| matches!(made.makes, Makes::Sheet(_)));
+            self.remember(order, others, &film).await?;
         }
         Ok(film)
     }
@@ -106,21 +127,16 @@ impl Runner {
     /// The version that a studio job asks for: the one that it has asked for before, or a new one. The one that it is made of
     /// stays as it is.
     async fn edited(&self, taken: &Taken, order: &Order, tasks: &[Task], base: Film, video: &mut Video) -> Result<Film, Trouble> {
+        // The instance has taken its file, and asks again all the same: it gets that file once more.
+        if base.editor.as_ref() == Some(&taken.uuid) {
+            return Ok(base);
+        }
         let is_begun = |film: &Film| film.editor.as_ref() == Some(&taken.uuid) && film.is_edited_from(&base);
         let film = match video.take(is_begun) {
             Some(film) => film,
             None => {
                 let mut edit = base.edit.clone();
-                for task in tasks {
-                    let step = match task {
-                        Task::Plain(step) => step.clone(),
-                        Task::With { file, role } => {
-                            let (kept, _) = self.beside(taken, order, file, role.bytes_max()).await?;
-                            role.step(studio::at(kept))
-                        }
-                    };
-                    edit.push(step);
-                }
+                edit.extend(self.steps(taken, order, tasks).await?);
                 let (source, editor) = (base.source.clone(), Some(taken.uuid.clone()));
                 Film { source, edit, editor, known: Vec::new(), made: Vec::new() }
             }
@@ -129,16 +145,41 @@ impl Runner {
         Ok(film)
     }
 
-    /// Fetches a file that belongs to a video; where the farm has it, and how it looks.
-    async fn beside(&self, taken: &Taken, order: &Order, file: &Url, bytes_max: u64) -> Result<(Url, Look), Trouble> {
+    /// The steps that tasks are, with their files here. When one of these cannot be had, none of them stays.
+    async fn steps(&self, taken: &Taken, order: &Order, tasks: &[Task]) -> Result<Vec<EditStep>, Trouble> {
+        let (mut steps, mut keys) = (Vec::new(), Vec::new());
+        for task in tasks {
+            let step = match task {
+                Task::Plain(step) => step.clone(),
+                Task::With { file, role } => match self.beside(taken, order, file, role.bytes_max()).await {
+                    Ok((key, _)) => {
+                        let step = role.step(studio::at(self.films.url_of(&key)?));
+                        keys.push(key);
+                        step
+                    }
+                    Err(trouble) => {
+                        if let Err(error) = self.state.delete(&keys).await {
+                            tracing::warn!(instance = self.slug(), job = taken.uuid, %error, "files that are not needed stay");
+                        }
+                        return Err(trouble);
+                    }
+                },
+            };
+            steps.push(step);
+        }
+        Ok(steps)
+    }
+
+    /// Fetches a file that belongs to a video; its key, and how it looks.
+    async fn beside(&self, taken: &Taken, order: &Order, file: &Url, bytes_max: u64) -> Result<(String, Look), Trouble> {
         let key = format!("{}{}/file", self.films.prefix(&order.video), RandomToken::random());
         let seen = film::look(&self.client, &taken.token, file).await?;
         let fetched = film::fetch(&self.client, &self.state, &taken.token, file, &key, (&seen, bytes_max)).await?;
-        Ok((self.films.url_of(&key)?, fetched))
+        Ok((key, fetched))
     }
 
-    /// The job that makes what is asked for of a film, which remembers it.
-    async fn given(&self, order: &Order, film: &mut Film) -> Result<Made, Trouble> {
+    /// The job that makes what is asked for of a film, which remembers it. Edits are made in this size, where it is known.
+    async fn given(&self, order: &Order, film: &mut Film, size: Option<Size>) -> Result<Made, Trouble> {
         let there = film.made(&order.wanted).map(|made| made.job.clone());
         if let Some(job) = &there
             && let Some(JobResult::Failed { .. } | JobResult::Cancelled) = self.result_of(job).await?
@@ -148,7 +189,7 @@ impl Runner {
         }
         if film.made(&order.wanted).is_none() {
             let job = JobId::try_from(format!("pt-{}", RandomToken::random()))?;
-            let makes = self.makes(&order.wanted).await;
+            let makes = self.makes(&order.wanted, size).await;
             film.made.push(Made { job, makes });
         }
         let Some(made) = film.made(&order.wanted) else {
@@ -164,7 +205,7 @@ impl Runner {
     }
 
     /// What is made for a first order.
-    async fn makes(&self, wanted: &Wanted) -> Makes {
+    async fn makes(&self, wanted: &Wanted, size: Option<Size>) -> Makes {
         let ahead = match wanted {
             Wanted::Film { .. } | Wanted::Studio(_) if self.instance.policy.ahead => self.ahead().await,
             Wanted::Film { .. } | Wanted::Studio(_) | Wanted::Storyboard(_) => Vec::new(),
@@ -173,7 +214,11 @@ impl Runner {
             Wanted::Film { rung, .. } => Makes::Rungs { rungs: ladder::rungs(*rung, &ahead), asked: Vec::new() },
             Wanted::Storyboard(sheet) => Makes::Sheet(*sheet),
             // The edited video takes the place of all files, and then they are asked for as after an upload.
-            Wanted::Studio(_) => Makes::Rungs { rungs: ladder::rungs_unsized(&ahead), asked: vec![ladder::OWN.short] },
+            // Its size is that of the video as the instance has it.
+            Wanted::Studio(_) => match size {
+                Some(size) => Makes::Rungs { rungs: ladder::rungs(Some(size), &ahead), asked: vec![size.short] },
+                None => Makes::Rungs { rungs: ladder::rungs_unsized(&ahead), asked: vec![ladder::OWN.short] },
+            },
         }
     }
 
