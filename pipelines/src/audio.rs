@@ -118,7 +118,7 @@ fn pass(
         let Some(of) = span.of else { continue };
         // One that goes on in the same source is not read from its start again.
         let mut source = match open.take().filter(|open| open.of == of && open.origin_ns <= span.origin_ns) {
-            Some(open) => Open { origin_ns: span.origin_ns, again: open.last, last: None, ..open },
+            Some(open) => Open { origin_ns: span.origin_ns, again: open.last.or(open.again), last: None, ..open },
             None => Open::new(of, span.origin_ns, sources, plan.channels, &caps)?,
         };
         while encoder.left() > 0 {

@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -156,5 +157,16 @@ fn sockets_at(port: u16) -> BTreeSet<String> {
 /// # Errors
 /// When no port can be had.
 pub fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..PORTS.len() {
+        let place = std::process::id().wrapping_mul(31).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(place % u32::try_from(PORTS.len())?)?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(format!("127.0.0.1:{port}"));
+        }
+    }
+    anyhow::bail!("no port is free")
 }
+
+/// Below those that the system gives to connections, one of which could take a port before the service does.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;

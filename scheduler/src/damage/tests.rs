@@ -1,6 +1,6 @@
 //! What is borne of a damaged source.
 
-use farm::job::{JobSpec, Make, PosterSpec};
+use farm::job::{JobSpec, Make, PosterSpec, Publishing};
 
 use super::*;
 use crate::plan::plan;
@@ -90,5 +90,34 @@ fn of_still_pictures_alone_there_has_to_be_one() {
         assert_eq!(judge_stills(&plan, &seal), Ok(()));
         seal.stills = Some(Stills::default());
         assert_eq!(judge_stills(&plan, &seal).map_err(|failure| failure.code).err(), refused, "{:?}", spec.make);
+    }
+}
+
+#[test]
+fn of_an_edited_video_half_of_the_places_may_be_missing_in_each_stage() {
+    let info = source(vec![picture(640, 360, "25", 40)], vec![sound(1, 48_000, 40)]);
+    let edit = serde_json::from_str(r#"[{"keep": {"from": 1, "to": 21}}]"#).expect("steps");
+    let spec = JobSpec { edit, publish: Publishing::InStages, ..spec() };
+    let plan = plan(&spec, &info).expect("a plan");
+    let stage = plan.first_stage().expect("a stage");
+    let missing = |missing| Accounts {
+        frames: Some(Account { missing, filled: missing, kept: 500 - missing, ..Account::default() }),
+        samples: vec![Account { kept: 960_000, ..Account::default() }],
+    };
+    for plan in [&plan, &stage] {
+        for (count, refused) in [(0, None), (250, None), (251, Some(Code::Undecodable))] {
+            assert_eq!(code(Damage::BestEffort, &info, plan, &missing(count)), refused, "{count} places");
+        }
+    }
+}
+
+#[test]
+fn edited_sound_alone_is_judged_by_what_its_sources_lack() {
+    let info = source(Vec::new(), vec![sound(0, 48_000, 40)]);
+    let edit = serde_json::from_str(r#"[{"keep": {"from": 1, "to": 21}}]"#).expect("steps");
+    let plan = plan(&JobSpec { edit, ..spec() }, &info).expect("a plan");
+    for (missing, refused) in [(0, None), (480_000, None), (480_001, Some(Code::Undecodable))] {
+        let heard = Accounts { frames: None, samples: vec![Account { missing, filled: missing, ..Account::default() }] };
+        assert_eq!(code(Damage::BestEffort, &info, &plan, &heard), refused, "{missing} samples");
     }
 }

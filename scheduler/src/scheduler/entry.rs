@@ -157,8 +157,6 @@ impl Entry {
         self.running.retain(|task, _| self.outstanding.contains_key(task));
         let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_));
         self.phase = Some(match due.iter().any(|due| matches!(due.task, TaskId::Probe | TaskId::ProbeOther(_))) {
-            // Until a worker is heard of, nobody looks at it.
-            true if !self.is_started => Phase::Waiting,
             true => Phase::Probing,
             false if due.iter().any(is_media) => Phase::Encoding,
             false => Phase::Packing,
@@ -172,9 +170,6 @@ impl Entry {
     pub(super) fn note_start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
             metrics::scheduler().job_queue_wait.observe(since_ms(self.submitted_ms));
-            if self.phase == Some(Phase::Waiting) {
-                self.phase = Some(Phase::Probing);
-            }
         }
     }
 
