@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -25,61 +24,55 @@ pub struct Montage {
     pub bytes: Vec<u64>,
 }
 
-impl Montage {
-    /// Numbers of the sources that make these places in time, in ns of presentation.
-    fn sources(&self, span: &Range<u64>, of: impl Fn(&Clip) -> BTreeSet<u32>) -> BTreeSet<u32> {
-        let shown = self.plan.clips.iter().filter(|clip| clip.start_ns < span.end && clip.end_ns > span.start);
-        shown.flat_map(of).collect()
-    }
-}
-
 impl Order {
+    /// What is edited, and the clips of it that this order makes; none where the one source is taken as it is.
+    fn clips(&self) -> Option<(&EditPlan, Vec<&Clip>)> {
+        match self {
+            Self::Video(order) => {
+                let (edit, chunk) = order.edit.as_ref().zip(order.plan.chunks.get(order.chunk as usize))?;
+                let (start_ns, end_ns) = (order.plan.rate.start_ns(chunk.start), order.plan.rate.start_ns(chunk.end));
+                let shown = edit.plan.clips.iter().filter(|clip| clip.start_ns < end_ns && clip.end_ns > start_ns);
+                Some((&edit.plan, shown.collect()))
+            }
+            Self::Audio(order) => order.edit.as_ref().map(|edit| (&edit.plan, edit.plan.clips.iter().collect())),
+            Self::Prove(_) | Self::Probe | Self::Stills(_) | Self::Text(_) => None,
+        }
+    }
+
     /// Numbers of the sources that it reads: 0 is the job's own, others are named by its edits.
     pub fn sources(&self) -> BTreeSet<u32> {
-        match self {
-            Self::Video(order) => match (&order.edit, order.plan.chunks.get(order.chunk as usize)) {
-                (Some(edit), Some(chunk)) => {
-                    let span = order.plan.rate.start_ns(chunk.start)..order.plan.rate.start_ns(chunk.end);
-                    let overlay = |place: &u32| edit.plan.overlays.get(*place as usize).map(|overlay| overlay.source);
-                    edit.sources(&span, |clip| clip.overlays.iter().filter_map(overlay).chain([clip.source]).collect())
-                }
-                _ => BTreeSet::from([0]),
-            },
-            Self::Audio(order) => match &order.edit {
-                Some(edit) => {
-                    edit.sources(&(0..u64::MAX), |clip| clip.sounds.iter().flatten().map(|sound| sound.source).collect())
-                }
-                None => BTreeSet::from([0]),
-            },
-            Self::Prove(_) => BTreeSet::new(),
-            Self::Probe | Self::Stills(_) | Self::Text(_) => BTreeSet::from([0]),
+        match (self, self.clips()) {
+            (Self::Prove(_), _) => BTreeSet::new(),
+            (Self::Audio(_), Some((_, clips))) => sounds(&clips).map(|sound| sound.source).collect(),
+            (_, Some((plan, clips))) => {
+                let overlays = clips.iter().flat_map(|clip| &clip.overlays);
+                let overlays = overlays.filter_map(|place| plan.overlays.get(*place as usize)).map(|overlay| overlay.source);
+                overlays.chain(clips.iter().map(|clip| clip.source)).collect()
+            }
+            (_, None) => BTreeSet::from([0]),
         }
+    }
+
+    /// How often it opens a source: once, or once for each clip; of sound only for those that do not go on where one before ended.
+    pub fn openings(&self) -> u64 {
+        let count = match (self, self.clips()) {
+            (Self::Audio(_), Some((_, clips))) => {
+                let after: Vec<ClipSound> = sounds(&clips).skip(1).collect();
+                let goes_on = |(one, next): &(ClipSound, &ClipSound)| {
+                    (one.source, one.track) == (next.source, next.track) && one.origin_ns <= next.origin_ns
+                };
+                1 + after.len() - sounds(&clips).zip(&after).filter(goes_on).count()
+            }
+            (_, Some((_, clips))) => clips.len(),
+            (_, None) => 1,
+        };
+        u64::try_from(count).unwrap_or(u64::MAX).max(1)
     }
 }
 
-impl Order {
-    /// How often it opens a source: once, or once for each clip that does not go on where the one before ended.
-    pub fn openings(&self) -> u64 {
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).max(1);
-        match self {
-            Self::Video(order) => match (&order.edit, order.plan.chunks.get(order.chunk as usize)) {
-                (Some(edit), Some(chunk)) => {
-                    let span = order.plan.rate.start_ns(chunk.start)..order.plan.rate.start_ns(chunk.end);
-                    count(edit.plan.clips.iter().filter(|clip| clip.start_ns < span.end && clip.end_ns > span.start).count())
-                }
-                _ => 1,
-            },
-            Self::Audio(order) => order.edit.as_ref().map_or(1, |edit| {
-                let sounds: Vec<_> = edit.plan.clips.iter().filter_map(|clip| clip.sounds.first().copied().flatten()).collect();
-                let goes_on = |pair: &&[ClipSound]| match pair {
-                    [one, next] => (one.source, one.track) == (next.source, next.track) && one.origin_ns <= next.origin_ns,
-                    _ => false,
-                };
-                count(sounds.len().saturating_sub(sounds.windows(2).filter(goes_on).count()))
-            }),
-            Self::Prove(_) | Self::Probe | Self::Stills(_) | Self::Text(_) => 1,
-        }
-    }
+/// What is heard of clips that have the sound of one rendition.
+fn sounds(clips: &[&Clip]) -> impl Iterator<Item = ClipSound> {
+    clips.iter().filter_map(|clip| clip.sounds.first().copied().flatten())
 }
 
 /// The sources of an order.
@@ -178,6 +171,43 @@ mod tests {
 
         fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
             Ok((offset..(offset + len as u64).min(100)).map(|number| number as u8).collect())
+        }
+    }
+
+    /// An order for sound of clips, each as source and ns at its start; none is silence.
+    fn heard(clips: &[Option<(u32, u64)>]) -> Order {
+        let sound = |(source, origin_ns)| ClipSound { source, track: farm::media::TrackId(1), origin_ns };
+        let clip = |clip: &Option<(u32, u64)>| Clip {
+            start_ns: 0,
+            end_ns: 0,
+            origin_ns: 0,
+            source: 0,
+            picture: None,
+            sounds: vec![clip.map(sound)],
+            overlays: Vec::new(),
+        };
+        let clips = clips.iter().map(clip).collect();
+        let plan = EditPlan { others: Vec::new(), canvas: None, overlays: Vec::new(), clips };
+        let audio = serde_json::json!({
+            "id": "a0", "track": 1, "rate": 48000, "channels": 2, "bitrate": 128000, "samples": 1, "segment_ns": 1, "language": null,
+            "name": "Audio", "default": true
+        });
+        let plan_of_sound = serde_json::from_value(audio).expect("a plan");
+        let edit = Some(Montage { plan, bytes: Vec::new() });
+        Order::Audio(crate::AudioOrder { plan: plan_of_sound, origin_ns: 0, lead_ns: 0, edit })
+    }
+
+    #[test]
+    fn a_source_is_opened_again_where_sound_does_not_go_on() {
+        for (clips, openings, sources) in [
+            (&[Some((0, 0)), Some((0, 5)), Some((0, 9))][..], 1, &[0][..]),
+            (&[Some((0, 5)), Some((0, 0))], 2, &[0]),
+            (&[Some((2, 0)), Some((0, 0)), None, Some((0, 7)), Some((3, 0))], 3, &[0, 2, 3]),
+            (&[None, None], 1, &[]),
+        ] {
+            let order = heard(clips);
+            assert_eq!(order.openings(), openings, "{clips:?}");
+            assert_eq!(order.sources(), sources.iter().copied().collect(), "{clips:?}");
         }
     }
 

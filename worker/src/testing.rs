@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use farm::encoder::Device;
 use farm::job::{Layout, Loudness, Mp4, VideoCodec};
-use farm::media::{Colour, Interlace, MediaInfo, Orientation, TrackId};
+use farm::media::{Colour, Interlace, MediaInfo, Orientation, SourceVersion, TrackId};
 use farm::plan::{AudioPlan, Chunk, PicturePlan, Plan, RateControl, RenditionId, Rung, VideoPlan};
 use farm::task::{Account, Segment};
 use farm::{Class, Code, Failure, Rate};
@@ -97,19 +97,8 @@ pub(crate) fn audio_order() -> Order {
 
 /// A source of which nothing is known but its size.
 pub(crate) fn media_info(bytes: u64) -> MediaInfo {
-    MediaInfo {
-        bytes,
-        version: None,
-        container: "video/quicktime".to_owned(),
-        duration_ns: 0,
-        header_duration_ns: None,
-        video: Vec::new(),
-        audio: Vec::new(),
-        text: Vec::new(),
-        dropped: Vec::new(),
-        chapters: Vec::new(),
-        warnings: Vec::new(),
-    }
+    let version = SourceVersion { bytes, etag: None, modified: None };
+    MediaInfo { version: None, container: "video/quicktime".to_owned(), ..MediaInfo::unknown(version) }
 }
 
 /// A media segment of so many samples, and what is to be said of it.

@@ -18,7 +18,7 @@ use farm::job::JobId;
 use farm::serve::Lasts;
 use futures::{StreamExt as _, stream};
 use serde::Serialize;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Crew, Refusal};
 use super::places::{Place, Places};
@@ -133,7 +133,8 @@ struct Follower {
     /// The workers as they were told of, and when they may be told of again.
     crew: Option<Crew>,
     crew_at: Instant,
-    ticks: Interval,
+    /// When it is seen again what has changed.
+    scan_at: Instant,
     ends_at: Instant,
     _place: Place,
 }
@@ -142,8 +143,6 @@ impl Follower {
     /// One that has told nothing yet.
     fn new(shared: Arc<Shared>, caller: Caller, place: Place) -> Self {
         let now = Instant::now();
-        let mut ticks = interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (_, ends) = shared.api.scheduler.ended_since(u64::MAX, None);
         let (told, ends_at) = (BTreeMap::new(), now + LASTS);
         Self {
@@ -155,7 +154,7 @@ impl Follower {
             look_at: now,
             crew: None,
             crew_at: now,
-            ticks,
+            scan_at: now,
             ends_at,
             _place: place,
         }
@@ -165,17 +164,23 @@ impl Follower {
     /// was told that was to be told `once`.
     async fn next(&mut self, once: bool) -> Option<Vec<Event>> {
         loop {
-            // What is looked up already needs no pause between its parts.
+            // What is to be looked up needs no pause between its parts.
             if self.pending.is_empty() {
                 if once && self.crew.is_some() {
                     return None;
                 }
-                self.ticks.tick().await;
+                sleep_until(self.scan_at).await;
             }
-            if Instant::now() >= self.ends_at || !self.is_known() {
+            let now = Instant::now();
+            if now >= self.ends_at || !self.is_known() {
                 return None;
             }
-            let events = self.news().await;
+            let mut events = Vec::new();
+            if now >= self.scan_at {
+                self.scan_at = now + TICK;
+                events = self.news().await;
+            }
+            events.extend(self.look_up().await);
             if !events.is_empty() {
                 return Some(events);
             }
@@ -194,7 +199,7 @@ impl Follower {
         (!tenant.is_admin).then_some(tenant.name.as_str())
     }
 
-    /// What has changed since it was last asked; of jobs that are to be looked up only some at a time.
+    /// What has changed since it was last asked, beside jobs that are to be looked up.
     async fn news(&mut self) -> Vec<Event> {
         let scheduler = Arc::clone(&self.shared.api.scheduler);
         let is_acting = scheduler.watch().is_acting();
@@ -223,7 +228,6 @@ impl Follower {
                 }
             }
         }
-        events.extend(self.look_up().await);
         self.ends = ends;
         events
     }

@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use farm::job::JobId;
+use farm::keys;
 use farm::presence::{Duty, Presence};
+use farm::storage::Kind;
 use farm::task::{TaskId, Token, Word};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -139,6 +142,22 @@ async fn whoever_asks_once_is_told_how_each_of_its_jobs_stands_that_has_not_ende
     for (query, token, status) in [("?once=maybe", ONE, 400), ("?twice=true", ONE, 400), ("", "no token of anybody", 401)] {
         assert_eq!(running.get(&format!("/v1/events{query}"), token).await.0, status, "{query}");
     }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_holds_up_no_other() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Beat);
+    let running = Running::start(&farm, open()).await;
+    for id in ["odd", "sound"] {
+        assert_eq!(running.post("/v1/jobs", ONE, text(&message(&farm, id))).await.0, 201);
+    }
+    running.reach("odd", ONE, "probing").await;
+    let spec = keys::spec(&JobId::try_from("odd".to_owned()).expect("an id"));
+    farm.state.put(&spec, "no JSON".into(), Kind::Json).await.expect("stored");
+    // It ends though that job is never known.
+    assert_eq!(jobs(&once(&running, ONE).await), ["sound"]);
     running.stop().await;
 }
 
