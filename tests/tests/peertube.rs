@@ -227,7 +227,11 @@ fn a_dead_instance_and_one_that_knows_the_runner_no_more_hold_up_nobody() -> Res
     instance.until_done(LIMIT).with_context(|| farm.logs())?;
     ensure!(instance.faults().is_empty() && other.faults().is_empty(), "{:?} {:?}", instance.faults(), other.faults());
     ensure!(other.requests() < 20, "{} requests to one that knows nobody here", other.requests());
-    ensure!(scheduler.series("shoal_peertube_up", "instance=\"127.0.0.1-9\"") == Some(0.0), "it is not up");
+    let up = |url: &str| {
+        let slug = url.trim_start_matches("http://").trim_end_matches('/').replace(':', "-");
+        scheduler.series("shoal_peertube_up", &format!("peertube=\"{slug}\""))
+    };
+    ensure!(up(&instance.url()) == Some(1.0) && up("http://127.0.0.1:9/") == Some(0.0), "one is up and one is not");
     ensure!(farm.logs().contains("register it again"), "{}", farm.logs());
     Ok(())
 }
