@@ -106,6 +106,16 @@ fn own(source: Url, output: Url, policy: &Policy) -> JobSpec {
     spec
 }
 
+/// The highest frame rate to make where `fps` is asked for; none where nobody said.
+///
+/// The farm makes whole fractions of the source's rate, and PeerTube's own runner any rate. An instance may ask for one that is
+/// none of these: of a source of which it does not know the rate, for 25 of 30. What is asked for is no limit there, and half
+/// as many frames are further from it than all of them. Allowed seven fifths of it and the farm's own 1 %, which is the square
+/// root of two, the rate that is made is never further from it than by that factor, unless the source's own is.
+fn highest(fps: u32) -> Option<Rate> {
+    Rate::new(fps.saturating_mul(7).min(5 * Rate::MAX), 5)
+}
+
 /// The job that makes these rungs in every form an instance asks for.
 pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) -> JobSpec {
     let mut spec = own(source, output, policy);
@@ -115,7 +125,7 @@ pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) ->
         let quality = policy.quality.or(scaled);
         let video = quality.map(|_| VideoSpec { codec: VideoCodec::H264, quality, bitrate: None, max_bitrate: None });
         // The server asks for what a picture has, be it odd or tiny.
-        RungSpec { height: asked.short.clamp(16, OWN_HEIGHT), fps: Rate::new(asked.fps, 1), video }
+        RungSpec { height: asked.short.clamp(16, OWN_HEIGHT), fps: highest(asked.fps), video }
     };
     spec.ladder = LadderSpec::Rungs(rungs.iter().map(rung).collect());
     spec.output.layout = Layout::SingleFile;
@@ -127,7 +137,52 @@ pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) ->
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use farm::job::Loudness;
+
     use super::*;
+    use crate::testing::{picture, rate};
+
+    #[test]
+    fn the_frame_rate_that_is_made_is_a_whole_fraction_near_the_one_that_is_asked_for() {
+        let (tenant, jobs, loudness) = (String::new(), BTreeSet::new(), Loudness::default());
+        let (priority, jobs_max, quality, copy, ahead, keep, keep_bytes) = (0, 1, None, true, true, Duration::ZERO, 0);
+        let policy = Policy { tenant, priority, jobs, jobs_max, quality, copy, loudness, ahead, keep, keep_bytes };
+        let url = |text: &str| text.parse::<Url>().expect("a URL");
+        let made = |source: &str, short, fps| {
+            let spec = job(url("file:///source"), url("file:///out/"), &[Asked { short, fps }], &policy);
+            let track = picture(1920, 1080, source, 10);
+            let shape = crate::ladder::Shape::of(&track).expect("a shape");
+            crate::ladder::ladder(&spec.ladder, shape, track.timing.rate, 0, &mut Vec::new()).expect("a ladder").rate
+        };
+        for (source, short, fps, expected) in [
+            ("30", 360, 30, "30"),
+            ("30", 360, 25, "30"),
+            ("24", 360, 25, "24"),
+            ("40", 360, 30, "40"),
+            ("45", 360, 30, "45/2"),
+            ("48", 360, 24, "24"),
+            ("50", 360, 25, "25"),
+            ("50", 360, 30, "25"),
+            ("60", 360, 30, "30"),
+            ("60", 360, 25, "30"),
+            ("60000/1001", 360, 30, "30000/1001"),
+            ("60", 1080, 60, "60"),
+            ("60", 1080, 50, "60"),
+            ("120", 1080, 60, "60"),
+            ("120", 360, 30, "30"),
+            // Of a clock that was taken for a rate.
+            ("60", 360, 1000, "60"),
+            ("60", 360, u32::MAX, "60"),
+            // Nobody said.
+            ("60", 360, 0, "30"),
+            ("60", 720, 0, "60"),
+        ] {
+            assert_eq!(made(source, short, fps), rate(expected), "{fps} of {source} at {short}");
+        }
+    }
 
     fn asked(rungs: &[(u32, u32)]) -> Vec<Asked> {
         rungs.iter().map(|&(short, fps)| Asked { short, fps }).collect()
