@@ -7,6 +7,7 @@
 //! A video that is edited gets another version, made of the same source. Which one the instance has is told by the file that it
 //! has: so an edit that comes to nothing, or whose end was not heard of, leaves no doubt.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -205,6 +206,17 @@ impl Video {
         if let Some(film) = self.versions.iter_mut().find(|film| film.made.iter().any(|made| made.job == *job)) {
             film.hand_in(job, look, sizes);
         }
+    }
+
+    /// Jobs that were given to the farm for runner jobs that are not held any more, by whether any of this video is held, and the
+    /// names of all that are.
+    pub(super) fn orphans(&self, is_held: bool, held: &BTreeSet<&str>) -> Vec<JobId> {
+        let is_orphan = |film: &&Film| match &film.editor {
+            // What the instance does not have yet is of that studio job alone.
+            Some(editor) if film.known.is_empty() => !held.contains(editor.as_str()),
+            Some(_) | None => !is_held,
+        };
+        self.versions.iter().filter(is_orphan).flat_map(|film| &film.made).map(|made| made.job.clone()).collect()
     }
 
     /// Jobs that were given to the farm for what a runner job asks for.
@@ -474,6 +486,23 @@ mod tests {
         ] {
             assert_eq!(of(&wanted).as_deref(), job, "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_an_edit_whose_runner_job_is_not_held_though_another_of_its_video_is() {
+        let film = |known: &[&str], editor: Option<&str>, job: &str| Film {
+            editor: editor.map(str::to_owned),
+            ..film(known, vec![made(job, Makes::Sheet(SHEET))])
+        };
+        let versions = vec![film(&["one"], None, "first"), film(&["two"], Some("r"), "handed-in"), film(&[], Some("s"), "begun")];
+        let video = Video { versions };
+        let of = |is_held, held: &[&str]| {
+            let orphans = video.orphans(is_held, &held.iter().copied().collect());
+            orphans.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(true, &["s", "t"]), [""; 0]);
+        assert_eq!(of(true, &["r", "t"]), ["begun"]);
+        assert_eq!(of(false, &["t"]), ["first", "handed-in", "begun"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A runner of one instance: asks for jobs, takes them, and sees each to its end. Nothing is remembered that storage does not
 //! have: a job that was taken is done by whichever scheduler acts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ impl Runner {
             for taken in self.taken().await.map_err(|failure| failure.message)? {
                 self.start(going, taken);
             }
-            self.stop_orphans().await.map_err(|failure| failure.message)?;
+            self.stop_orphans(going).await.map_err(|failure| failure.message)?;
             going.is_resumed = true;
         }
         if going.swept_at.elapsed() >= SWEEP {
@@ -215,15 +215,16 @@ impl Runner {
         Ok(taken)
     }
 
-    /// Stops what the farm does for videos of which no runner job is held: whoever was to stop it did not come to it.
-    async fn stop_orphans(&self) -> Result<(), Failure> {
+    /// Stops what the farm does for runner jobs that are not held: whoever was to stop it did not come to it.
+    async fn stop_orphans(&self, going: &Going) -> Result<(), Failure> {
+        let held: BTreeSet<&str> = going.uuids.values().map(String::as_str).collect();
         let prefix = keys::peertube_videos(self.slug());
         for entry in self.state.list(&prefix).await? {
             let video = entry.key.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix("/film.json"));
-            let Some(video) = video.filter(|video| !self.is_held(video)) else { continue };
-            let versions = self.films.get(video).await?.unwrap_or_default().versions;
-            for made in versions.into_iter().flat_map(|film| film.made) {
-                self.stop(&made.job).await;
+            let Some(video) = video else { continue };
+            let known = self.films.get(video).await?.unwrap_or_default();
+            for job in known.orphans(self.is_held(video), &held) {
+                self.stop(&job).await;
             }
         }
         Ok(())
@@ -242,6 +243,8 @@ impl Runner {
     /// Stops, after a while, what the farm did for a runner job that has ended otherwise than done, if nobody else waits for it.
     async fn let_go(&self, runner_job: &str, order: &Order) {
         sleep(LINGER).await;
+        // Whoever prepares the video may be about to wait for one of its jobs.
+        let _alone = self.alone(&order.video).await;
         match self.films.get(&order.video).await {
             Ok(video) => {
                 for job in video.unwrap_or_default().jobs_for(runner_job, &order.wanted) {
