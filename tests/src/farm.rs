@@ -304,6 +304,14 @@ impl Farm {
         Ok(self.runtime.block_on(self.objects.put(key, content.into(), Kind::VideoMp4))?)
     }
 
+    /// Deletes objects. Nobody notices.
+    ///
+    /// # Errors
+    /// Storage's.
+    pub fn delete(&self, keys: &[String]) -> Result<()> {
+        Ok(self.runtime.block_on(self.objects.delete(keys))?)
+    }
+
     /// The keys that begin with `prefix`.
     ///
     /// # Errors

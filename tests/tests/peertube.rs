@@ -5,7 +5,9 @@
 mod edits;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -236,24 +238,36 @@ fn a_dead_instance_and_one_that_knows_the_runner_no_more_hold_up_nobody() -> Res
     Ok(())
 }
 
-#[test]
-fn a_sound_gets_the_picture_that_stands_for_it_for_as_long_as_it_lasts() -> Result<()> {
-    let instance = Instance::start(V7_3)?;
-    let mut farm = farm(&instance, "")?;
-    let (_scheduler, _worker) = (farm.scheduler()?, farm.worker()?);
-    let (sound, picture) = (farm.folder.path().join("sound.flac"), farm.folder.path().join("picture.jpg"));
-    let clip = clip(10);
-    let ffmpeg = |arguments: &[&std::ffi::OsStr]| {
+/// The sound of a clip in a file of its own, and a picture.
+fn sound_and_picture(folder: &Path, clip: &Clip) -> Result<(PathBuf, PathBuf)> {
+    let (sound, picture) = (folder.join("sound.flac"), folder.join("picture.jpg"));
+    let ffmpeg = |arguments: &[&OsStr]| {
         let mut ffmpeg = Command::new("ffmpeg");
         ffmpeg.args(["-v", "error", "-nostdin", "-y"]).args(arguments);
         process::run(&mut ffmpeg, LIMIT)?.success()
     };
     ffmpeg(&["-i".as_ref(), clip.file()?.as_ref(), "-vn".as_ref(), sound.as_ref()])?;
-    let drawn = ["-f", "lavfi", "-i", "testsrc=size=850x480", "-frames:v", "1", "-q:v", "2"].map(std::ffi::OsStr::new);
+    let drawn = ["-f", "lavfi", "-i", "testsrc=size=850x480", "-frames:v", "1", "-q:v", "2"].map(OsStr::new);
     ffmpeg(&[&drawn[..], &[picture.as_ref()]].concat())?;
+    Ok((sound, picture))
+}
+
+#[test]
+fn a_sound_gets_the_picture_that_stands_for_it_for_as_long_as_it_lasts() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let clip = clip(10);
+    let (sound, picture) = sound_and_picture(farm.folder.path(), &clip)?;
+    // Killed while the farm makes AAC of the sound, which the next one goes on with.
+    let mut first = farm.scheduler()?;
     let video = instance.upload_sound(&sound, &picture)?;
+    farm.until("the farm has the sound", || Ok(jobs_of(&farm)? == 1))?;
+    first.kill()?;
+    let (_second, _worker) = (farm.scheduler()?, farm.worker()?);
     instance.until_done(LIMIT).with_context(|| farm.logs())?;
     ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    ensure!(instance.jobs().iter().all(|job| job.accepted == 1 && job.failures == 0), "{:?}", instance.jobs());
+    ensure!(jobs_of(&farm)? == 2, "{} jobs of the farm: one for the sound, one for the film", jobs_of(&farm)?);
     let files = instance.files(&video);
     let sizes: Vec<(u32, bool)> = files.iter().map(|file| (file.resolution, file.playlist.is_some())).collect();
     ensure!([(480, false), (480, true), (240, false)].iter().all(|size| sizes.contains(size)), "{sizes:?}");

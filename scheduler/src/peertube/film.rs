@@ -210,10 +210,10 @@ impl Video {
 
     /// Jobs that were given to the farm for runner jobs that are not held any more, by whether any of this video is held, and the
     /// names of all that are.
-    pub(super) fn orphans(&self, is_held: bool, held: &BTreeSet<&str>) -> Vec<JobId> {
+    pub(super) fn orphans(&self, is_held: bool, held: &BTreeSet<String>) -> Vec<JobId> {
         let is_orphan = |film: &&Film| match &film.editor {
             // What the instance does not have yet is of that studio job alone.
-            Some(editor) if film.known.is_empty() => !held.contains(editor.as_str()),
+            Some(editor) if film.known.is_empty() => !held.contains(editor),
             Some(_) | None => !is_held,
         };
         self.versions.iter().filter(is_orphan).flat_map(|film| &film.made).map(|made| made.job.clone()).collect()
@@ -497,7 +497,7 @@ mod tests {
         let versions = vec![film(&["one"], None, "first"), film(&["two"], Some("r"), "handed-in"), film(&[], Some("s"), "begun")];
         let video = Video { versions };
         let of = |is_held, held: &[&str]| {
-            let orphans = video.orphans(is_held, &held.iter().copied().collect());
+            let orphans = video.orphans(is_held, &held.iter().map(ToString::to_string).collect());
             orphans.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(of(true, &["s", "t"]), [""; 0]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use farm::job::JobId;
 use farm::storage::{Kind, Storage};
+use farm::task::Token as RandomToken;
 use farm::{Code, Failure, keys, metrics};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,6 +47,13 @@ pub(super) struct Taken {
     pub(super) kind: String,
     pub(super) payload: Value,
     pub(super) token: Token,
+    /// What is made for this taking alone is called so: after a crash it is found again.
+    #[serde(default = "random_name")]
+    pub(super) name: String,
+}
+
+fn random_name() -> String {
+    RandomToken::random().to_string()
 }
 
 /// What a runner works with.
@@ -146,7 +154,8 @@ impl Runner {
             for taken in self.taken().await.map_err(|failure| failure.message)? {
                 self.start(going, taken);
             }
-            self.stop_orphans(going).await.map_err(|failure| failure.message)?;
+            let held = going.uuids.values().cloned().collect();
+            self.stop_orphans(&held).await.map_err(|failure| failure.message)?;
             going.is_resumed = true;
         }
         if going.swept_at.elapsed() >= SWEEP {
@@ -174,7 +183,7 @@ impl Runner {
                 }
             };
             tracing::info!(instance = self.slug(), job = job.uuid, kind = job.kind, "taken");
-            let taken = Taken { uuid: job.uuid, kind: job.kind, payload: job.payload, token };
+            let taken = Taken { uuid: job.uuid, kind: job.kind, payload: job.payload, token, name: random_name() };
             if let Err(failure) = self.keep(&taken).await {
                 // Not kept, it may be nobody's for ever: not every version takes away by itself what it hears no more of.
                 let runner = Arc::clone(self);
@@ -216,14 +225,13 @@ impl Runner {
     }
 
     /// Stops what the farm does for runner jobs that are not held: whoever was to stop it did not come to it.
-    async fn stop_orphans(&self, going: &Going) -> Result<(), Failure> {
-        let held: BTreeSet<&str> = going.uuids.values().map(String::as_str).collect();
+    async fn stop_orphans(&self, held: &BTreeSet<String>) -> Result<(), Failure> {
         let prefix = keys::peertube_videos(self.slug());
         for entry in self.state.list(&prefix).await? {
             let video = entry.key.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix("/film.json"));
             let Some(video) = video else { continue };
             let known = self.films.get(video).await?.unwrap_or_default();
-            for job in known.orphans(self.is_held(video), &held) {
+            for job in known.orphans(self.is_held(video), held) {
                 self.stop(&job).await;
             }
         }

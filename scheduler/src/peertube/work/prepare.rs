@@ -53,7 +53,7 @@ impl Runner {
         let waiting = self.wait_for(made.job.clone());
         let spec = match fetch_if_there::<JobSpec>(&self.state, &keys::spec(&made.job)).await? {
             Some(spec) => spec,
-            None => self.spec(&order.video, &film, &made).await?,
+            None => self.spec(taken, order, &film, &made).await?,
         };
         // First what there will be, then the job: after a crash between the two it is given to the farm again.
         video.put(film);
@@ -91,10 +91,17 @@ impl Runner {
 
     /// Fetches the source of a video.
     async fn fetched(&self, taken: &Taken, order: &Order, seen: &Look) -> Result<Film, Trouble> {
-        let folder = format!("{}{}", self.films.prefix(&order.video), RandomToken::random());
+        // What is merged is remembered at the end only: till then it is found again by its name.
+        let name = if order.picture.is_some() { taken.name.clone() } else { RandomToken::random().to_string() };
+        let folder = format!("{}{name}", self.films.prefix(&order.video));
         let source = format!("{folder}/source");
-        let fetched =
-            film::fetch(&self.client, &self.state, &taken.token, &order.input, &source, (seen, film::SOURCE_BYTES_MAX)).await?;
+        let fetched = match self.is_there(&source).await? {
+            true => seen.clone(),
+            false => {
+                let limits = (seen, film::SOURCE_BYTES_MAX);
+                film::fetch(&self.client, &self.state, &taken.token, &order.input, &source, limits).await?
+            }
+        };
         let source = match &order.picture {
             None => source,
             Some(picture) => self.merged(taken, order, picture, &folder, &source).await?,
@@ -223,8 +230,8 @@ impl Runner {
     }
 
     /// A job as the farm takes it.
-    async fn spec(&self, video: &str, film: &Film, made: &Made) -> Result<JobSpec, Trouble> {
-        let output = self.films.url_of(&format!("{}{}/", self.films.prefix(video), made.job))?;
+    async fn spec(&self, taken: &Taken, order: &Order, film: &Film, made: &Made) -> Result<JobSpec, Trouble> {
+        let output = self.films.url_of(&format!("{}{}/", self.films.prefix(&order.video), made.job))?;
         let policy = &self.instance.policy;
         let mut spec = match &made.makes {
             Makes::Rungs { rungs, .. } => {
@@ -232,14 +239,15 @@ impl Runner {
                 spec.edit.clone_from(&film.edit);
                 spec
             }
-            Makes::Sheet(sheet) => ladder::sheet(self.shown(video, film, sheet).await?, output, sheet, policy),
+            Makes::Sheet(sheet) => ladder::sheet(self.shown(taken, order, film, sheet).await?, output, sheet, policy),
         };
         spec.id = Some(made.job.clone());
         Ok(spec)
     }
 
-    /// What small pictures are made of: the source, or an edited film as it was made.
-    async fn shown(&self, video: &str, film: &Film, sheet: &Sheet) -> Result<Url, Trouble> {
+    /// What small pictures are made of: the source, or an edited film as it was made. Where that is not kept any more, what the
+    /// instance has of it is fetched.
+    async fn shown(&self, taken: &Taken, order: &Order, film: &Film, sheet: &Sheet) -> Result<Url, Trouble> {
         if film.edit.iter().all(|step| matches!(step, EditStep::Sound(_))) {
             return Ok(self.films.url_of(&film.source)?);
         }
@@ -247,11 +255,15 @@ impl Runner {
             if matches!(made.makes, Makes::Rungs { .. })
                 && let Some(seal) = fetch_if_there::<Seal>(&self.state, &keys::seal(&made.job)).await?
             {
-                let key = &answer::mp4_of(&seal, sheet.width.min(sheet.height))?.key;
-                return Ok(self.films.url_of(&format!("{}{}/{key}", self.films.prefix(video), made.job))?);
+                let object = answer::mp4_of(&seal, sheet.width.min(sheet.height))?;
+                let key = format!("{}{}/{}", self.films.prefix(&order.video), made.job, object.key);
+                if self.is_there(&key).await? {
+                    return Ok(self.films.url_of(&key)?);
+                }
             }
         }
-        Err(Trouble::Cannot(Failure::new(Code::SourceUnreadable, "what was made of the edited video is not kept any more")))
+        let (key, _) = self.beside(taken, order, &order.input, film::SOURCE_BYTES_MAX).await?;
+        Ok(self.films.url_of(&key)?)
     }
 
     /// Makes a film of a sound and a picture: the farm makes AAC of the one, and the other is seen all the time.
@@ -261,14 +273,23 @@ impl Runner {
         let seen = film::look(&self.client, &taken.token, picture).await?;
         film::fetch(&self.client, &self.state, &taken.token, picture, &key, (&seen, PICTURE_BYTES_MAX)).await?;
         let shown = Picture::of(&self.state.get(&key).await?).ok_or_else(|| cannot("its picture is no JPEG".to_owned()))?;
-        let (source, output) = (self.films.url_of(sound)?, self.films.url_of(&format!("{folder}/sound/"))?);
-        let smallest = ladder::rungs(None, &[]);
-        let job = self.scheduler.submit(ladder::job(source, output, &smallest, &self.instance.policy)).await?;
+        let job = JobId::try_from(format!("pt-{}", taken.name))?;
+        let spec = match fetch_if_there::<JobSpec>(&self.state, &keys::spec(&job)).await? {
+            Some(spec) => spec,
+            None => {
+                let (source, output) = (self.films.url_of(sound)?, self.films.url_of(&format!("{folder}/sound/"))?);
+                let mut spec = ladder::job(source, output, &ladder::rungs(None, &[]), &self.instance.policy);
+                spec.id = Some(job.clone());
+                spec
+            }
+        };
         let waiting = self.wait_for(job);
+        self.scheduler.submit(spec).await?;
         match self.made(&waiting.what, &watch::channel(0).0).await? {
             JobResult::Done(_) => {}
             JobResult::Failed { failure, .. } => return Err(Trouble::Cannot(failure)),
-            JobResult::Cancelled => return Err(Trouble::Now(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
+            // It has its name for as long as the runner job is taken: once that is taken anew, another is made.
+            JobResult::Cancelled => return Err(Trouble::Cannot(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
         }
         let seal = fetch(&self.state, &keys::seal(&waiting.what)).await?;
         let made = answer::plain_sound(&seal)?;
