@@ -435,21 +435,21 @@ pub struct StoryboardSpec {
     #[serde(default = "default_grid")]
     #[schemars(range(min = 1, max = 64))]
     pub rows: u32,
-    /// Short edge of each picture in pixels, 16 to 720; made even. Never above the source's.
+    /// Short edge of each picture in pixels, 1 to 720; made even. Never above the source's.
     #[serde(default = "default_tile_height")]
-    #[schemars(range(min = 16, max = 720))]
+    #[schemars(range(min = 1, max = 720))]
     pub height: u32,
     /// Wanted time between two pictures in seconds, 1 to 3600; a sheet that is full is followed by another. When absent, all
     /// of the video is on one sheet. There is no more than one picture for each key frame of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 3600))]
     pub seconds: Option<u32>,
-    /// Width of each picture in pixels, 16 to 720. When given, every picture has just this width and `height`, odd or not,
+    /// Width of each picture in pixels, 1 to 720. When given, every picture has just this width and `height`, odd or not,
     /// whatever its shape was; `seconds` is to be given too, and each picture is the frame on screen at its multiple of them,
     /// not a key frame near it. There is one sheet, always of full size: places that are left over are black, and what there
     /// is no place for is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 16, max = 720))]
+    #[schemars(range(min = 1, max = 720))]
     pub exact_width: Option<u32>,
 }
 
@@ -562,16 +562,14 @@ impl JobSpec {
         if !(1..=64).contains(&columns) || !(1..=64).contains(&rows) {
             return refuse(format!("storyboard: a grid of {columns}x{rows} is not from 1x1 to 64x64"));
         }
-        if !(16..=720).contains(&height) {
-            return refuse(format!("storyboard: height {height} is not from 16 to 720"));
+        if !(1..=720).contains(&height) {
+            return refuse(format!("storyboard: height {height} is not from 1 to 720"));
         }
         if let Some(seconds) = seconds.filter(|seconds| !(1..=3600).contains(seconds)) {
             return refuse(format!("storyboard: seconds {seconds} is not from 1 to 3600"));
         }
         match exact_width {
-            Some(width) if !(16..=720).contains(&width) => {
-                refuse(format!("storyboard: exact_width {width} is not from 16 to 720"))
-            }
+            Some(width) if !(1..=720).contains(&width) => refuse(format!("storyboard: exact_width {width} is not from 1 to 720")),
             Some(_) if seconds.is_none() => refuse("storyboard: exact_width needs seconds".to_owned()),
             _ => Ok(()),
         }

@@ -133,9 +133,10 @@ fn mistakes() -> Vec<(&'static str, Value, &'static str)> {
         ("/poster/width", json!(640), "width"),
         ("/storyboard/columns", json!(0), "grid of 0x10"),
         ("/storyboard/rows", json!(65), "grid of 10x65"),
+        ("/storyboard/height", json!(0), "storyboard: height 0"),
         ("/storyboard/height", json!(721), "storyboard: height 721"),
         ("/storyboard/seconds", json!(0), "storyboard: seconds 0"),
-        ("/storyboard", json!({ "exact_width": 15, "seconds": 1 }), "storyboard: exact_width 15"),
+        ("/storyboard", json!({ "exact_width": 0, "seconds": 1 }), "storyboard: exact_width 0"),
         ("/storyboard", json!({ "exact_width": 721, "seconds": 1 }), "storyboard: exact_width 721"),
         ("/storyboard", json!({ "exact_width": 160 }), "needs seconds"),
         ("/make", json!("dash"), "dash"),
@@ -224,7 +225,8 @@ async fn limits_are_accepted_by_both() {
         ("/ladder/rungs", json!([{ "height": 720, "video": { "bitrate": 8000, "max_bitrate": 8000 } }])),
         ("/audio", json!({})),
         ("/make", json!("hls")),
-        ("/storyboard", json!({ "exact_width": 16, "height": 17, "seconds": 1 })),
+        ("/storyboard", json!({ "exact_width": 1, "height": 17, "seconds": 1 })),
+        ("/storyboard", json!({ "exact_width": 192, "height": 1, "seconds": 1 })),
         ("/storyboard", json!({ "exact_width": 720, "height": 720, "seconds": 3600 })),
     ] {
         let message = with(pointer, value);

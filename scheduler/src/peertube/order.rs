@@ -83,8 +83,8 @@ impl Sheet {
         for (what, value, least, most) in [
             ("count", self.columns, 1, 64),
             ("count", self.rows, 1, 64),
-            ("size", self.width, 16, 720),
-            ("size", self.height, 16, 720),
+            ("size", self.width, 1, 720),
+            ("size", self.height, 1, 720),
             ("duration", self.seconds, 1, 3600),
         ] {
             if !(least..=most).contains(&value) {
@@ -247,8 +247,12 @@ mod tests {
         let sprites = json!({"size": {"width": 192, "height": 108}, "count": {"width": 5, "height": 2}, "duration": 3});
         let board = json!({"input": {"videoFileUrl": INPUT}, "output": {}, "sprites": sprites});
         let sheet = Sheet { columns: 5, rows: 2, width: 192, height: 108, seconds: 3 };
-        let storyboard = Order { wanted: Wanted::Storyboard(sheet), ..order };
-        assert_eq!(Order::read(STORYBOARD, &board), Ok(storyboard));
+        let storyboard = |sheet| Order { wanted: Wanted::Storyboard(sheet), ..order.clone() };
+        assert_eq!(Order::read(STORYBOARD, &board), Ok(storyboard(sheet)));
+        // Of a video that is 24 times as wide as it is high.
+        let mut wide = board;
+        wide["sprites"]["size"]["height"] = json!(8);
+        assert_eq!(Order::read(STORYBOARD, &wide), Ok(storyboard(Sheet { height: 8, ..sheet })));
         let cut = json!({"input": new["input"], "output": {}, "tasks": [{"name": "cut", "options": {"end": 3}}]});
         let studio = Order::read(STUDIO, &cut).expect("an order");
         assert!(matches!(&studio.wanted, Wanted::Studio(tasks) if tasks.len() == 1), "{studio:?}");
@@ -271,7 +275,7 @@ mod tests {
             ("video-transcription", named(INPUT), "'video-transcription' is not done here"),
             (STUDIO, named(INPUT), "tasks"),
             (STORYBOARD, named(INPUT), "sprites"),
-            (STORYBOARD, sprites(15, 5, 1), "a size of 15 is not from 16 to 720"),
+            (STORYBOARD, sprites(0, 5, 1), "a size of 0 is not from 1 to 720"),
             (STORYBOARD, sprites(192, 65, 1), "a count of 65 is not from 1 to 64"),
             (STORYBOARD, sprites(192, 5, 0), "a duration of 0 is not from 1 to 3600"),
         ] {
