@@ -34,6 +34,8 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 pub const JOBS: &str = "shoal.v1.jobs";
 /// The queue of task messages.
 pub const TASKS: &str = "shoal.v1.tasks.cpu";
+/// The queue of dead letters.
+pub const DEAD: &str = "shoal.v1.dead";
 /// Part of the farm's jobs that a scheduler looks after; there is one.
 const PARTITION: u32 = 0;
 

@@ -5,7 +5,7 @@
 //! server and removes its folder.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use crate::process::{self, target_folder};
+use crate::{deploy, http};
 
 /// Longest start of a server.
 const START_TIME_MAX: Duration = Duration::from_secs(90);
-/// Longest answer of its management interface.
+/// Longest run of `rabbitmqctl`.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest run of lines of a shell that change the server.
 const SHELL_TIME_MAX: Duration = Duration::from_secs(120);
@@ -71,6 +74,7 @@ struct Place {
     amqp: u16,
     amqps: u16,
     management: u16,
+    metrics: u16,
     distribution: u16,
     names: u16,
     folder: PathBuf,
@@ -96,8 +100,8 @@ impl Server {
         let folder = target_folder()?.join("tmp");
         fs::create_dir_all(&folder)?;
         let folder = tempfile::Builder::new().prefix("rabbitmq-").tempdir_in(folder)?.keep();
-        let [amqp, amqps, management, distribution, names] = free_ports()?;
-        let at = Place { amqp, amqps, management, distribution, names, folder };
+        let [amqp, amqps, management, metrics, distribution, names] = free_ports()?;
+        let at = Place { amqp, amqps, management, metrics, distribution, names, folder };
         write_settings(&at)?;
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh", PROGRAM]).arg(&at.folder).envs(environment(&at));
@@ -220,15 +224,17 @@ fn write_settings(at: &Place) -> Result<()> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     fs::write(&certificate, made.cert.pem())?;
     fs::write(&key, made.signing_key.serialize_pem())?;
-    let Place { amqp, amqps, management, .. } = at;
+    let Place { amqp, amqps, management, metrics, .. } = at;
     let (certificate, key) = (certificate.display(), key.display());
     let settings = format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp}\nlisteners.ssl.1 = 127.0.0.1:{amqps}\nssl_options.certfile = {certificate}\n\
          ssl_options.keyfile = {key}\nmanagement.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
+         prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {metrics}\n\
          log.file.level = warning\ndisk_free_limit.absolute = 50MB\nraft.wal_max_size_bytes = 67108864\n"
     );
     fs::write(at.folder.join("rabbitmq.conf"), settings)?;
-    fs::write(at.folder.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+    // Management and metrics, as compose's has.
+    fs::write(at.folder.join("enabled_plugins"), deploy::text("rabbitmq-plugins")?)?;
     File::create(at.folder.join("empty"))?;
     Ok(())
 }
@@ -264,17 +270,9 @@ impl Place {
     /// Asks the management interface: status and body.
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.management));
-        let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIME_MAX)?;
-        stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
         let login = STANDARD.encode(format!("{USER}:{USER}"));
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let head = format!("{method} {path} HTTP/1.0\r\nAuthorization: Basic {login}\r\nContent-Type: application/json\r\n");
-        write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
-        let mut answer = String::new();
-        stream.take(16 << 20).read_to_string(&mut answer)?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).context("not HTTP")?;
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        Ok((status, body.to_owned()))
+        let headers = format!("Authorization: Basic {login}\r\nContent-Type: application/json\r\n");
+        http::ask(address, &format!("{method} {path}"), &headers, &body.map(Value::to_string).unwrap_or_default())
     }
 
     /// Asks for something that must work.
@@ -321,6 +319,11 @@ impl Vhost {
     /// Where the management interface of the server listens.
     pub fn management(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.at.management))
+    }
+
+    /// Where the server shows its metrics.
+    pub fn metrics(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.at.metrics))
     }
 
     /// Runs lines of a shell in a folder, as whoever runs the server would: `rabbitmqctl` and `rabbitmqadmin` are about the
@@ -431,6 +434,30 @@ impl Vhost {
         let answer = self.at.must("POST", &format!("/api/exchanges/{}/amq.default/publish", self.name), Some(&message))?;
         ensure!(answer["routed"] == true, "no queue {queue}");
         Ok(())
+    }
+
+    /// Puts so many small messages on a queue, and waits until the server has all of them.
+    ///
+    /// # Errors
+    /// When the server refuses one.
+    pub fn fill(&self, queue: &str, messages: usize) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.block_on(async {
+            let connection = Connection::connect(&self.url(), ConnectionProperties::default()).await?;
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let mut confirms = Vec::with_capacity(messages);
+            for _ in 0..messages {
+                let properties = BasicProperties::default().with_delivery_mode(2);
+                confirms.push(channel.basic_publish("".into(), queue.into(), options, b"{}", properties).await?);
+            }
+            for confirm in confirms {
+                let confirmed = confirm.await?;
+                ensure!(matches!(confirmed, Confirmation::Ack(None)), "{queue}: {confirmed:?}");
+            }
+            Ok(())
+        })
     }
 }
 
