@@ -10,7 +10,7 @@ use farm::storage::{S3Settings, Storage, Stores};
 use farm::{Code, Failure};
 use scheduler::admit::Policy;
 use scheduler::tenants::{Register, Tenants};
-use scheduler::{janitor, notify, peertube, service};
+use scheduler::{janitor, notify, peertube, service, tracer};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ use crate::systemd::Attended;
 
 /// Largest file of settings or secrets, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Headers for the collector of traces, where no file has them.
+const OTLP_HEADERS_VARIABLE: &str = "SHOAL_OTLP_HEADERS";
 
 /// Runs the scheduler until a signal.
 ///
@@ -67,6 +69,7 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
             Some(file) => Some(instances(file, &arguments.connection)?),
             None => None,
         },
+        traces: traces(arguments)?,
         admin: match arguments.admin_listen {
             Some(address) => Some(listen(address).await?),
             None => None,
@@ -96,6 +99,16 @@ pub async fn scheduler(arguments: &Scheduler) -> Result<(), Failure> {
         workers.shutdown().await;
     }
     ended
+}
+
+/// Where traces of jobs go, if they are wanted.
+fn traces(arguments: &Scheduler) -> Result<Option<tracer::Settings>, Failure> {
+    let Some(endpoint) = &arguments.otlp_endpoint else { return Ok(None) };
+    let headers = match &arguments.otlp_headers_file {
+        Some(file) => read(file)?,
+        None => std::env::var(OTLP_HEADERS_VARIABLE).unwrap_or_default(),
+    };
+    tracer::Settings::new(endpoint, &headers).map(Some)
 }
 
 /// The instances of a file, and where what is made for them is kept.

@@ -131,6 +131,8 @@ fn example(id: &str) -> &'static str {
         "keep_days" => "365",
         "listen" => "127.0.0.1:8420",
         "notify_url" => "https://tube.example.org/done",
+        "otlp_endpoint" => "http://127.0.0.1:4318",
+        "otlp_headers_file" => "/etc/shoal/otlp-headers",
         "output" => "s3://videos/film-1/",
         "peertube" => "/etc/shoal/peertube.toml",
         "s3_endpoint" => "https://s3.example.org",

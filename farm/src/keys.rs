@@ -44,6 +44,11 @@ pub fn begun_prefix(job: &JobId, life: Life, task: &TaskId) -> String {
     format!("jobs/{job}/begun/{life}/{task}/")
 }
 
+/// Prefix of such records in a life: `{task}/{attempt}-{token}` follow.
+pub fn begun_in(job: &JobId, life: Life) -> String {
+    format!("jobs/{job}/begun/{life}/")
+}
+
 /// There while an execution runs; it stays when its worker dies.
 pub fn begun(job: &JobId, life: Life, task: &TaskId, attempt: u32, token: &Token) -> String {
     format!("jobs/{job}/begun/{life}/{task}/{attempt}-{token}")

@@ -74,6 +74,8 @@ pub struct SchedulerSeries {
     pub reconcile_duration: Histogram,
     /// Ends of jobs told, by what became of it.
     pub notifications: IntCounterVec,
+    /// Traces of jobs that have ended.
+    pub traces: IntCounterVec,
     /// Objects that the janitor deleted.
     pub janitor_deleted: IntCounter,
     /// Requests to the API.
@@ -216,6 +218,7 @@ impl SchedulerSeries {
                 &REQUEST_SECONDS,
             ),
             notifications: counters(&r, "shoal_notifications_total", "Attempts to tell the end of a job.", &["way", "result"]),
+            traces: counters(&r, "shoal_traces_total", "Traces of jobs that ended, by what became of them.", &["result"]),
             janitor_deleted: counter(&r, "shoal_janitor_deleted_objects_total", "Objects that the janitor deleted."),
             http_requests: counters(&r, "shoal_http_requests_total", "Requests to the API.", &["route", "status"]),
             peertube_jobs: counters(
@@ -276,6 +279,9 @@ impl SchedulerSeries {
         }
         for (way, result) in [("exchange", "told"), ("exchange", "failed"), ("call", "told"), ("call", "failed")] {
             series.notifications.with_label_values(&[way, result]);
+        }
+        for result in ["sent", "failed", "dropped"] {
+            series.traces.with_label_values(&[result]);
         }
         for (way, result) in [("letter", "told"), ("letter", "failed"), ("call", "given_up")] {
             series.notifications.with_label_values(&[way, result]);

@@ -284,6 +284,26 @@ pub struct Marker {
     /// The device that rungs were encoded on, where it was not the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// Number of the attempt in its life; older workers do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// The worker, by the name that it gives itself; older ones do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Token>,
+}
+
+/// Record of a failed execution. Whoever wants to know no more than why reads it as a [`Failure`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedAttempt {
+    /// Why.
+    #[serde(flatten)]
+    pub failure: Failure,
+    /// How long the worker was at it, in ms; none where a scheduler noted that nothing was heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    /// The worker, where it has noted the failure itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Token>,
 }
 
 /// What an execution made.

@@ -34,6 +34,8 @@ pub mod step;
 pub mod stills;
 pub mod tenants;
 pub mod text;
+pub mod tracer;
+pub mod traces;
 pub mod wanted;
 pub mod workers;
 

@@ -34,6 +34,7 @@ pub use view::{JobView, Phase, Watch};
 use self::again::{current_result, is_active};
 use crate::dispatch::Window;
 use crate::step::JobResult;
+use crate::tracer::Traced;
 use engine::Engine;
 use view::Board;
 
@@ -71,6 +72,8 @@ pub struct Settings {
     pub scale_target: Duration,
     /// Slots of each of the workers that are wanted.
     pub slots_per_worker: u32,
+    /// Where the ends of jobs are noted whose traces are wanted.
+    pub traced: Option<Traced>,
 }
 
 /// Who cleans up after a job that has ended, and whether its end is told.
@@ -100,6 +103,7 @@ impl Settings {
             troubles_max: 8,
             scale_target: Duration::from_secs(10 * 60),
             slots_per_worker: 2,
+            traced: None,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admit::Policy;
 use crate::api::{self, Api};
 use crate::scheduler::{PARTITION, Scheduler, Settings};
-use crate::{intake, janitor, notify, peertube};
+use crate::{intake, janitor, notify, peertube, tracer};
 
 /// How often it is looked whether storage and broker answer.
 const READY_PAUSE: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub struct Config {
     pub api: Option<TcpListener>,
     /// The instances of PeerTube whose jobs are done.
     pub peertube: Option<peertube::Config>,
+    /// Where traces of jobs go; without it there are none.
+    pub traces: Option<tracer::Settings>,
     /// Where monitoring reaches it.
     pub admin: Option<TcpListener>,
 }
@@ -49,12 +51,17 @@ pub struct Config {
 /// # Errors
 /// When a part of it ends by itself.
 pub async fn run(config: Config, state: Storage, broker: Broker, stop: CancellationToken) -> Result<(), Failure> {
-    let Config { mut settings, policy, notify, janitor, api, peertube, admin } = config;
+    let Config { mut settings, policy, notify, janitor, api, peertube, traces, admin } = config;
     let tenants = policy.tenants.now();
     (settings.weights, settings.hardware) = (Arc::new(tenants.weights()), Arc::new(tenants.hardware()));
+    let mut parts: JoinSet<Result<(), Failure>> = JoinSet::new();
+    if let Some(traces) = traces {
+        let (traced, ends) = tracer::queue();
+        settings.traced = Some(traced);
+        parts.spawn(tracer::run(traces, state.clone(), ends));
+    }
     let scheduler = Arc::new(Scheduler::start(settings, state.clone(), broker.clone()));
     let watch = scheduler.watch();
-    let mut parts: JoinSet<Result<(), Failure>> = JoinSet::new();
     let (into, from, told, admitted) = (state.clone(), broker.clone(), watch.clone(), policy.clone());
     parts.spawn(async move {
         intake::run(admitted, into, from, told).await;

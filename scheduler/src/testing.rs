@@ -166,6 +166,8 @@ pub fn marker(plan: &Plan, info: &MediaInfo, task: &TaskId, token: &Token, marke
         outcome,
         cost: Cost { cpu_ms: 100, wall_ms: 60, rss_kib: 1000 },
         device: None,
+        attempt: Some(1),
+        worker: None,
     }
 }
 

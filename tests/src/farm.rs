@@ -67,6 +67,8 @@ pub struct Ways {
     pub s3: Option<String>,
     /// URL of the farm's state.
     pub state: Option<String>,
+    /// Where schedulers send traces, and the headers that they send along.
+    pub collector: Option<(String, String)>,
     /// The folder that it runs in, and takes for temporary files.
     pub folder: Option<PathBuf>,
 }
@@ -176,6 +178,9 @@ impl Farm {
             .env("SHOAL_TOKEN", TOKEN);
         if let Some(s3) = &ways.s3 {
             command.env("SHOAL_S3_ENDPOINT", s3);
+        }
+        if let Some((endpoint, headers)) = &ways.collector {
+            command.env("SHOAL_OTLP_ENDPOINT", endpoint).env("SHOAL_OTLP_HEADERS", headers);
         }
         if let Some(folder) = &ways.folder {
             command.current_dir(folder).env("TMPDIR", folder);

@@ -4,6 +4,7 @@
 pub mod barcode;
 pub mod check;
 pub mod clip;
+pub mod collector;
 pub mod contract;
 pub mod corpus;
 pub mod cost;

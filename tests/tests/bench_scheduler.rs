@@ -103,6 +103,7 @@ async fn throughput_wait_and_memory() {
         janitor: janitor::Settings::default(),
         api: None,
         peertube: None,
+        traces: None,
         admin: None,
     };
     let service = tokio::spawn(service::run(config, state.clone(), broker.clone(), stop.clone()));

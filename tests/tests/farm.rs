@@ -1,14 +1,17 @@
 //! A farm of processes: scheduler and workers as they are run, over a real RabbitMQ and a real S3 server. Killed in mid-job,
 //! it loses nothing and does little twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use farm::job::Layout;
+use serde_json::Value;
 use tests::check;
 use tests::clip::Clip;
-use tests::farm::{Farm, TOKEN};
+use tests::collector::Collector;
+use tests::farm::{Farm, Job, LIMIT, TOKEN, Ways};
 
 /// How many executions wrote media of a rendition.
 fn executions(output: &Path, rendition: &str) -> Result<usize> {
@@ -72,5 +75,85 @@ fn schedulers_and_workers_that_are_killed_lose_nothing_and_do_little_twice() -> 
     ensure!(faults.iter().all(|fault| fault.contains("named by no playlist")), "{faults:?}");
     let made = executions(&output, "v360")?;
     ensure!((8..=9).contains(&made), "{made} executions for 8 chunks and one killed worker:\n{}", farm.logs());
+    Ok(())
+}
+
+/// The job's span of a trace, and all of them by their ids. All that OTLP/JSON asks of a request is looked at.
+fn spans(request: &Value) -> Result<(Value, BTreeMap<String, Value>)> {
+    let all = request["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().context("no spans")?;
+    let is_hex = |id: &Value, length: usize| {
+        id.as_str().is_some_and(|id| id.len() == length && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+    };
+    let mut by_id = BTreeMap::new();
+    for span in all {
+        ensure!(is_hex(&span["traceId"], 32) && span["traceId"] == all[0]["traceId"] && is_hex(&span["spanId"], 16), "{span}");
+        ensure!(span["kind"] == 1 && span["name"].as_str().is_some_and(|name| !name.is_empty()), "{span}");
+        for attribute in span["attributes"].as_array().context("no attributes")? {
+            let value = attribute["value"].as_object().context("no value")?;
+            ensure!(attribute["key"].is_string() && value.len() == 1 && value.values().all(Value::is_string), "{attribute}");
+        }
+        by_id.insert(span["spanId"].as_str().context("an id")?.to_owned(), span.clone());
+    }
+    ensure!(by_id.len() == all.len(), "an id stands twice: {request}");
+    let mut roots = all.iter().filter(|span| span.get("parentSpanId").is_none());
+    let root = roots.next().context("no root")?;
+    ensure!(roots.next().is_none() && root["name"] == "job", "{request}");
+    let ns =
+        |span: &Value, end: &str| -> Result<u64> { Ok(span[format!("{end}TimeUnixNano")].as_str().context("a time")?.parse()?) };
+    for span in all {
+        let parent = match span["parentSpanId"].as_str() {
+            Some(parent) => by_id.get(parent).with_context(|| format!("its parent is not there: {span}"))?,
+            None => root,
+        };
+        let (start, end) = (ns(span, "start")?, ns(span, "end")?);
+        ensure!(ns(parent, "start")? <= start && start <= end && end <= ns(parent, "end")?, "{span} is not within {parent}");
+    }
+    Ok((root.clone(), by_id))
+}
+
+#[test]
+fn a_collector_is_sent_a_trace_of_each_job_and_a_farm_goes_on_when_it_is_gone() -> Result<()> {
+    const HEADER: &str = "hush-that-is-for-the-collector";
+    let (mut farm, collector) = (Farm::new()?, Collector::start()?);
+    let ways = Ways { collector: Some((collector.url(), format!("authorization=Bearer%20{HEADER}"))), ..Ways::default() };
+    let (scheduler, _worker) = (farm.scheduler_by(&ways)?, farm.worker()?);
+    let (good, poison) = (Job::new("good", 8, Layout::Segments), Job::new("poison", 4, Layout::Segments));
+    farm.send(&good)?;
+    ensure!(farm.ended(&good)?["done"].is_object(), "{}", farm.logs());
+    let message = farm.message(&poison)?;
+    farm.put("source/poison.mp4", b"this is no film".to_vec())?;
+    farm.broker.publish(tests::farm::JOBS, message.to_string().as_bytes())?;
+    ensure!(farm.ended(&poison)?["failed"].is_object(), "{}", farm.logs());
+    farm.until("both traces came", || Ok(collector.received().len() >= 2))?;
+    let received = collector.received();
+    for request in &received {
+        let head = request.head.to_ascii_lowercase();
+        ensure!(head.starts_with("post /v1/traces http/1.1") && head.contains("content-type: application/json"), "{head}");
+        ensure!(head.contains(&format!("authorization: bearer {HEADER}")), "{head}");
+    }
+    let made: Value = serde_json::from_slice(&received[0].body)?;
+    let (root, all) = spans(&made)?;
+    ensure!(root["status"]["code"] == 1, "{root}");
+    let is_task = |span: &&Value| span["parentSpanId"] == root["spanId"];
+    let tasks: BTreeSet<String> = all.values().filter(is_task).map(|span| span["name"].to_string().replace('"', "")).collect();
+    let marked: BTreeSet<String> = farm.marked(&good)?.iter().map(ToString::to_string).collect();
+    ensure!(tasks == marked, "{tasks:?} instead of {marked:?}");
+    ensure!(all.len() == 1 + 2 * marked.len(), "one attempt each: {made}");
+    let workers = made.to_string().matches("\"shoal.worker\"").count();
+    ensure!(workers == marked.len(), "each attempt names its worker: {made}");
+    let broken: Value = serde_json::from_slice(&received[1].body)?;
+    let (root, all) = spans(&broken)?;
+    let other = &made["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"];
+    ensure!(root["status"]["code"] == 2 && root["traceId"] != *other, "{root}");
+    let wrong: Vec<&Value> = all.values().filter(|span| span["name"] == "attempt").map(|span| &span["status"]).collect();
+    ensure!(wrong.iter().all(|status| status["code"] == 2 && status["message"] == root["status"]["message"]), "{broken}");
+    ensure!(!wrong.is_empty() && !broken.to_string().contains("hush"), "{broken}");
+    drop(collector);
+    let late = good.named("late");
+    farm.send(&late)?;
+    ensure!(farm.ended(&late)?["done"].is_object(), "{}", farm.logs());
+    scheduler.until_series("shoal_traces_total", "failed", LIMIT, |count| count >= 1.0)?;
+    ensure!(scheduler.series("shoal_traces_total", "sent") == Some(2.0), "{}", farm.logs());
+    ensure!(!farm.logs().contains("hush"), "a secret in the logs");
     Ok(())
 }

@@ -13,7 +13,7 @@ use proc_macro2::{TokenStream, TokenTree};
 const CRATES: [&str; 6] = ["farm", "pipelines", "scheduler", "worker", "cli", "tests"];
 
 /// Files of the scheduler that decide: functions of their arguments, and nothing else.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "plan",
     "copy",
     "pace",
@@ -31,6 +31,7 @@ const PURE: [&str; 17] = [
     "published",
     "workers",
     "edit",
+    "traces",
 ];
 
 /// What a pure file cannot do without one of these: read a clock, draw lots, wait, or reach for anything outside.

@@ -19,7 +19,7 @@ use farm::outbound::Reach;
 use farm::plan::Plan;
 use farm::rate::SECOND_NS;
 use farm::storage::{Creation, Kind, Storage, StorageError, Stores};
-use farm::task::{Cost, Event, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token, Word};
+use farm::task::{Cost, Event, FailedAttempt, Marker, Object, Outcome, Progress, TaskId, TaskMessage, Token, Word};
 use farm::{Code, Failure, keys, metrics};
 use pipelines::{Done, Order};
 use serde::Serialize;
@@ -169,8 +169,10 @@ pub(crate) async fn handle(farm: &Farm, delivery: Delivery) -> Handled {
         Verdict::Failed(failure, token) => {
             tracing::warn!(%job, %task, attempt, code = %failure.code, %failure, "attempt failed");
             let key = keys::fail(job, *life, task, *attempt, &token);
+            let wall_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+            let record = FailedAttempt { failure: failure.clone(), wall_ms, worker: Some(farm.keeper.name().clone()) };
             // Storage may be what failed: the event tells it all the same.
-            if let Err(error) = store(&farm.state, &key, &failure, false).await {
+            if let Err(error) = store(&farm.state, &key, &record, false).await {
                 tracing::warn!(%job, %task, %error, "the failure cannot be recorded");
             }
             Some(Event::TaskFailed { job: job.clone(), life: *life, task: task.clone(), attempt: *attempt, failure })
@@ -410,7 +412,8 @@ async fn make(farm: &Farm, message: &TaskMessage, token: Token) -> Result<Verdic
     };
     match made {
         Ok((outcome, cost)) => {
-            let marker = Marker { task: task.clone(), token, outcome, cost, device };
+            let (attempt, worker) = (Some(message.attempt), Some(farm.keeper.name().clone()));
+            let marker = Marker { task: task.clone(), token, outcome, cost, device, attempt, worker };
             commit(farm, job, &output, &marker).await?;
             execution.count(&marker.outcome, began.elapsed());
             Ok(Verdict::Done)

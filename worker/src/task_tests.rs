@@ -239,8 +239,12 @@ async fn a_failed_attempt_is_recorded_told_and_leaves_nothing() {
     let records = bench.state.list(&keys::fail_prefix(&bench.job, Life::FIRST)).await.expect("listed");
     let [record] = records.as_slice() else { panic!("one record: {records:?}") };
     assert!(record.key.starts_with("jobs/job-1/fail/1/video-00000/1-"), "{}", record.key);
-    let recorded: Failure = serde_json::from_slice(&bench.state.get(&record.key).await.expect("stored")).expect("a failure");
+    let stored = bench.state.get(&record.key).await.expect("stored");
+    let recorded: Failure = serde_json::from_slice(&stored).expect("a failure");
     assert_eq!(recorded, failure);
+    let recorded: FailedAttempt = serde_json::from_slice(&stored).expect("a record");
+    assert_eq!(recorded.failure, failure);
+    assert!(recorded.worker.is_some() && recorded.wall_ms.is_some(), "{recorded:?}");
     assert!(bench.state.get(&keys::done(&bench.job, &TaskId::Video(0))).await.is_err(), "no marker");
     worker.shutdown().await;
     assert_eq!(bench.objects().await, Vec::<String>::new());
@@ -535,7 +539,8 @@ async fn a_marker_of_another_execution_condemns_our_objects_and_our_own_does_not
         bench.output.put(&key, Bytes::from_static(b"film"), Kind::VideoMp4).await.expect("stored");
         let object = farm::task::Object { key, bytes: 4, sha256: String::new() };
         let task = TaskId::Pack(RenditionId("v720".to_owned()));
-        markers.push(Marker { task, token, outcome: Outcome::Packed { object }, cost: Cost::default(), device: None });
+        let (outcome, cost) = (Outcome::Packed { object }, Cost::default());
+        markers.push(Marker { task, token, outcome, cost, device: None, attempt: Some(1), worker: None });
     }
     let [first, second] = markers.as_slice() else { panic!("two") };
     commit(&farm, &bench.job, &bench.output, first).await.expect("stored");

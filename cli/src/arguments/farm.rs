@@ -89,6 +89,12 @@ pub struct Scheduler {
     /// Slots of each of the workers that are wanted: what they have in SHOAL_SLOTS.
     #[arg(long, env = "SHOAL_SLOTS_PER_WORKER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub slots_per_worker: u16,
+    /// Where a trace of each job goes when it has ended: a collector that takes OTLP over HTTP in JSON, as http://127.0.0.1:4318.
+    #[arg(long, env = "SHOAL_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<Url>,
+    /// A file that holds headers for it, as name=value,name=value; otherwise they are in SHOAL_OTLP_HEADERS.
+    #[arg(long, env = "SHOAL_OTLP_HEADERS_FILE", value_name = "FILE")]
+    pub otlp_headers_file: Option<PathBuf>,
     /// Print an error as one JSON object.
     #[arg(long)]
     pub json: bool,

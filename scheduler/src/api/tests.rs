@@ -55,6 +55,7 @@ impl Running {
             notify: notify::Settings { retry_first: short, ..notify::Settings::default() },
             janitor: janitor::Settings::default(),
             peertube: None,
+            traces: None,
             api: Some(listener),
             admin: None,
         };

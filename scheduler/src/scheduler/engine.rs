@@ -414,6 +414,9 @@ impl Engine {
                 let series = metrics::scheduler();
                 series.jobs_finished.with_label_values(&[result.outcome().word()]).inc();
                 series.job_duration.observe(since_ms(entry.submitted_ms));
+                if let Some(traced) = &self.settings.traced {
+                    traced.note(&id, entry.life);
+                }
                 entry.phase = Some(Phase::Ended(result));
                 entry.show(&id, &self.board);
                 self.board.note_end();
