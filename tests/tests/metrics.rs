@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use farm::admin;
 use farm::broker::Broker;
 use farm::metrics::Process;
+use tests::farm::Farm;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -108,5 +110,31 @@ fn every_series_is_fed() -> Result<()> {
         })
         .collect();
     ensure!(unfed.is_empty(), "nothing feeds {unfed:?}");
+    Ok(())
+}
+
+/// What Prometheus' own tool finds amiss with a page of metrics: what cannot be read, and what is named against the custom.
+fn promtool(page: &str) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), page)?;
+    let run = Command::new("promtool").args(["check", "metrics"]).stdin(File::open(file.path())?).output();
+    let run = run.context("promtool cannot be started: install the Debian package prometheus")?;
+    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    ensure!(run.status.success() && said.trim().is_empty(), "promtool: {}: {said}", run.status);
+    Ok(())
+}
+
+#[test]
+fn prometheus_takes_what_services_show() -> Result<()> {
+    let mut farm = Farm::new()?;
+    for page in [farm.scheduler()?.metrics()?, farm.worker()?.metrics()?] {
+        ensure!(page.contains("\nshoal_"), "nothing is shown: {page}");
+        promtool(&page)?;
+    }
+    // With every series that has a label.
+    promtool(&admin::scrape_sample(Process::Scheduler, &Broker::local()))?;
+    promtool(&admin::scrape_sample(Process::Worker, &Broker::local()))?;
+    ensure!(promtool("# TYPE shoal_tasks counter\nshoal_tasks 1\n").is_err(), "a counter without its ending is taken");
+    ensure!(promtool("shoal_leader x\n").is_err(), "what is no number is taken");
     Ok(())
 }

@@ -20,7 +20,7 @@ fn said(path: &str) -> Result<String> {
 }
 
 #[test]
-fn a_sample_of_tokens_lets_nobody_in_until_it_says_so() -> Result<()> {
+pub fn a_sample_of_tokens_lets_nobody_in_until_it_says_so() -> Result<()> {
     let places = |tenants: &Tenants| tenants.places_of("tube.example.org").map(|places| places.len());
     ensure!(places(&Tenants::read(&text("tokens.toml")?)?).is_none(), "somebody is let in");
     ensure!(places(&Tenants::read(&said("tokens.toml")?)?) == Some(1), "what is said is not taken");
@@ -28,7 +28,7 @@ fn a_sample_of_tokens_lets_nobody_in_until_it_says_so() -> Result<()> {
 }
 
 #[test]
-fn a_sample_of_instances_names_none_until_it_says_so() -> Result<()> {
+pub fn a_sample_of_instances_names_none_until_it_says_so() -> Result<()> {
     ensure!(settings::read(&text("peertube.toml")?)?.is_empty(), "an instance is named");
     let named = settings::read(&said("peertube.toml")?)?;
     ensure!(
@@ -39,7 +39,7 @@ fn a_sample_of_instances_names_none_until_it_says_so() -> Result<()> {
 }
 
 #[test]
-fn the_program_takes_the_sample_of_settings_as_it_stands_and_with_all_of_it_said() -> Result<()> {
+pub fn the_program_takes_the_sample_of_settings_as_it_stands_and_with_all_of_it_said() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("shoal.toml");
     for content in [text("shoal.toml")?, said("shoal.toml")?] {
