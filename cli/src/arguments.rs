@@ -3,7 +3,7 @@
 mod farm;
 mod manual;
 
-pub use self::farm::{Connection, Doctor, JobCommand, Scheduler, Server, Status, Submit, Worker};
+pub use self::farm::{Connection, Delete, Doctor, JobCommand, Scheduler, Server, Status, Submit, Worker};
 pub use self::farm::{InstanceFile, PeerTube, PeerTubeCommand, Register, Unregister};
 pub use self::manual::{Completions, Man};
 
@@ -54,7 +54,7 @@ pub enum Command {
     Transcode(Transcode),
     /// Say what a file or URL is.
     Probe(Probe),
-    /// List the encoders, whether they work, and which would be used.
+    /// List the encoders of this machine, whether they work, and which would be used; or those of a running farm.
     Encoders(Encoders),
     /// Run the farm's scheduler: takes jobs, hands out tasks, publishes results.
     Scheduler(Scheduler),
@@ -68,6 +68,8 @@ pub enum Command {
     Cancel(JobCommand),
     /// Take up a failed job of a running farm again; what is done stays done.
     Retry(JobCommand),
+    /// Delete what jobs of a running farm that have ended have made.
+    Delete(Delete),
     /// Be a remote runner of instances of PeerTube.
     #[command(name = "peertube")]
     PeerTube(PeerTube),
@@ -269,6 +271,12 @@ pub struct Probe {
 /// `shoal encoders`.
 #[derive(Args)]
 pub struct Encoders {
+    /// List what the workers of a running farm encode with, and try nothing on this machine.
+    #[arg(long)]
+    pub farm: bool,
+    /// Which farm.
+    #[command(flatten)]
+    pub server: Server,
     /// How the children are kept in that try them.
     #[command(flatten)]
     pub sandbox: Sandbox,

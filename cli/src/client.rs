@@ -5,7 +5,7 @@ use std::time::Duration;
 use farm::job::{JobId, JobSpec};
 use farm::{Code, Failure};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use scheduler::api::{Named, Page};
+use scheduler::api::{Equipment, Named, Page};
 use scheduler::status::JobStatus;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,22 @@ impl Client {
     /// As [`Client::submit`].
     pub async fn ask(&self, job: &str, what: &str) -> Result<JobId, Failure> {
         self.send::<Named>(self.request(Method::POST, &["jobs", job, what])?).await.map(|named| named.id)
+    }
+
+    /// Has what a job has made deleted.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub async fn delete(&self, job: &str) -> Result<JobId, Failure> {
+        self.send::<Named>(self.request(Method::DELETE, &["jobs", job, "output"])?).await.map(|named| named.id)
+    }
+
+    /// What the farm's workers encode with.
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub async fn encoders(&self) -> Result<Equipment, Failure> {
+        self.send(self.request(Method::GET, &["encoders"])?).await
     }
 
     fn url(&self, path: &[&str]) -> Result<Url, Failure> {

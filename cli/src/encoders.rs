@@ -1,14 +1,16 @@
-//! `shoal encoders`: every encoder that is looked for, and whether it passed a real encode.
+//! `shoal encoders`: every encoder that is looked for, and whether it passed a real encode; or what the workers of a farm have.
 
 use std::path::PathBuf;
 
 use farm::encoder::Device;
+use farm::job::VideoCodec;
 use farm::{Class, Code, Failure};
 use pipelines::encoders::{CANDIDATES, Candidate, devices_of};
 use serde::Serialize;
 use worker::Settings;
 
 use crate::arguments::{Encoders, Sandbox};
+use crate::client::Client;
 use crate::ending::{print_json, print_line};
 
 /// An encoder that was looked for.
@@ -28,8 +30,11 @@ pub struct Found {
 /// Runs the command.
 ///
 /// # Errors
-/// None; what does not work is what is asked for.
+/// When a farm is asked, and does not tell. What does not work on this machine is what is asked for.
 pub async fn run(encoders: &Encoders) -> Result<(), Failure> {
+    if encoders.farm {
+        return of_farm(encoders).await;
+    }
     let found = look(&encoders.sandbox).await;
     if encoders.json {
         #[derive(Serialize)]
@@ -49,6 +54,25 @@ pub async fn run(encoders: &Encoders) -> Result<(), Failure> {
         print_line(&format!("{:14} {name:10} {}", codecs.join(" "), first.verdict()));
     }
     Ok(())
+}
+
+/// Tells what the workers of a farm encode with.
+async fn of_farm(encoders: &Encoders) -> Result<(), Failure> {
+    let equipment = Client::new(&encoders.server)?.encoders().await?;
+    if encoders.json {
+        print_json(&equipment);
+        return Ok(());
+    }
+    for scheduler::api::Encoders { class, workers, slots, codecs } in &equipment.classes {
+        let names: Vec<String> = codecs.iter().map(|encoder| name(encoder.codec)).collect();
+        print_line(&format!("{:8} {workers:>5} workers, {slots:>5} slots  {}", class.word(), names.join(" ")));
+    }
+    Ok(())
+}
+
+/// A codec as jobs name it.
+fn name(codec: VideoCodec) -> String {
+    serde_json::to_value(codec).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Whether both stand on one line: of one kind of hardware, and with the same to say.

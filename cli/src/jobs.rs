@@ -1,4 +1,4 @@
-//! `shoal submit`, `status`, `cancel` and `retry`: what those who use a farm do.
+//! `shoal submit`, `status`, `cancel`, `retry` and `delete`: what those who use a farm do.
 
 mod inputs;
 mod many;
@@ -18,9 +18,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use url::Url;
 
 use self::inputs::Inputs;
-use crate::arguments::{JobCommand, Status, Submit};
+use crate::arguments::{Delete, JobCommand, Status, Submit};
 use crate::client::{Client, Part};
-use crate::ending::{Ended, print_json, print_line, say};
+use crate::ending::{Ended, Told, print_json, print_line, say, say_failure};
 use crate::input;
 use crate::progress::{Progress, view};
 
@@ -129,6 +129,49 @@ pub async fn ask(command: &JobCommand, what: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is printed of one of many jobs whose output is deleted.
+#[derive(Serialize)]
+struct Deleted<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Told<'a>>,
+}
+
+/// Runs `shoal delete`: one after the other, and each is told.
+///
+/// # Errors
+/// Why the only one was not deleted.
+pub async fn delete(command: &Delete) -> Result<Ended, Failure> {
+    let client = Client::new(&command.server)?;
+    if let [job] = command.jobs.as_slice() {
+        let id = client.delete(job).await?;
+        if command.json {
+            print_json(&Named { id: id.as_str() });
+        } else {
+            say(&format!("{id}: deleted"));
+        }
+        return Ok(Ended::Done);
+    }
+    let mut all = Vec::new();
+    for job in &command.jobs {
+        let failure = client.delete(job).await.err();
+        match &failure {
+            _ if command.json => {}
+            Some(failure) => say_failure(Some(job), failure),
+            None => say(&format!("{job}: deleted")),
+        }
+        all.push((job, failure));
+    }
+    if command.json {
+        let line = |(job, failure): &'_ (&'_ String, Option<Failure>)| serde_json::json!(Deleted {
+            id: job.as_str(),
+            error: failure.as_ref().map(Told::from),
+        });
+        print_json(&serde_json::json!({ "jobs": all.iter().map(line).collect::<Vec<_>>() }));
+    }
+    Ok(Ended::of_many(all.iter().filter_map(|(_, failure)| failure.as_ref()).map(|failure| failure.code.fault())))
+}
+
 /// Shows how a job goes on until it has ended.
 async fn follow(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
     let mut progress = Progress::start();
@@ -205,6 +248,9 @@ fn show(job: &JobStatus, json: bool) {
     print_line(&format!("{} {}, {tasks_done} of {tasks_total} tasks", job.id, word(job.state)));
     if let Some(failure) = &job.error {
         print_line(&format!("  {failure} ({})", failure.code));
+    }
+    if job.deleted_ms.is_some() {
+        print_line("  its output was deleted");
     }
     if let Some(result) = &job.result {
         result.warnings.iter().for_each(|warning| print_line(&format!("  warning: {warning}")));

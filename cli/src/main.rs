@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         Command::Status(status) => (runtime.block_on(jobs::status(&status)).into(), status.json),
         Command::Cancel(command) => (runtime.block_on(jobs::ask(&command, "cancel")).into(), command.json),
         Command::Retry(command) => (runtime.block_on(jobs::ask(&command, "retry")).into(), command.json),
+        Command::Delete(delete) => (runtime.block_on(jobs::delete(&delete)).unwrap_or_else(Ended::Failed), delete.json),
         Command::PeerTube(peertube) => (runtime.block_on(peertube::run(&peertube)).into(), peertube.json()),
         Command::Doctor(doctor) => (runtime.block_on(doctor::run(&doctor)).into(), doctor.json),
         Command::Settings => {

@@ -29,6 +29,11 @@ pub fn done(job: &JobId, task: &TaskId) -> String {
     format!("jobs/{job}/done/{task}")
 }
 
+/// Prefix of all failure records of a job, of whatever life.
+pub fn fails_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/fail/")
+}
+
 /// Prefix of all failure records of a life.
 pub fn fail_prefix(job: &JobId, life: Life) -> String {
     format!("jobs/{job}/fail/{life}/")
@@ -37,6 +42,11 @@ pub fn fail_prefix(job: &JobId, life: Life) -> String {
 /// Record of a failed execution.
 pub fn fail(job: &JobId, life: Life, task: &TaskId, attempt: u32, token: &Token) -> String {
     format!("jobs/{job}/fail/{life}/{task}/{attempt}-{token}")
+}
+
+/// Prefix of all records of executions of a job that have begun and not ended, of whatever life.
+pub fn begins_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/begun/")
 }
 
 /// Prefix of the records of executions of a task that have begun and not ended.
@@ -76,6 +86,11 @@ pub fn sets(job: &JobId, rendition: &RenditionId) -> String {
 /// The exact objects of the result.
 pub fn seal(job: &JobId) -> String {
     format!("jobs/{job}/seal.json")
+}
+
+/// There when the output of a job was deleted, or is about to be, because somebody asked for it.
+pub fn deleted(job: &JobId) -> String {
+    format!("jobs/{job}/deleted")
 }
 
 /// How a life ended.

@@ -182,7 +182,12 @@ impl SchedulerSeries {
     fn new() -> Self {
         let r = Registry::new();
         let series = Self {
-            jobs: gauges(&r, "shoal_jobs", "Jobs that have not ended, as this scheduler knows them.", &["phase"]),
+            jobs: gauges(
+                &r,
+                "shoal_jobs",
+                "Jobs that have not ended, as this scheduler knows them; waiting: no worker has begun with it yet.",
+                &["phase"],
+            ),
             intake: counters(&r, "shoal_intake_total", "Jobs asked for, by way in and what became of them.", &["via", "result"]),
             jobs_finished: counters(&r, "shoal_jobs_finished_total", "Jobs that ended.", &["outcome"]),
             job_duration: histogram(&r, "shoal_job_duration_seconds", "From submission to the end of a job.", &JOB_SECONDS),

@@ -1,4 +1,4 @@
-//! The HTTP API: jobs are submitted, looked at, cancelled and retried. A bearer token says whose they are.
+//! The HTTP API: jobs are submitted, looked at, cancelled and retried, and their outputs deleted. A bearer token says whose they are.
 //!
 //! | request | answer |
 //! |---|---|
@@ -7,8 +7,10 @@
 //! | `GET /v1/jobs/{id}` | 200: state, progress, result, error |
 //! | `POST /v1/jobs/{id}/cancel`, `POST /v1/jobs/{id}/retry` | 202: `{"id"}` |
 //! | `GET /v1/jobs/{id}/output/{path}` | 200, 206: an object of the result |
+//! | `DELETE /v1/jobs/{id}/output` | 200: `{"id"}`: nothing of what it made is left |
 //! | `GET /v1/events?once=` | 200: how jobs stand, and what becomes of them, as events |
 //! | `GET /v1/workers` | 200: `{"workers": [..]}` |
+//! | `GET /v1/encoders` | 200: `{"classes": [..]}` |
 //! | `GET /v1/openapi.json` | 200: all this as OpenAPI has it; no token is needed |
 //! | `GET /`, `GET /page/{file}` | 200: the status page, and its files; no token is needed |
 //!
@@ -42,7 +44,7 @@ use farm::{Failure, Fault, metrics, serve};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-pub use self::answer::{Crew, Ground, Named, Page, Problem, Word, Worker};
+pub use self::answer::{Crew, Encoder, Encoders, Equipment, Ground, Named, Page, Problem, Word, Worker};
 pub use self::description::description;
 
 use self::answer::{JSON, Refusal};
@@ -138,8 +140,10 @@ fn answerer(route: Route) -> MethodRouter<Arc<Shared>> {
         Route::Cancel => on(way, cancel),
         Route::Retry => on(way, retry),
         Route::Output => on(way, output::output),
+        Route::Delete => on(way, delete),
         Route::Events => on(way, events::events),
         Route::Workers => on(way, workers),
+        Route::Encoders => on(way, encoders),
     }
 }
 
@@ -288,6 +292,10 @@ async fn workers(State(shared): State<Arc<Shared>>, _: Caller) -> Json<Crew> {
     Json(Crew::from(shared.api.scheduler.workers()))
 }
 
+async fn encoders(State(shared): State<Arc<Shared>>, _: Caller) -> Json<Equipment> {
+    Json(Equipment::of(&shared.api.scheduler.workers(), &shared.api.scheduler.offers()))
+}
+
 async fn show(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<Json<JobStatus>> {
     let status = status::status(&shared.api.state, &id, shared.api.scheduler.view(&id)).await?;
     status.map(Json).ok_or_else(Refusal::no_job)
@@ -304,12 +312,25 @@ async fn cancel(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> A
 }
 
 async fn retry(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<(StatusCode, Json<Named>)> {
-    let not_now = |failure: Failure| match failure.code.fault() {
+    shared.api.scheduler.retry(&id).await.map_err(not_as_it_stands)?;
+    Ok((StatusCode::ACCEPTED, Json(Named { id })))
+}
+
+/// Deletes the output of a job, within the time that a request has: many thousands of objects. What is left after that is deleted
+/// when it is asked for again, or by the janitor.
+async fn delete(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<Json<Named>> {
+    let deleted = shared.api.scheduler.delete_output(&id).await;
+    shared.outputs.forget(&id);
+    deleted.map_err(not_as_it_stands)?;
+    Ok(Json(Named { id }))
+}
+
+/// What does not go with how a job stands.
+fn not_as_it_stands(failure: Failure) -> Refusal {
+    match failure.code.fault() {
         Fault::Request => Refusal::conflict(failure.message),
         Fault::Source | Fault::Environment | Fault::Interruption => Refusal::from(failure),
-    };
-    shared.api.scheduler.retry(&id).await.map_err(not_now)?;
-    Ok((StatusCode::ACCEPTED, Json(Named { id })))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Cleans up after jobs, a while after they have ended, and forgets them when they are old.
 //!
-//! It deletes nothing that a result names. Whatever else may be under the same output prefix, of a job that came later, is
+//! It deletes nothing that a result names, but for those of which somebody has asked that. Whatever else may be under the same output prefix, of a job that came later, is
 //! left to that job's own clean-up.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,8 @@ use farm::task::Marker;
 use farm::{Failure, Life, keys, metrics};
 
 use crate::scheduler::{
-    PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, has_result, is_published, is_there,
+    PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, has_result, is_deleted, is_published, is_there,
+    take_away,
 };
 use crate::seal::Seal;
 use crate::step::JobResult;
@@ -93,6 +94,11 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId, life: Life) -> 
     let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(id, life)).await? else { return Ok(Swept::Later) };
     let output = state.open_beside(&spec.output.url)?;
     let unwanted = match result {
+        JobResult::Done(_) if is_deleted(state, id).await? => {
+            // What whoever asked had no time for, or what came late.
+            take_away(state, &output, id).await?;
+            of_no_result(state, &output, id, life).await?
+        }
         JobResult::Done(_) => beside_the_result(state, &output, id).await?,
         JobResult::Failed { .. } | JobResult::Cancelled if !claim_media(state, id, life).await? => return Ok(Swept::Later),
         JobResult::Failed { .. } | JobResult::Cancelled => of_no_result(state, &output, id, life).await?,

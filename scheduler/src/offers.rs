@@ -47,6 +47,12 @@ impl Offers {
         }
     }
 
+    /// What each worker offers by what it said last.
+    pub fn now(&self, now: Instant) -> BTreeMap<Token, Vec<Offered>> {
+        let fresh = self.workers.iter().filter(|(_, heard)| heard.until > now);
+        fresh.map(|(worker, heard)| (worker.clone(), heard.encoders.clone())).collect()
+    }
+
     /// Nothing could be heard until now: what was offered stands for as long again.
     pub fn was_deaf(&mut self, now: Instant) {
         self.workers.values_mut().for_each(|heard| heard.until = now + OFFER_KEPT);

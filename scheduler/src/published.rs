@@ -67,6 +67,11 @@ impl Published {
         self.items.get(key).copied()
     }
 
+    /// Keys of what was written at the end, in their order.
+    pub fn documents(&self) -> impl Iterator<Item = &str> {
+        self.items.iter().filter(|(_, item)| matches!(item, Item::Document { .. })).map(|(key, _)| key.as_str())
+    }
+
     fn document(&mut self, key: impl Into<String>, kind: Kind) {
         self.items.insert(key.into(), Item::Document { kind });
     }

@@ -4,6 +4,7 @@
 //! every task without a marker is handed out again, and workers drop those that turn out to be done.
 
 mod again;
+mod deletion;
 mod engine;
 mod entry;
 mod issue;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farm::broker::{Broker, Queue};
+use farm::encoder::Offered;
 use farm::job::{Hardware, JobId, JobSpec};
 use farm::presence::Presence;
 use farm::storage::{Creation, Kind, Storage};
@@ -28,6 +30,8 @@ use tokio::task::JoinHandle;
 
 pub use again::retry;
 pub(crate) use again::{claim_media, current_life, tell_again};
+pub use deletion::delete_output;
+pub(crate) use deletion::{is_deleted, take_away};
 pub(crate) use job::{delete_all, fetch, fetch_if_there, has_result, is_published, is_there};
 pub use view::{JobView, Phase, Watch};
 
@@ -172,6 +176,11 @@ impl Handle {
         self.board.workers()
     }
 
+    /// What each of them offers beside encoding on the processor, as far as this scheduler has heard lately.
+    pub fn offers(&self) -> BTreeMap<Token, Vec<Offered>> {
+        self.board.offers()
+    }
+
     /// Follows a job: the view at once, and then every change. The channel closes when the scheduler stops.
     ///
     /// # Errors
@@ -228,6 +237,14 @@ impl Handle {
         retry(&self.state, &self.broker, job).await?;
         self.board.forget(job);
         Ok(())
+    }
+
+    /// As [`delete_output`].
+    ///
+    /// # Errors
+    /// As [`delete_output`].
+    pub async fn delete_output(&self, job: &JobId) -> Result<(), Failure> {
+        delete_output(&self.state, job).await
     }
 
     /// Stops: hands out nothing more. What workers are doing goes on, and counts when a scheduler is started again.

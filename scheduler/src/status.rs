@@ -25,7 +25,7 @@ const FETCHES_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nobody has looked at it yet.
+    /// No worker has begun with it yet.
     Waiting,
     /// The source is being looked at.
     Probing,
@@ -67,9 +67,12 @@ pub struct JobStatus {
     pub output: String,
     /// How far it is.
     pub progress: Progress,
-    /// What was made, when it is done.
+    /// What was made, when it is done and its output was not deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Made>,
+    /// When somebody had its output deleted, in ms since 1970, by storage's clock: there is nothing of it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_ms: Option<u64>,
     /// Why it failed or is halted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -194,7 +197,10 @@ pub struct Filter {
 pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Result<Option<JobStatus>, Failure> {
     let Some(spec) = fetch_if_there::<JobSpec>(state, &keys::spec(id)).await? else { return Ok(None) };
     let life = current_life(state, id).await?;
-    let listed: Vec<String> = state.list(&keys::job_prefix(id)).await?.into_iter().map(|entry| entry.key).collect();
+    let entries = state.list(&keys::job_prefix(id)).await?;
+    let deleted = keys::deleted(id);
+    let deleted_ms = entries.iter().find(|entry| entry.key == deleted).map(|entry| entry.modified_ms);
+    let listed: Vec<String> = entries.into_iter().map(|entry| entry.key).collect();
     let is_there = |key: String| listed.contains(&key);
     let result = match is_there(keys::result(id, life)) {
         true => fetch_if_there::<JobResult>(state, &keys::result(id, life)).await?,
@@ -207,6 +213,7 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
         _ => counted(state, id, &spec, &listed).await?,
     };
     let (word, result, error) = match (result, view.map(|view| view.phase)) {
+        (Some(JobResult::Done(_)), _) if deleted_ms.is_some() => (State::Done, None, None),
         (Some(JobResult::Done(summary)), _) => (State::Done, Some(summary.into()), None),
         (Some(JobResult::Failed { failure, .. }), _) => (State::Failed, None, Some(failure)),
         (Some(JobResult::Cancelled), _) => (State::Cancelled, None, None),
@@ -219,7 +226,8 @@ pub async fn status(state: &Storage, id: &JobId, view: Option<JobView>) -> Resul
         (None, None | Some(Phase::Waiting | Phase::Ended(_))) => (State::Waiting, None, None),
     };
     let (source, output) = (shown_url(&spec.source.url), shown_url(&spec.output.url));
-    Ok(Some(JobStatus { id: id.clone(), tenant: spec.tenant, state: word, source, output, progress, result, error }))
+    let (id, tenant) = (id.clone(), spec.tenant);
+    Ok(Some(JobStatus { id, tenant, state: word, source, output, progress, result, deleted_ms, error }))
 }
 
 /// How far a job is by its markers.

@@ -240,13 +240,14 @@ impl Farm {
         self.start(ways, &["worker", "--slots", "1"])?.ready()
     }
 
-    /// Runs a command that prints one JSON object: its exit code, and the object.
+    /// Runs a command that prints JSON objects, one a line: its exit code, and the last of them.
     ///
     /// # Errors
     /// When it prints anything else.
     pub fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
         let done = shoal::run(self.command(arguments)?, LIMIT)?;
-        let told = serde_json::from_slice(&done.stdout).with_context(|| format!("{arguments:?}: {}", done.stderr))?;
+        let text = done.text();
+        let told = serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("{arguments:?}: {}", done.stderr))?;
         Ok((done.status.code(), told))
     }
 

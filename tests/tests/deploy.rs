@@ -249,7 +249,7 @@ fn help(command: &[&str]) -> Result<String> {
     Ok(String::from_utf8(run.stdout)?)
 }
 
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 18] = [
     &["transcode"],
     &["probe"],
     &["encoders"],
@@ -259,6 +259,7 @@ const COMMANDS: [&[&str]; 17] = [
     &["status"],
     &["cancel"],
     &["retry"],
+    &["delete"],
     &["doctor"],
     &["child"],
     &["peertube", "register"],

@@ -13,6 +13,31 @@ use tests::clip::Clip;
 use tests::collector::Collector;
 use tests::farm::{Farm, Job, LIMIT, TOKEN, Ways};
 
+/// Has a job put its result into a bucket, beside somebody's object, and has it deleted again.
+fn what_is_deleted_is_gone_from_storage(farm: &Farm, input: &str) -> Result<()> {
+    let (prefix, beside) = ("out/s3/", "out/s3/mine.txt");
+    farm.put(beside, b"mine".to_vec())?;
+    let to = farm.url(prefix)?;
+    let submit = ["submit", input, "--output", &to, "--id", "kept", "--chunk-seconds", "4", "--poster", "--wait", "--json"];
+    let (code, job) = farm.run(&submit)?;
+    ensure!(code == Some(0) && job["state"] == "done", "{code:?} {job}\n{}", farm.logs());
+    ensure!(farm.object("out/s3/master.m3u8")?.is_some(), "{:?}", farm.keys(prefix)?);
+    // It is done a moment before it is closed.
+    farm.until("it is closed", || Ok(farm.keys("state/active/")?.is_empty()))?;
+    for _ in 0..2 {
+        let (code, told) = farm.run(&["delete", "kept", "--json"])?;
+        ensure!(code == Some(0) && told["id"] == "kept", "{code:?} {told}");
+        ensure!(farm.keys(prefix)? == [beside], "{:?}", farm.keys(prefix)?);
+    }
+    let (_, status) = farm.run(&["status", "kept", "--json"])?;
+    ensure!(status["state"] == "done" && status["deleted_ms"].is_u64() && status["result"].is_null(), "{status}");
+    let (code, told) = farm.run(&["delete", "kept", "none", "--json"])?;
+    ensure!(code == Some(2) && told["jobs"][0]["id"] == "kept" && told["jobs"][1]["error"]["code"] == "invalid_request", "{told}");
+    let (code, told) = farm.run(&["encoders", "--farm", "--json"])?;
+    ensure!(code == Some(0) && told["classes"][0]["class"] == "cpu" && told["classes"][0]["workers"] == 2, "{told}");
+    Ok(())
+}
+
 /// How many executions wrote media of a rendition.
 fn executions(output: &Path, rendition: &str) -> Result<usize> {
     let folders = std::fs::read_dir(output.join(rendition))?.flatten().filter(|entry| entry.path().is_dir());
@@ -39,6 +64,7 @@ fn a_job_goes_through_a_farm_of_processes_and_each_stops_when_told() -> Result<(
         let (got, told) = farm.run(&arguments)?;
         ensure!(got == Some(code) && told["error"]["code"] == "invalid_request", "{arguments:?}: {got:?} {told}");
     }
+    what_is_deleted_is_gone_from_storage(&farm, input)?;
     for worker in &mut workers {
         ensure!(worker.stop(Duration::from_secs(30))?.success(), "a worker that drains:\n{}", farm.logs());
     }

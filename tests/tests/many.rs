@@ -48,8 +48,11 @@ fn many_go_through_a_farm_at_once_and_the_same_command_again_finds_them_done() -
         let made = folder.path().join("out").join(id.trim_start_matches("set-"));
         ensure!(check::faults(&made, &clip)?.is_empty(), "{}: {:?}", made.display(), check::faults(&made, &clip)?);
     }
-    let (code, again) = farm.run(&submit)?;
-    ensure!(code == Some(0) && texts(&again, "id") == ids, "{code:?} {again}");
+    let again = shoal::run(farm.command(&submit)?, LIMIT)?.success()?.text();
+    let lines = again.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+    let (all, taken) = lines.split_last().context("nothing is told")?;
+    ensure!(texts(all, "id") == ids, "{again}");
+    ensure!(taken.iter().filter_map(|job| job["id"].as_str()).collect::<BTreeSet<_>>() == ids && taken.len() == 3, "{again}");
     Ok(())
 }
 
@@ -86,7 +89,8 @@ fn a_list_from_standard_input_is_handed_in_and_told_line_by_line() -> Result<()>
     let text = run.text();
     let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
     let sources: Vec<&str> = lines.iter().map(|(_, source)| *source).collect();
-    ensure!(sources == ["https://tube.example/a.mp4", "https://tube.example/b.mp4"], "{text}");
+    // Each is told as soon as it is taken.
+    ensure!(BTreeSet::from_iter(sources) == BTreeSet::from(["https://tube.example/a.mp4", "https://tube.example/b.mp4"]), "{text}");
     let ids: BTreeSet<&str> = lines.iter().map(|(id, _)| *id).collect();
     let (_, listed) = farm.run(&["status", "--json"])?;
     ensure!(texts(&listed, "id") == ids, "{listed} instead of {ids:?}");

@@ -34,7 +34,7 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
                       negative_data_rejection,unsupported_method,allow_header_conformance,ignored_auth";
 
 /// Answers that are sure to be among those that were given: of every route, to A about its own job and B's, and to nobody.
-const GIVEN: [(&str, &[u16]); 10] = [
+const GIVEN: [(&str, &[u16]); 12] = [
     ("/", &[200]),
     ("/page/{file}", &[200]),
     ("/v1/openapi.json", &[200]),
@@ -42,9 +42,11 @@ const GIVEN: [(&str, &[u16]); 10] = [
     ("/v1/jobs/{id}", &[200, 401, 404, 405]),
     ("/v1/jobs/{id}/cancel", &[202, 401, 404, 405]),
     ("/v1/jobs/{id}/retry", &[404, 405]),
+    ("/v1/jobs/{id}/output", &[401, 404, 405]),
     ("/v1/jobs/{id}/output/{*path}", &[404, 405]),
     (EVENTS, &[200, 400, 401, 405]),
     ("/v1/workers", &[200, 401, 405]),
+    ("/v1/encoders", &[200, 401, 405]),
 ];
 
 /// The route of streams.
@@ -178,7 +180,7 @@ fn the_api_is_what_its_description_says_and_touches_nothing_of_another_tenant() 
         submit(&farm, ("b", TOKEN), id)?;
     }
     // There are no workers: so they stay.
-    farm.until("B's jobs wait for a worker", || Ok(statuses(&farm)?.iter().all(|job| job["state"] == "probing")))?;
+    farm.until("B's jobs wait for a worker", || Ok(statuses(&farm)?.iter().all(|job| job["state"] == "waiting")))?;
     let (stood, before) = (statuses(&farm)?, objects(&farm)?);
     ensure!(before.keys().any(|key| key.ends_with("/spec.json")), "{:?}", before.keys());
     ask_everything(&farm)?;

@@ -33,7 +33,7 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// The only routes that need no token: they say and show what everybody may know.
 const OPEN: [&str; 3] = ["/", "/page/{file}", "/v1/openapi.json"];
 /// The routes of the API as its description has them, each with the methods that it knows.
-const ROUTES: [(&str, &[&str]); 10] = [
+const ROUTES: [(&str, &[&str]); 12] = [
     ("/", &["GET", "HEAD"]),
     ("/page/{file}", &["GET", "HEAD"]),
     ("/v1/openapi.json", &["GET", "HEAD"]),
@@ -41,9 +41,11 @@ const ROUTES: [(&str, &[&str]); 10] = [
     ("/v1/jobs/{id}", &["GET", "HEAD"]),
     ("/v1/jobs/{id}/cancel", &["POST"]),
     ("/v1/jobs/{id}/retry", &["POST"]),
+    ("/v1/jobs/{id}/output", &["DELETE"]),
     ("/v1/jobs/{id}/output/{path}", &["GET", "HEAD"]),
     ("/v1/events", &["GET", "HEAD"]),
     ("/v1/workers", &["GET", "HEAD"]),
+    ("/v1/encoders", &["GET", "HEAD"]),
 ];
 /// The methods that are tried on all of them.
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"];
@@ -324,7 +326,7 @@ fn have_a_job_wait(farm: &Farm) -> Result<()> {
     let waits = message(ACTIVE, &farm.url("a/source-of-a.mp4")?, &farm.url(&format!("{OUTPUT}{ACTIVE}/"))?);
     let said = submit(farm, A, &waits)?;
     ensure!(said.status == 201, "{}", said.whole);
-    farm.until("it waits for a worker", || Ok(get(farm, A, &format!("/v1/jobs/{ACTIVE}"))?.json()?["state"] == "probing"))
+    farm.until("it waits for a worker", || Ok(get(farm, A, &format!("/v1/jobs/{ACTIVE}"))?.json()?["state"] == "waiting"))
 }
 
 /// How A's jobs stand, as A is told.
@@ -406,7 +408,7 @@ fn no_other_path_leads_in(farm: &Farm) -> Result<()> {
         ensure!(said.status == 200, "{}", said.whole);
         for trick in TRICKS {
             let path = trick.replace("{id}", id).replace("{ID}", &id.to_uppercase()).replace("{escaped}", &escaped);
-            for (method, headers) in ["GET", "POST"].into_iter().flat_map(|way| [(way, vec![]), (way, vec![bearer(B)])]) {
+            for (method, headers) in ["GET", "POST", "DELETE"].into_iter().flat_map(|way| [(way, vec![]), (way, vec![bearer(B)])]) {
                 let said = ask(farm.api(), (method, &path), &headers, "")?;
                 ensure!((400..500).contains(&said.status), "{method} {path}: {}", said.whole);
                 said.told_nothing("")?;
@@ -502,7 +504,7 @@ fn results_and_events_are_for_their_tenant(farm: &Farm) -> Result<()> {
         let said = get(farm, A, &output(id, key))?;
         ensure!(said.status == 404, "{id}/{key}: {}", said.whole);
     }
-    for path in ["/v1/events?once=true", "/v1/workers"] {
+    for path in ["/v1/events?once=true", "/v1/workers", "/v1/encoders"] {
         let said = get(farm, B, path)?;
         ensure!(said.status == 200, "{path}: {}", said.whole);
         said.told_nothing("")?;

@@ -214,7 +214,8 @@ pub struct Submit {
     /// Wait until it has ended, and end as it did; of several, as the worst of them.
     #[arg(long)]
     pub wait: bool,
-    /// Print the job, the jobs or the error as one JSON object.
+    /// Print the job, the jobs or the error as one JSON object; of several also each that is taken, as soon as it is, on a line of
+    /// its own before.
     #[arg(long)]
     pub json: bool,
 }
@@ -249,6 +250,20 @@ pub struct Status {
 pub struct JobCommand {
     /// The job.
     pub job: String,
+    /// Which farm.
+    #[command(flatten)]
+    pub server: Server,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `shoal delete`.
+#[derive(Args)]
+pub struct Delete {
+    /// The jobs. Each has ended; nothing is deleted but what it has made.
+    #[arg(value_name = "JOB", required = true)]
+    pub jobs: Vec<String>,
     /// Which farm.
     #[command(flatten)]
     pub server: Server,

@@ -76,7 +76,9 @@ impl Fate {
 /// # Errors
 /// Why none was handed in, and that Ctrl-C cannot be heard.
 pub async fn submit(client: &Client, asked: &Submit, inputs: &[String]) -> Result<Ended, Failure> {
-    let mut jobs = hand_in(client, asked, specs(asked, inputs)?).await;
+    let specs = specs(asked, inputs)?;
+    apart(&specs)?;
+    let mut jobs = hand_in(client, asked, specs).await;
     if asked.wait {
         follow(client, &mut jobs, asked.json).await?;
     }
@@ -151,15 +153,30 @@ async fn hand_in(client: &Client, asked: &Submit, specs: Vec<JobSpec>) -> Vec<Jo
                 }
             },
         };
-        Job { source: shown_url(&spec.source.url), output: shown_url(&spec.output.url), fate }
+        let job = Job { source: shown_url(&spec.source.url), output: shown_url(&spec.output.url), fate };
+        tell(&job, asked.json);
+        job
     });
-    let told = handed.buffered(REQUESTS_MAX).inspect(|job| match &job.fate {
-        _ if asked.json => {}
-        Fate::Refused(failure) => say_failure(Some(&job.source), failure),
-        Fate::Waiting(id) if !asked.wait => print_line(&format!("{id} {}", job.source)),
+    handed.buffered(REQUESTS_MAX).collect().await
+}
+
+/// Tells what became of a job that was handed in, at once: whoever stops the command then knows which jobs there are.
+fn tell(job: &Job, json: bool) {
+    match &job.fate {
+        Fate::Waiting(_) if json => print_json(&Line::from(job)),
+        Fate::Waiting(id) => print_line(&format!("{id} {}", job.source)),
+        Fate::Refused(failure) if !json => say_failure(Some(&job.source), failure),
         _ => {}
-    });
-    told.collect().await
+    }
+}
+
+/// Refuses jobs that would write to the same place: the later result would take the place of the other.
+fn apart(specs: &[JobSpec]) -> Result<(), Failure> {
+    let mut taken = BTreeSet::new();
+    match specs.iter().map(|spec| &spec.output.url).find(|url| !taken.insert(url.as_str().trim_end_matches('/'))) {
+        Some(url) => Err(Failure::new(Code::InvalidRequest, format!("output: {} is that of two jobs", shown_url(url)))),
+        None => Ok(()),
+    }
 }
 
 /// Hands a job in, again while the farm does not answer or has too much to do. It has a name: what is handed in twice is one job.
@@ -350,6 +367,16 @@ mod tests {
         let made_up = [name(None, "film-1"), name(None, "film-1")].map(|name| name.expect("a name").to_string());
         assert!(made_up.iter().all(|name| name.starts_with("film-1-") && name.len() == 7 + LOT_CHARS), "{made_up:?}");
         assert_ne!(made_up.first(), made_up.last());
+    }
+
+    #[test]
+    fn two_jobs_of_one_place_are_refused_together() {
+        let to = |output: &str| {
+            JobSpec::new(Url::parse("s3://b/s").expect("a URL"), Url::parse(output).expect("a URL"))
+        };
+        assert_eq!(apart(&[to("s3://b/1/"), to("s3://b/12/"), to("s3://b/2")]), Ok(()));
+        let refused = apart(&[to("s3://b/1/"), to("s3://b/2/"), to("s3://b/1")]).expect_err("refused");
+        assert_eq!(refused, Failure::new(Code::InvalidRequest, "output: s3://b/1 is that of two jobs"));
     }
 
     #[test]

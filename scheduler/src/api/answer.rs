@@ -1,14 +1,16 @@
 //! What is answered: what was asked for, or why not, as RFC 9457 has it and with a code.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use farm::job::JobId;
+use farm::encoder::Offered;
+use farm::job::{JobId, VideoCodec};
 use farm::presence::{Duty, Presence};
 use farm::task::Token;
-use farm::{Code, Failure, Fault};
+use farm::{Class, Code, Failure, Fault};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +76,66 @@ impl From<Vec<Presence>> for Crew {
     }
 }
 
+/// What the workers of the farm encode pictures with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Equipment {
+    /// The classes of encoders that there are now, the processor first.
+    pub classes: Vec<Encoders>,
+}
+
+/// Encoders of a class: libraries on the processor, or those of devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Encoders {
+    /// Whose they are.
+    pub class: Class,
+    /// Workers that have them and take tasks.
+    pub workers: usize,
+    /// Tasks that those workers do at a time, of whatever kind.
+    pub slots: u64,
+    /// What is made with them. On the processor that is all that jobs can ask for: it is not tried beforehand.
+    pub codecs: Vec<Encoder>,
+}
+
+/// Encoders of a class for a codec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Encoder {
+    /// The codec.
+    pub codec: VideoCodec,
+    /// Workers that have one for it.
+    pub workers: usize,
+    /// The longer side in pixels of the largest picture that all of them take; none on the processor.
+    pub side_max: Option<u32>,
+    /// How many a task may use at a time at each of them, where that is known.
+    pub sessions_max: Option<u32>,
+}
+
+impl Equipment {
+    /// That of these workers, with what they offer beside encoding on the processor.
+    pub fn of(there: &[Presence], offers: &BTreeMap<Token, Vec<Offered>>) -> Self {
+        let taking: Vec<&Presence> = there.iter().filter(|presence| presence.duty == Duty::Taking).collect();
+        let class = |class: Class| {
+            let own = |presence: &Presence| -> Vec<Offered> {
+                let all = offers.get(&presence.worker).into_iter().flatten();
+                all.filter(|offered| offered.class == class).copied().collect()
+            };
+            let having: Vec<(&Presence, Vec<Offered>)> = taking.iter().map(|presence| (*presence, own(presence))).collect();
+            let having: Vec<_> = having.into_iter().filter(|(_, own)| class.is_cpu() || !own.is_empty()).collect();
+            let codec = |codec: VideoCodec| {
+                let of_codec = having.iter().flat_map(|(_, own)| own.iter().find(|offered| offered.codec == codec));
+                let of_codec: Vec<&Offered> = of_codec.collect();
+                let workers = if class.is_cpu() { having.len() } else { of_codec.len() };
+                let side_max = of_codec.iter().map(|offered| offered.largest.side).min();
+                let sessions_max = of_codec.iter().filter_map(|offered| offered.sessions_max).min();
+                (workers > 0).then_some(Encoder { codec, workers, side_max, sessions_max })
+            };
+            let slots = having.iter().map(|(presence, _)| u64::from(presence.slots)).sum();
+            let codecs = VideoCodec::ALL.into_iter().filter_map(codec).collect();
+            (!having.is_empty()).then_some(Encoders { class, workers: having.len(), slots, codecs })
+        };
+        Self { classes: Class::ALL.into_iter().filter_map(class).collect() }
+    }
+}
+
 /// Why a request is not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
@@ -115,6 +177,8 @@ pub enum Ground {
     Unauthorized,
     /// There is no such page, no such job of this tenant, or nothing of that name in its output.
     NotFound,
+    /// It was there, and was deleted because somebody asked for it.
+    Deleted,
     /// The page knows no such method.
     MethodNotAllowed,
     /// What is asked for has no such bytes.
@@ -212,6 +276,11 @@ impl Refusal {
     /// The job is not done, its result is there no more, or it has nothing of that name.
     pub(super) fn no_output() -> Self {
         Self::new(StatusCode::NOT_FOUND, Ground::NotFound, "the job has no such output")
+    }
+
+    /// The output of the job was deleted.
+    pub(super) fn deleted() -> Self {
+        Self::new(StatusCode::GONE, Ground::Deleted, "the output of the job was deleted")
     }
 
     /// It ends before the bytes that are asked for.

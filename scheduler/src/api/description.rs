@@ -11,7 +11,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::answer::{Crew, JSON, Named, PROBLEM, Page, Problem, Refusal};
+use super::answer::{Crew, Equipment, JSON, Named, PROBLEM, Page, Problem, Refusal};
 use super::page::FILES;
 use super::routes::{Following, Route, Wanted};
 use crate::status::JobStatus;
@@ -42,8 +42,8 @@ pub fn description() -> Value {
             "title": "Shoal",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "Jobs of a farm that turns video and audio into HLS.",
-            "description": "Jobs are submitted, looked at, cancelled and retried. A bearer token says whose they are: a job of \
-                another tenant does not exist. What is refused is told as a problem of RFC 9457, with a `code` that programs \
+            "description": "Jobs are submitted, looked at, cancelled and retried, and their outputs deleted. A bearer token says \
+                whose they are: a job of another tenant does not exist. What is refused is told as a problem of RFC 9457, with a `code` that programs \
                 can test; so it is told that there is no such page (404) and that a page knows no such method (405).",
             "license": { "name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT" },
         },
@@ -168,15 +168,19 @@ fn texts(route: Route) -> (&'static str, &'static str) {
         Route::Describe => ("Say what the API is", "This document. It is for everybody: no token is needed."),
         Route::Submit => (
             "Submit a job",
-            "The same message twice is the same job. It is for the tenant whose token it is, whatever `tenant` says; an admin's \
-             may be for others.",
+            "The same message twice is the same job, also when its output was deleted since: it is not made again but under another \
+             `id`. It is for the tenant whose token it is, whatever `tenant` says; an admin's may be for others.",
         ),
         Route::List => (
             "List jobs",
             "The tenant's own, or all for an admin: those that have not ended, the oldest first; then those that have, the \
              last first.",
         ),
-        Route::Show => ("Say how a job stands", "Its state, how far it is, what was made, and what went wrong."),
+        Route::Show => (
+            "Say how a job stands",
+            "Its state, how far it is, what was made, and what went wrong. A job that is done stays so when its output is deleted: \
+             `deleted_ms` says since when, and there is no `result`.",
+        ),
         Route::Cancel => {
             ("Stop a job", "It may still end as done when it is at its very end. One that has ended stays as it is.")
         }
@@ -185,6 +189,12 @@ fn texts(route: Route) -> (&'static str, &'static str) {
             "Give what was made",
             "An object of the result of a job that is done: a playlist, a segment, a file, a picture or the report. One `Range` is \
              given alone; several are not, nor one of a document of more than a MiB.",
+        ),
+        Route::Delete => (
+            "Delete what was made",
+            "All objects that a job which has ended has made and published, and nothing else under its output prefix: not what \
+             another job has put there since. What is deleted already is deleted again; one that failed cannot be retried any \
+             more. A request that is cut off can be sent again, and what it leaves is cleaned up after the grace of the farm.",
         ),
         Route::Events => (
             "Tell what becomes of jobs",
@@ -196,6 +206,11 @@ fn texts(route: Route) -> (&'static str, &'static str) {
             "Say which workers there are",
             "What the workers of the farm said of themselves in the last half minute. No job is named.",
         ),
+        Route::Encoders => (
+            "Say what pictures are encoded with",
+            "By class, what the workers have that were heard in the last half minute and take tasks. Devices are named once they \
+             have passed a test.",
+        ),
     }
 }
 
@@ -203,8 +218,8 @@ fn parameters(route: Route, schemas: &mut Schemas) -> Vec<Value> {
     let in_path = |name: &str, text: &str, schema: Value, example: &str| json!({ "name": name, "in": "path", "required": true, "description": text, "schema": schema, "example": example });
     let mut id = || in_path("id", "The name of the job.", schemas.read::<JobId>(), JOB);
     match route {
-        Route::Page | Route::Describe | Route::Submit | Route::Workers => Vec::new(),
-        Route::Show | Route::Cancel | Route::Retry => vec![id()],
+        Route::Page | Route::Describe | Route::Submit | Route::Workers | Route::Encoders => Vec::new(),
+        Route::Show | Route::Cancel | Route::Retry | Route::Delete => vec![id()],
         Route::Output => {
             let text = "Its key under the output prefix. Parts are set apart by `/`, which may be escaped.";
             vec![id(), in_path("path", text, json!({ "type": "string" }), keys::MASTER)]
@@ -284,6 +299,7 @@ fn done(route: Route, schemas: &mut Schemas) -> Vec<(StatusCode, Answer)> {
         Route::Cancel | Route::Retry => {
             vec![(StatusCode::ACCEPTED, told("It is asked for.", schemas.sent::<Named>(), Some(named)))]
         }
+        Route::Delete => vec![(StatusCode::OK, told("Nothing of it is left.", schemas.sent::<Named>(), Some(named)))],
         Route::Output => {
             let kinds = OUTPUTS.map(|kind| without_parameters(kind.media_type()));
             vec![(StatusCode::OK, of_kinds("All of it.", &kinds)), (StatusCode::PARTIAL_CONTENT, of_kinds("A range.", &kinds))]
@@ -291,6 +307,9 @@ fn done(route: Route, schemas: &mut Schemas) -> Vec<(StatusCode, Answer)> {
         Route::Events => vec![(StatusCode::OK, of_kinds("Events, one after another.", &["text/event-stream"]))],
         Route::Workers => {
             vec![(StatusCode::OK, told("Those that there are.", schemas.sent::<Crew>(), Some(crew())))]
+        }
+        Route::Encoders => {
+            vec![(StatusCode::OK, told("What there is.", schemas.sent::<Equipment>(), Some(equipment())))]
         }
     }
 }
@@ -307,6 +326,26 @@ fn crew() -> Value {
             "devices": ["nvenc /dev/nvidia0"],
             "speed": 3.21,
         }],
+    })
+}
+
+/// An example of what such workers encode with.
+fn equipment() -> Value {
+    json!({
+        "classes": [
+            {
+                "class": "cpu",
+                "workers": 1,
+                "slots": 4,
+                "codecs": [{ "codec": "h264", "workers": 1, "side_max": null, "sessions_max": null }],
+            },
+            {
+                "class": "nvenc",
+                "workers": 1,
+                "slots": 4,
+                "codecs": [{ "codec": "hevc", "workers": 1, "side_max": 4096, "sessions_max": 8 }],
+            },
+        ],
     })
 }
 
@@ -362,12 +401,12 @@ fn refusals(route: Route) -> Vec<Refusal> {
     if !route.is_open() {
         all.push(Refusal::unauthorized());
     }
-    if !route.is_open() && route != Route::Workers {
+    if !route.is_open() && ![Route::Workers, Route::Encoders].contains(&route) {
         all.push(failure(Code::StorageUnavailable, "storage does not work now: try again later"));
         all.push(failure(Code::Internal, "what is stored cannot be understood: see the scheduler's log"));
     }
     match route {
-        Route::Page | Route::Describe | Route::Workers => {}
+        Route::Page | Route::Describe | Route::Workers | Route::Encoders => {}
         Route::PageFile => all.push(Refusal::no_page()),
         Route::Submit => all.extend([
             Refusal::invalid("segment_seconds: 31 is not from 1 to 30"),
@@ -378,8 +417,12 @@ fn refusals(route: Route) -> Vec<Refusal> {
         ]),
         Route::List => all.push(Refusal::invalid("limit: 0 is not from 1 to 1000")),
         Route::Show | Route::Cancel => all.push(Refusal::no_job()),
-        Route::Retry => all.extend([Refusal::no_job(), Refusal::conflict(format!("job {JOB} has not ended"))]),
-        Route::Output => all.extend([Refusal::no_job(), Refusal::no_output(), Refusal::no_range()]),
+        Route::Retry | Route::Delete => {
+            all.extend([Refusal::no_job(), Refusal::conflict(format!("job {JOB} has not ended"))]);
+        }
+        Route::Output => {
+            all.extend([Refusal::no_job(), Refusal::no_output(), Refusal::deleted(), Refusal::no_range()]);
+        }
         Route::Events => all.push(Refusal::invalid("Failed to deserialize query string: unknown field `no`, expected `once`")),
     }
     all
@@ -419,7 +462,7 @@ mod tests {
         paths(&mut schemas);
         let (read, sent) = (schemas.read.definitions(), schemas.sent.definitions());
         let both: Vec<&String> = read.keys().filter(|name| sent.contains_key(*name)).collect();
-        assert_eq!(both, ["JobId"]);
+        assert_eq!(both, ["JobId", "VideoCodec"]);
         assert!(both.iter().all(|name| read[*name] == sent[*name]));
     }
 

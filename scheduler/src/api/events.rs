@@ -336,7 +336,7 @@ mod tests {
         let progress = Progress { tasks_done, tasks_total: 9, ..Progress::default() };
         let id = JobId::try_from("film".to_owned()).expect("an id");
         let (tenant, source, output) = ("one".to_owned(), String::new(), String::new());
-        JobStatus { id, tenant, state, source, output, progress, result: None, error: None }
+        JobStatus { id, tenant, state, source, output, progress, result: None, deleted_ms: None, error: None }
     }
 
     #[test]

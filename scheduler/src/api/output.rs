@@ -24,7 +24,7 @@ use super::places::{Place, Places};
 use super::range::Asked;
 use super::{Answer, Caller, Shared, Visible};
 use crate::published::{Item, Published};
-use crate::scheduler::{current_life, fetch_if_there, is_published};
+use crate::scheduler::{current_life, fetch_if_there, is_deleted, is_published};
 use crate::seal::Seal;
 use crate::step::JobResult;
 
@@ -70,7 +70,12 @@ impl Outputs {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The result of a job; none when it is not done, or when another's has taken the place of its own.
+    /// Forgets what belongs to the result of a job.
+    pub(super) fn forget(&self, id: &JobId) {
+        self.lock().remove(id);
+    }
+
+    /// The result of a job; none when it is not done, when it was deleted, or when another's has taken the place of its own.
     async fn of(&self, state: &Storage, id: &JobId, spec: &JobSpec) -> Result<Option<Arc<Output>>, Failure> {
         let is_fresh = |known: &Arc<Output>| known.read_at.elapsed() < REMEMBERED;
         let known = || self.lock().get(id).filter(|known| is_fresh(known) && known.spec == *spec).cloned();
@@ -102,7 +107,7 @@ async fn read(state: &Storage, id: &JobId, spec: &JobSpec) -> Result<Option<Outp
     let Some(JobResult::Done(_)) = result else { return Ok(None) };
     let Some(seal) = fetch_if_there::<Seal>(state, &keys::seal(id)).await? else { return Ok(None) };
     let storage = state.open_beside(&spec.output.url)?;
-    if !is_published(&storage, &seal).await? {
+    if is_deleted(state, id).await? || !is_published(&storage, &seal).await? {
         return Ok(None);
     }
     let (spec, published) = (spec.clone(), Published::of(&seal));
@@ -119,7 +124,12 @@ pub(super) async fn output(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let place = shared.outputs.places.take(Some(caller.tenant.name.as_str()))?;
-    let output = shared.outputs.of(&shared.api.state, &id, &spec).await?.ok_or_else(Refusal::no_output)?;
+    let state = &shared.api.state;
+    let output = match shared.outputs.of(state, &id, &spec).await? {
+        Some(output) => output,
+        None if is_deleted(state, &id).await? => return Err(Refusal::deleted()),
+        None => return Err(Refusal::no_output()),
+    };
     let item = output.published.get(&key).ok_or_else(Refusal::no_output)?;
     let mut pieces = Pieces::new(output.storage.clone(), key, place);
     let (kind, bytes, begun) = match item {

@@ -34,10 +34,14 @@ pub(super) enum Route {
     Retry,
     /// Gives what was made.
     Output,
+    /// Deletes what was made.
+    Delete,
     /// Tells what becomes of jobs, and goes on.
     Events,
     /// Says which workers there are.
     Workers,
+    /// Says what they encode with.
+    Encoders,
 }
 
 /// By which method a route is asked.
@@ -47,6 +51,8 @@ pub(super) enum Way {
     Get,
     /// POST.
     Post,
+    /// DELETE.
+    Delete,
 }
 
 impl Way {
@@ -55,6 +61,7 @@ impl Way {
         match self {
             Self::Get => MethodFilter::GET,
             Self::Post => MethodFilter::POST,
+            Self::Delete => MethodFilter::DELETE,
         }
     }
 
@@ -63,13 +70,14 @@ impl Way {
         match self {
             Self::Get => "get",
             Self::Post => "post",
+            Self::Delete => "delete",
         }
     }
 }
 
 impl Route {
     /// Every route.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Page,
         Self::PageFile,
         Self::Describe,
@@ -79,8 +87,10 @@ impl Route {
         Self::Cancel,
         Self::Retry,
         Self::Output,
+        Self::Delete,
         Self::Events,
         Self::Workers,
+        Self::Encoders,
     ];
 
     /// Its path; what stands in braces is any one part of a path, and with a star all that follows.
@@ -94,8 +104,10 @@ impl Route {
             Self::Cancel => "/v1/jobs/{id}/cancel",
             Self::Retry => "/v1/jobs/{id}/retry",
             Self::Output => "/v1/jobs/{id}/output/{*path}",
+            Self::Delete => "/v1/jobs/{id}/output",
             Self::Events => "/v1/events",
             Self::Workers => "/v1/workers",
+            Self::Encoders => "/v1/encoders",
         }
     }
 
@@ -113,6 +125,7 @@ impl Route {
     pub(super) fn way(self) -> Way {
         match self {
             Self::Submit | Self::Cancel | Self::Retry => Way::Post,
+            Self::Delete => Way::Delete,
             Self::Page
             | Self::PageFile
             | Self::Describe
@@ -120,7 +133,8 @@ impl Route {
             | Self::Show
             | Self::Output
             | Self::Events
-            | Self::Workers => Way::Get,
+            | Self::Workers
+            | Self::Encoders => Way::Get,
         }
     }
 
@@ -136,8 +150,10 @@ impl Route {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
             Self::Output => "output",
+            Self::Delete => "delete_output",
             Self::Events => "events",
             Self::Workers => "workers",
+            Self::Encoders => "encoders",
         }
     }
 }

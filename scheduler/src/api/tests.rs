@@ -22,6 +22,7 @@ use crate::service::{self, Config};
 use crate::tenants::Register;
 use crate::{janitor, notify, scheduler};
 
+mod deleted;
 mod described;
 mod followed;
 mod given;

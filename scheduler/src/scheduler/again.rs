@@ -17,8 +17,8 @@
 //! **Every end is told once.** An end is put in the outbox under its life unless `told-n` is there; whoever tells it writes
 //! `told-n` before taking it out, and tells nothing for which that is there. A life that comes after changes neither.
 //!
-//! **Media is deleted only when no later life can want it.** Who deletes media of a job without a result, janitor or
-//! [`close`](super::job), claims it first ([`claim_media`]). Both sides raise a flag of their own and then look for
+//! **Media is deleted only when no later life can want it.** Who deletes media of a job without a result, janitor,
+//! [`close`](super::job) or [`delete_output`](super::delete_output), claims it first ([`claim_media`]). Both sides raise a flag of their own and then look for
 //! those of the other: retry raises `retrying/n/…`, looks for `given-up/n/…`, begins the life, and takes its flag down last. Who
 //! claims raises `given-up/n/…`, and then looks, in this order, for `retrying/n/…`, for active lives after *n*, and for
 //! lives after *n*. If neither saw the other, each had looked before the other raised its flag, which cannot be; and a flag that
@@ -95,7 +95,7 @@ pub async fn retry(state: &Storage, broker: &Broker, job: &JobId) -> Result<(), 
     state.put(&flag, Bytes::new(), Kind::Json).await?;
     if !state.list(&keys::given_up_prefix(job, life)).await?.is_empty() {
         state.delete(&[flag]).await?;
-        return refuse("failed too long ago, its media is gone: submit it under another id");
+        return refuse("cannot be taken up again, its media is gone: submit it under another id");
     }
     let next = life.next();
     state.put(&keys::active(PARTITION, job, next), Bytes::new(), Kind::Json).await?;

@@ -149,6 +149,7 @@ impl Engine {
                 said = next_word(&mut words) => match said {
                     Word::Progress(progress) => self.note_progress(&progress),
                     Word::Offer(offer) => {
+                        self.board.note_offer(offer.clone());
                         self.offers.note(offer, Instant::now());
                         self.note_offers();
                     }

@@ -156,7 +156,10 @@ impl Entry {
             .retain(|task, outstanding| due.iter().any(|due| due.task == *task && due.attempt <= outstanding.attempt));
         self.running.retain(|task, _| self.outstanding.contains_key(task));
         let is_media = |due: &Due| matches!(due.task, TaskId::Video(_) | TaskId::First(_) | TaskId::Audio(_));
+        // What is due once more was tried: somebody was at it, perhaps before this scheduler began to listen.
+        let is_begun = self.is_started || self.tally.has_begun() || due.iter().any(|due| due.attempt > 1);
         self.phase = Some(match due.iter().any(|due| matches!(due.task, TaskId::Probe | TaskId::ProbeOther(_))) {
+            true if !is_begun => Phase::Waiting,
             true => Phase::Probing,
             false if due.iter().any(is_media) => Phase::Encoding,
             false => Phase::Packing,
@@ -170,6 +173,9 @@ impl Entry {
     pub(super) fn note_start(&mut self) {
         if !std::mem::replace(&mut self.is_started, true) {
             metrics::scheduler().job_queue_wait.observe(since_ms(self.submitted_ms));
+            if self.phase == Some(Phase::Waiting) {
+                self.phase = Some(Phase::Probing);
+            }
         }
     }
 
@@ -216,6 +222,28 @@ mod tests {
         assert_eq!(entry.expire(now + LEASE, LEASE, counts), [TaskId::Probe]);
         assert!(entry.outstanding.is_empty() && entry.running.is_empty() && entry.news.tasks.contains(&TaskId::Probe));
         entry.news.lost.iter().map(|lost| lost.attempt).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_waits_until_a_worker_has_begun_with_it_and_never_again() {
+        let now = Instant::now();
+        let due = |attempt| Due { task: TaskId::Probe, attempt, wait_ms: 0, class: Class::Cpu };
+        let mut entry = issued(now);
+        entry.set_due(vec![due(1)]);
+        assert_eq!(entry.phase, Some(Phase::Waiting));
+        assert!(!entry.note_progress(&TaskId::Video(0), 1, now, LEASE), "of another life");
+        assert_eq!(entry.phase, Some(Phase::Waiting));
+        assert!(entry.note_progress(&TaskId::Probe, 1, now, LEASE));
+        assert_eq!(entry.phase, Some(Phase::Probing));
+        entry.note_given_back(&TaskId::Probe, now, LEASE);
+        entry.set_due(vec![due(1)]);
+        assert_eq!(entry.phase, Some(Phase::Probing));
+        let mut failed_before = Entry::default();
+        failed_before.set_due(vec![due(2)]);
+        assert_eq!(failed_before.phase, Some(Phase::Probing));
+        let mut planned = Entry::default();
+        planned.set_due(vec![Due { task: TaskId::Video(0), ..due(1) }]);
+        assert_eq!(planned.phase, Some(Phase::Encoding));
     }
 
     #[tokio::test(start_paused = true)]

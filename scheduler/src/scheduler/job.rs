@@ -409,7 +409,7 @@ async fn published_report(output: &Storage) -> Result<Option<Report>, Failure> {
 }
 
 /// The playlists of picture and sound as they are published, by key, the multivariant ones first.
-fn published_playlists(seal: &Seal) -> Vec<(String, String)> {
+pub(super) fn published_playlists(seal: &Seal) -> Vec<(String, String)> {
     let sets = Set::all(seal);
     let masters = sets.iter().map(|set| (set.names.master().to_owned(), playlist::multivariant(set)));
     let media = sets.iter().flat_map(|set| set.renditions.iter().map(|made| (set.names, made)));

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farm::Failure;
+use farm::encoder::{Offer, Offered};
 use farm::job::JobId;
 use farm::plan::Plan;
 use farm::presence::{Duty, Presence};
 use farm::rate::SECOND_NS;
-use farm::task::TaskId;
+use farm::task::{TaskId, Token};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::offers::Offers;
 use crate::step::{JobResult, JobState};
 use crate::workers::Workers;
 
@@ -45,7 +47,7 @@ pub struct JobView {
 /// What is going on with a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// Nobody has looked at it yet.
+    /// No worker has begun with it yet.
     Waiting,
     /// The source is being looked at.
     Probing,
@@ -106,6 +108,11 @@ impl Tally {
         }
     }
 
+    /// Whether a task of it is done.
+    pub(super) fn has_begun(&self) -> bool {
+        self.tasks_done > 0
+    }
+
     /// Media still to be gone through by encode tasks, in ns.
     pub(super) fn left_ns(&self) -> u64 {
         self.open.values().sum()
@@ -155,6 +162,8 @@ fn media_by_task(plan: &Plan) -> BTreeMap<TaskId, u64> {
 pub(super) struct Board {
     views: Mutex<Views>,
     workers: Mutex<Workers>,
+    /// What workers offer, to be shown.
+    offers: Mutex<Offers>,
     /// When the time of workers begins.
     since: Instant,
     signals: Arc<Signals>,
@@ -162,8 +171,8 @@ pub(super) struct Board {
 
 impl Default for Board {
     fn default() -> Self {
-        let (views, workers, signals) = (Mutex::default(), Mutex::default(), Arc::default());
-        Self { views, workers, since: Instant::now(), signals }
+        let (views, workers, signals, since) = (Mutex::default(), Mutex::default(), Arc::default(), Instant::now());
+        Self { views, workers, offers: Mutex::new(Offers::new(since, true)), since, signals }
     }
 }
 
@@ -293,6 +302,23 @@ impl Board {
     /// The workers that are there.
     pub(super) fn workers(&self) -> Vec<Presence> {
         self.heard().now(self.now_ms()).cloned().collect()
+    }
+
+    /// Takes note of what a worker offers.
+    pub(super) fn note_offer(&self, offer: Offer) {
+        let now = Instant::now();
+        let mut offers = self.offered();
+        offers.expire(now);
+        offers.note(offer, now);
+    }
+
+    /// What each of the workers offers beside encoding on the processor.
+    pub(super) fn offers(&self) -> BTreeMap<Token, Vec<Offered>> {
+        self.offered().now(Instant::now())
+    }
+
+    fn offered(&self) -> MutexGuard<'_, Offers> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many of them take tasks, or do not. Those that are gone are forgotten.

@@ -41,8 +41,8 @@ export class Farm {
     const known = this.jobs.get(status.id);
     const job = known ?? { id: status.id, since: now, pace: [], epoch: 0 };
     const before = { state: job.state, progress: job.progress, isFresh: job.epoch === this.epoch };
-    const { tenant, state, source, output, progress, result, error } = status;
-    Object.assign(job, { tenant, state, source, output, progress, result, error, isWhole: true, epoch: this.epoch });
+    const { tenant, state, source, output, progress, result, deleted_ms, error } = status;
+    Object.assign(job, { tenant, state, source, output, progress, result, deleted_ms, error, isWhole: true, epoch: this.epoch });
     const ended = hasEnded(job);
     if (before.state !== undefined && ended !== ENDED.includes(before.state)) job.since = now;
     if (known) this.#flow(before, job, now);

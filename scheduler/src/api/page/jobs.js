@@ -26,6 +26,7 @@ const actions = (job) => ({
 
 /** What is said beside the state of a job. */
 function note(job, farm) {
+  if (job.deleted_ms) return `output deleted ${words.ago((now() - job.deleted_ms) / 1000)}`;
   if (job.state === "done" && job.result) {
     const { duration_ns, bytes, warnings } = job.result;
     const parts = [words.ago((now() - job.since) / 1000), words.span(duration_ns / 1e9), words.bytes(bytes)];

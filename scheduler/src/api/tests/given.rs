@@ -127,11 +127,11 @@ async fn what_was_made_is_given_whole_to_its_tenant_and_nothing_that_stands_besi
         "film/output/master.m3u8%00",
         "film/output/%FF",
         "film/output/",
-        "film/output",
         "none/output/master.m3u8",
     ] {
         assert_eq!(object(&running, path, ONE, &[]).await.0, 404, "{path}");
     }
+    assert_eq!(object(&running, "film/output", ONE, &[]).await.0, 405, "it can only be deleted");
     assert_eq!(object(&running, "film/output/v240%2Findex.m3u8", ONE, &[]).await.0, 200, "escaped, it is the same");
     for (token, status) in [(TWO, 404), (ADMIN, 200), ("no token of anybody", 401)] {
         let (given, _) = running.get("/v1/jobs/film/output/master.m3u8", token).await;
