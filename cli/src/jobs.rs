@@ -137,6 +137,12 @@ struct Deleted<'a> {
     error: Option<Told<'a>>,
 }
 
+/// What is printed of all of them.
+#[derive(Serialize)]
+struct AllDeleted<'a> {
+    jobs: Vec<Deleted<'a>>,
+}
+
 /// Runs `shoal delete`: one after the other, and each is told.
 ///
 /// # Errors
@@ -163,11 +169,8 @@ pub async fn delete(command: &Delete) -> Result<Ended, Failure> {
         all.push((job, failure));
     }
     if command.json {
-        let line = |(job, failure): &'_ (&'_ String, Option<Failure>)| serde_json::json!(Deleted {
-            id: job.as_str(),
-            error: failure.as_ref().map(Told::from),
-        });
-        print_json(&serde_json::json!({ "jobs": all.iter().map(line).collect::<Vec<_>>() }));
+        let jobs = all.iter().map(|(job, failure)| Deleted { id: job.as_str(), error: failure.as_ref().map(Told::from) });
+        print_json(&AllDeleted { jobs: jobs.collect() });
     }
     Ok(Ended::of_many(all.iter().filter_map(|(_, failure)| failure.as_ref()).map(|failure| failure.code.fault())))
 }

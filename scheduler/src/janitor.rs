@@ -12,8 +12,8 @@ use farm::task::Marker;
 use farm::{Failure, Life, keys, metrics};
 
 use crate::scheduler::{
-    PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, has_result, is_deleted, is_published, is_there,
-    take_away,
+    PARTITION, Watch, claim_media, current_life, delete_all, fetch, fetch_if_there, has_result, is_deleted, is_published,
+    is_there, take_away,
 };
 use crate::seal::Seal;
 use crate::step::JobResult;

@@ -247,7 +247,8 @@ impl Farm {
     pub fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, Value)> {
         let done = shoal::run(self.command(arguments)?, LIMIT)?;
         let text = done.text();
-        let told = serde_json::from_str(text.lines().last().unwrap_or_default()).with_context(|| format!("{arguments:?}: {}", done.stderr))?;
+        let told = serde_json::from_str(text.lines().last().unwrap_or_default())
+            .with_context(|| format!("{arguments:?}: {}", done.stderr))?;
         Ok((done.status.code(), told))
     }
 

@@ -32,7 +32,10 @@ fn what_is_deleted_is_gone_from_storage(farm: &Farm, input: &str) -> Result<()> 
     let (_, status) = farm.run(&["status", "kept", "--json"])?;
     ensure!(status["state"] == "done" && status["deleted_ms"].is_u64() && status["result"].is_null(), "{status}");
     let (code, told) = farm.run(&["delete", "kept", "none", "--json"])?;
-    ensure!(code == Some(2) && told["jobs"][0]["id"] == "kept" && told["jobs"][1]["error"]["code"] == "invalid_request", "{told}");
+    ensure!(
+        code == Some(2) && told["jobs"][0]["id"] == "kept" && told["jobs"][1]["error"]["code"] == "invalid_request",
+        "{told}"
+    );
     let (code, told) = farm.run(&["encoders", "--farm", "--json"])?;
     ensure!(code == Some(0) && told["classes"][0]["class"] == "cpu" && told["classes"][0]["workers"] == 2, "{told}");
     Ok(())

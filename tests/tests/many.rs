@@ -90,7 +90,10 @@ fn a_list_from_standard_input_is_handed_in_and_told_line_by_line() -> Result<()>
     let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
     let sources: Vec<&str> = lines.iter().map(|(_, source)| *source).collect();
     // Each is told as soon as it is taken.
-    ensure!(BTreeSet::from_iter(sources) == BTreeSet::from(["https://tube.example/a.mp4", "https://tube.example/b.mp4"]), "{text}");
+    ensure!(
+        BTreeSet::from_iter(sources) == BTreeSet::from(["https://tube.example/a.mp4", "https://tube.example/b.mp4"]),
+        "{text}"
+    );
     let ids: BTreeSet<&str> = lines.iter().map(|(id, _)| *id).collect();
     let (_, listed) = farm.run(&["status", "--json"])?;
     ensure!(texts(&listed, "id") == ids, "{listed} instead of {ids:?}");

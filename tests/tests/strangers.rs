@@ -408,7 +408,8 @@ fn no_other_path_leads_in(farm: &Farm) -> Result<()> {
         ensure!(said.status == 200, "{}", said.whole);
         for trick in TRICKS {
             let path = trick.replace("{id}", id).replace("{ID}", &id.to_uppercase()).replace("{escaped}", &escaped);
-            for (method, headers) in ["GET", "POST", "DELETE"].into_iter().flat_map(|way| [(way, vec![]), (way, vec![bearer(B)])]) {
+            for (method, headers) in ["GET", "POST", "DELETE"].into_iter().flat_map(|way| [(way, vec![]), (way, vec![bearer(B)])])
+            {
                 let said = ask(farm.api(), (method, &path), &headers, "")?;
                 ensure!((400..500).contains(&said.status), "{method} {path}: {}", said.whole);
                 said.told_nothing("")?;

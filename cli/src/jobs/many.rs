@@ -371,9 +371,7 @@ mod tests {
 
     #[test]
     fn two_jobs_of_one_place_are_refused_together() {
-        let to = |output: &str| {
-            JobSpec::new(Url::parse("s3://b/s").expect("a URL"), Url::parse(output).expect("a URL"))
-        };
+        let to = |output: &str| JobSpec::new(Url::parse("s3://b/s").expect("a URL"), Url::parse(output).expect("a URL"));
         assert_eq!(apart(&[to("s3://b/1/"), to("s3://b/12/"), to("s3://b/2")]), Ok(()));
         let refused = apart(&[to("s3://b/1/"), to("s3://b/2/"), to("s3://b/1")]).expect_err("refused");
         assert_eq!(refused, Failure::new(Code::InvalidRequest, "output: s3://b/1 is that of two jobs"));
