@@ -188,7 +188,7 @@ pub struct Wanted {
     /// Whether hardware encodes: where it is there unless something else is said.
     #[arg(long, env = "SHOAL_HARDWARE", value_enum)]
     pub hardware: Option<HardwareName>,
-    /// Whether a small rung can be played before all others are made.
+    /// Whether a small rung, or the largest, can be played before all others are made.
     #[arg(long, env = "SHOAL_PUBLISH", value_enum, default_value_t = PublishName::AtEnd)]
     pub publish: PublishName,
     /// Wanted duration of a segment, 1 to 30 seconds.
@@ -331,6 +331,10 @@ pub enum PublishName {
     AtEnd,
     /// A small rung with sound first, and then all.
     InStages,
+    /// The largest rung with sound first, and then all.
+    LargestFirst,
+    /// The same where that rung is copied, or else all at the end.
+    CopyFirst,
 }
 
 impl From<PublishName> for Publishing {
@@ -338,6 +342,8 @@ impl From<PublishName> for Publishing {
         match name {
             PublishName::AtEnd => Self::AtEnd,
             PublishName::InStages => Self::InStages,
+            PublishName::LargestFirst => Self::LargestFirst,
+            PublishName::CopyFirst => Self::CopyFirst,
         }
     }
 }

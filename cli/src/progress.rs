@@ -143,6 +143,7 @@ pub fn view(status: &JobStatus) -> JobView {
         media_done_ns: progress.media_done_ns,
         media_total_ns: progress.media_total_ns,
         duration_ns: progress.media_total_ns,
+        opened: false,
     }
 }
 

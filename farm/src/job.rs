@@ -411,6 +411,10 @@ pub enum Publishing {
     /// A small rung, sound and text as soon as they are whole: the multivariant playlist names these first, and is written anew
     /// with all others at the end. The source is decoded once more for that.
     InStages,
+    /// As in stages, but what comes first is the largest rung.
+    LargestFirst,
+    /// The same where that rung is copied, for then it is there at once; or else at the end.
+    CopyFirst,
 }
 
 /// A picture that stands for the video.

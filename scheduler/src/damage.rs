@@ -122,7 +122,8 @@ fn enough(info: &MediaInfo, plan: &Plan, accounts: &Accounts) -> Result<(), Fail
     if plan.edit.is_some() {
         return enough_of_clips(plan, accounts);
     }
-    let used = plan.video.as_ref().and_then(|video| info.video.iter().find(|track| track.track == video.track));
+    // Of what is published first there is no other pass.
+    let used = plan.passes().last().and_then(|pass| info.video.iter().find(|track| track.track == pass.video.track));
     if let (Some(track), Some(frames)) = (used, &accounts.frames) {
         let decoded = frames.kept + frames.dropped;
         if decoded.saturating_mul(SHARE) < track.timing.frames {

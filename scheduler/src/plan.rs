@@ -115,7 +115,11 @@ pub fn plan_at(pace: Pace, spec: &JobSpec, sources: &Sources<'_>) -> Result<Plan
             let dearest = montage.as_ref().and_then(Montage::dearest).unwrap_or(track);
             let of =
                 |cut, rungs| Ok::<_, Failure>(video_plan((spec, cut), (track, dearest), (ladder.rate, grid), rungs, &course));
-            (first.map(|rung| of(Cut::First(pace), vec![rung])).transpose()?, Some(of(Cut::Rest(pace), others)?))
+            let cut = match spec.publish {
+                Publishing::InStages => Cut::First(pace),
+                Publishing::AtEnd | Publishing::LargestFirst | Publishing::CopyFirst => Cut::Rest(pace),
+            };
+            (first.map(|rung| of(cut, vec![rung])).transpose()?, Some(of(Cut::Rest(pace), others)?))
         }
         _ => (None, None),
     };
@@ -282,9 +286,9 @@ fn copied_rung(
 /// How the picture's work is cut up.
 #[derive(Clone, Copy)]
 enum Cut {
-    /// That of the rung that is made first.
+    /// That of a small rung that is made first.
     First(Pace),
-    /// That of the others.
+    /// That of all others.
     Rest(Pace),
 }
 
@@ -297,23 +301,31 @@ impl Cut {
     }
 }
 
-/// The rung that is made before the others, if one is to be: the largest that with its decoding costs up to a fifth of all, or
-/// else the one that costs least.
+/// The rung that is made before the others, if one is to be.
 fn stages(spec: &JobSpec, track: &VideoTrack, mut rungs: Vec<Rung>, notes: &mut Vec<String>) -> (Option<Rung>, Vec<Rung>) {
-    if spec.publish == Publishing::AtEnd {
-        return (None, rungs);
-    }
-    let cost = |rungs: &[Rung]| frame_pixels(rungs, track);
-    // Whatever is made first has the source decoded once more.
-    let all = cost(&rungs) + cost(&[]);
-    let cheap = rungs.iter().position(|rung| !rung.is_copied() && FIRST_DIVISOR * cost(std::slice::from_ref(rung)) <= all);
-    let encoded = rungs.iter().enumerate().filter(|(_, rung)| !rung.is_copied());
-    let least = encoded.min_by_key(|(_, rung)| effort(rung)).map(|(place, _)| place);
-    let first = cheap.or(least).filter(|_| rungs.len() > 1);
+    let first = match spec.publish {
+        Publishing::AtEnd => return (None, rungs),
+        Publishing::CopyFirst if !rungs.first().is_some_and(Rung::is_copied) => return (None, rungs),
+        Publishing::InStages => soonest(track, &rungs),
+        // The first of them, as they are in order.
+        Publishing::LargestFirst | Publishing::CopyFirst => Some(0),
+    };
+    let first = first.filter(|_| rungs.len() > 1);
     if first.is_none() {
         notes.push("there is no rung that could be published before others".to_owned());
     }
     (first.map(|place| rungs.remove(place)), rungs)
+}
+
+/// The largest rung that with its decoding costs up to a fifth of all, or else the one that costs least.
+fn soonest(track: &VideoTrack, rungs: &[Rung]) -> Option<usize> {
+    let cost = |rungs: &[Rung]| frame_pixels(rungs, track);
+    // Whatever is made first has the source decoded once more.
+    let all = cost(rungs) + cost(&[]);
+    let cheap = rungs.iter().position(|rung| !rung.is_copied() && FIRST_DIVISOR * cost(std::slice::from_ref(rung)) <= all);
+    let encoded = rungs.iter().enumerate().filter(|(_, rung)| !rung.is_copied());
+    let least = encoded.min_by_key(|(_, rung)| effort(rung)).map(|(place, _)| place);
+    cheap.or(least)
 }
 
 /// What is made first costs no more than this part of all, where there is something so small.

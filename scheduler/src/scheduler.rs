@@ -32,7 +32,7 @@ pub use again::retry;
 pub(crate) use again::{claim_media, current_life, tell_again};
 pub use deletion::delete_output;
 pub(crate) use deletion::{is_deleted, take_away};
-pub(crate) use job::{delete_all, fetch, fetch_if_there, has_result, is_published, is_there};
+pub(crate) use job::{FIRST_EPOCH, delete_all, fetch, fetch_if_there, has_result, is_published, is_there};
 pub use view::{JobView, Phase, Watch};
 
 use self::again::{current_result, is_active};
@@ -322,6 +322,10 @@ pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Resu
     };
     if stored != spec {
         return Ok((id, Accepted::Other));
+    }
+    if is_new {
+        // That the output of a job of this name was deleted, which is forgotten, may have been noted while it was forgotten.
+        state.delete(&[keys::deleted(&id)]).await?;
     }
     let life = if is_new { Life::FIRST } else { current_life(state, &id).await? };
     if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id, life)).await? {

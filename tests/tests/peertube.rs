@@ -16,6 +16,7 @@ use tests::clip::Clip;
 use tests::farm::Farm;
 use tests::peertube::{Instance, REGISTRATION, State, Trouble, V6_2, V7_3};
 use tests::player::play;
+use tests::service::Service;
 use tests::{process, reader};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -82,6 +83,29 @@ fn a_video_is_fetched_and_encoded_once_and_handed_in_in_every_form() -> Result<(
     ensure!(scheduler.series("shoal_peertube_sources_total", "from=\"kept\"") == Some(7.0), "not kept");
     ensure!(source_bytes > looks, "a source of {source_bytes} bytes fetched twice could not be told");
     nothing_secret(&farm)
+}
+
+#[test]
+fn a_rung_that_is_copied_is_handed_in_while_the_others_are_still_to_be_made() -> Result<()> {
+    let instance = Instance::start(V7_3)?;
+    let mut farm = farm(&instance, "")?;
+    let (_scheduler, workers) = (farm.scheduler()?, [farm.worker()?, farm.worker()?]);
+    // Long enough that two others take a while.
+    let clip = Clip { gop: 75, ..clip(80) };
+    let video = instance.upload(&clip.file()?, 360, 25)?;
+    let done = |end: &str| Ok(farm.keys("state/jobs/")?.iter().any(|key| key.contains("/done/") && key.ends_with(end)));
+    farm.until("the largest rung is made", || done("/mp4-v360"))?;
+    // Nothing else is made until it has been handed in.
+    workers.iter().for_each(Service::freeze);
+    ensure!(!done("/video-00000")?, "all rungs were made together");
+    let handed_in = || instance.files(&video).iter().filter(|file| file.resolution == 360).count();
+    farm.until("it is handed in in both forms", || Ok(handed_in() == 2))?;
+    ensure!(!done("/video-00000")?, "the others were made by workers that do nothing");
+    workers.iter().for_each(Service::thaw);
+    instance.until_done(LIMIT).with_context(|| farm.logs())?;
+    ensure!(instance.faults().is_empty(), "{:?}", instance.faults());
+    ensure!(jobs_of(&farm)? == 1, "{} jobs of the farm", jobs_of(&farm)?);
+    whole(&instance, &video, &clip)
 }
 
 #[test]

@@ -112,6 +112,23 @@ fn of_an_edited_video_half_of_the_places_may_be_missing_in_each_stage() {
 }
 
 #[test]
+fn what_is_published_first_is_judged_by_its_picture_as_all_is() {
+    let info = source(vec![picture(640, 360, "25", 40)], vec![sound(1, 48_000, 40)]);
+    let plan = plan(&JobSpec { publish: Publishing::LargestFirst, ..spec() }, &info).expect("a plan");
+    let stage = plan.first_stage().expect("a stage");
+    // The sound may begin late.
+    let of = |kept| Accounts {
+        frames: Some(Account { kept, filled: 1000 - kept, ..Account::default() }),
+        samples: vec![Account { kept: 48_000, ..Account::default() }],
+    };
+    for plan in [&plan, &stage] {
+        for (kept, refused) in [(1000, None), (500, None), (499, Some(Code::Undecodable))] {
+            assert_eq!(code(Damage::BestEffort, &info, plan, &of(kept)), refused, "{kept} frames");
+        }
+    }
+}
+
+#[test]
 fn edited_sound_alone_is_judged_by_what_its_sources_lack() {
     let info = source(Vec::new(), vec![sound(0, 48_000, 40)]);
     let edit = serde_json::from_str(r#"[{"keep": {"from": 1, "to": 21}}]"#).expect("steps");

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use farm::plan::RenditionId;
+use farm::plan::{Pass, Plan, RenditionId, Rung};
 use farm::storage::{Part, Storage, StorageError};
 use farm::task::Object;
-use farm::{Code, Failure};
+use farm::{Code, Failure, Rate};
 use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -195,12 +195,34 @@ fn nearest(seal: &Seal, short: u32) -> Option<&Rendition> {
 /// The rungs, and how large they are; their rates are rounded, as the server has them.
 fn pictures(seal: &Seal) -> impl Iterator<Item = (Size, &Rendition)> {
     seal.renditions.iter().filter_map(|rendition| match rendition.medium {
-        Medium::Picture { width, height, rate } => {
-            let fps = rate.num().saturating_add(rate.den() / 2) / rate.den();
-            Some((Size { short: width.min(height), fps }, rendition))
-        }
+        Medium::Picture { width, height, rate } => Some((size(width, height, rate), rendition)),
         Medium::Sound { .. } => None,
     })
+}
+
+/// Whether what is wanted is among what a plan makes first.
+pub(super) fn is_in(stage: &Plan, plan: &Plan, wanted: &Wanted) -> bool {
+    let nearest = |plan: &Plan, short: u32| sizes_in(plan).into_iter().min_by_key(|size| size.short.abs_diff(short));
+    match wanted {
+        Wanted::Film { rung: Some(size), .. } => nearest(stage, size.short) == nearest(plan, size.short),
+        Wanted::Film { rung: None, .. } => true,
+        // It gets the largest.
+        Wanted::Studio(_) => nearest(stage, u32::MAX) == nearest(plan, u32::MAX),
+        Wanted::Storyboard(_) => false,
+    }
+}
+
+/// How large the rungs of a plan are; their rates are rounded, as the server has them.
+pub(super) fn sizes_in(plan: &Plan) -> Vec<Size> {
+    let of = |(rung, pass): (&Rung, Pass<'_>)| {
+        let rate = pass.video.rate.divided_by(rung.divisor.get()).unwrap_or(pass.video.rate);
+        size(rung.width, rung.height, rate)
+    };
+    plan.rungs().into_iter().map(of).collect()
+}
+
+fn size(width: u32, height: u32, rate: Rate) -> Size {
+    Size { short: width.min(height), fps: rate.num().saturating_add(rate.den() / 2) / rate.den() }
 }
 
 /// How large the rungs of a result are.
@@ -337,6 +359,31 @@ pub(super) fn digest(head: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::seal::Download;
+
+    #[test]
+    fn what_is_made_first_serves_who_wants_its_rung_or_the_sound_and_nobody_else() {
+        use farm::job::{JobSpec, Publishing};
+
+        use crate::testing::{picture, sound, source, spec};
+
+        let info = source(vec![picture(1280, 720, "50", 10)], vec![sound(1, 48_000, 10)]);
+        let plan = crate::plan::plan(&JobSpec { publish: Publishing::LargestFirst, ..spec() }, &info).expect("a plan");
+        let stage = plan.first_stage().expect("a stage");
+        let shorts: Vec<u32> = sizes_in(&plan).iter().map(|size| size.short).collect();
+        assert_eq!((shorts.first(), sizes_in(&stage).len()), (Some(&720), 1), "{shorts:?}");
+        let rung = |short| Wanted::Film { rung: Some(Size { short, fps: 50 }), form: Form::Apart };
+        for (wanted, is_wanted) in [
+            (rung(718), true),
+            (rung(720), true),
+            (rung(4320), true),
+            (rung(480), false),
+            (rung(240), false),
+            (Wanted::Film { rung: None, form: Form::Apart }, true),
+            (Wanted::Studio(Vec::new()), true),
+        ] {
+            assert_eq!(is_in(&stage, &plan, &wanted), is_wanted, "{wanted:?}");
+        }
+    }
 
     #[test]
     fn a_video_that_is_too_long_for_a_plain_mp4_is_refused_for_that() {

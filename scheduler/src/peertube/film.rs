@@ -63,6 +63,9 @@ const KNOWN_MAX: usize = 256;
 pub(super) struct Made {
     /// Its name.
     pub(super) job: JobId,
+    /// Whether something of it was handed in: the instance is going to ask for the rest.
+    #[serde(default)]
+    pub(super) handed_in: bool,
     /// What it makes.
     #[serde(flatten)]
     pub(super) makes: Makes,
@@ -147,7 +150,10 @@ impl Film {
     /// instance asks by what it finds in that file.
     fn hand_in(&mut self, job: &JobId, look: Look, sizes: &[Size]) {
         let is_first_edit = self.editor.is_some() && self.known.is_empty();
-        let made = self.made.iter_mut().find(|made| made.job == *job);
+        let mut made = self.made.iter_mut().find(|made| made.job == *job);
+        if let Some(made) = &mut made {
+            made.handed_in = true;
+        }
         if let Some(Made { makes: Makes::Rungs { rungs, asked }, .. }) = made
             && (is_first_edit || rungs.contains(&OWN))
             && !sizes.is_empty()
@@ -216,7 +222,8 @@ impl Video {
             Some(editor) if film.known.is_empty() => !held.contains(editor),
             Some(_) | None => !is_held,
         };
-        self.versions.iter().filter(is_orphan).flat_map(|film| &film.made).map(|made| made.job.clone()).collect()
+        let made = self.versions.iter().filter(is_orphan).flat_map(|film| &film.made);
+        made.filter(|made| !made.handed_in).map(|made| made.job.clone()).collect()
     }
 
     /// Jobs that were given to the farm for what a runner job asks for.
@@ -439,7 +446,7 @@ mod tests {
     }
 
     fn made(job: &str, makes: Makes) -> Made {
-        Made { job: JobId::try_from(job.to_owned()).expect("a name"), makes }
+        Made { job: JobId::try_from(job.to_owned()).expect("a name"), handed_in: false, makes }
     }
 
     fn film(known: &[&str], made: Vec<Made>) -> Film {
@@ -495,14 +502,15 @@ mod tests {
             ..film(known, vec![made(job, Makes::Sheet(SHEET))])
         };
         let versions = vec![film(&["one"], None, "first"), film(&["two"], Some("r"), "handed-in"), film(&[], Some("s"), "begun")];
-        let video = Video { versions };
+        let mut video = Video { versions };
+        video.hand_in(&JobId::try_from("handed-in".to_owned()).expect("a name"), look("two"), &[]);
         let of = |is_held, held: &[&str]| {
             let orphans = video.orphans(is_held, &held.iter().map(ToString::to_string).collect());
             orphans.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(of(true, &["s", "t"]), [""; 0]);
         assert_eq!(of(true, &["r", "t"]), ["begun"]);
-        assert_eq!(of(false, &["t"]), ["first", "handed-in", "begun"]);
+        assert_eq!(of(false, &["t"]), ["first", "begun"], "what comes after the largest rung will be asked for");
     }
 
     #[test]
@@ -529,7 +537,7 @@ mod tests {
         video.hand_in(&job, look("three"), &sizes.map(|(short, fps)| Size { short, fps }));
         let found = video.take(|film| film.knows(&look("three"))).expect("the edit");
         let known = Makes::Rungs { rungs: vec![Asked { short: 720, fps: 50 }, Asked { short: 240, fps: 25 }], asked: vec![720] };
-        assert_eq!(found.made, [made("edit", known)]);
+        assert_eq!(found.made, [Made { handed_in: true, ..made("edit", known) }]);
         assert_eq!(found.size_in(&look("three")), size);
         assert_eq!(video.take(|film| film.knows(&look("two"))), Some(before));
         for number in 0..9 {

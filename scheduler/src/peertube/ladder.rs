@@ -112,8 +112,13 @@ fn own(source: Url, output: Url, policy: &Policy) -> JobSpec {
 /// none of these: of a source of which it does not know the rate, for 25 of 30. What is asked for is no limit there, and half
 /// as many frames are further from it than all of them. Allowed seven fifths of it and the farm's own 1 %, which is the square
 /// root of two, the rate that is made is never further from it than by that factor, unless the source's own is.
+///
+/// From 50 on it may be what the instance makes at most (`transcoding.fps.max`), which is a limit.
 fn highest(fps: u32) -> Option<Rate> {
-    Rate::new(fps.saturating_mul(7).min(5 * Rate::MAX), 5)
+    match LARGE_FPS.iter().any(|large| fps >= *large) {
+        true => Rate::new(fps.min(Rate::MAX), 1),
+        false => Rate::new(fps.saturating_mul(7), 5),
+    }
 }
 
 /// The job that makes these rungs in every form an instance asks for.
@@ -130,6 +135,10 @@ pub(super) fn job(source: Url, output: Url, rungs: &[Asked], policy: &Policy) ->
     spec.ladder = LadderSpec::Rungs(rungs.iter().map(rung).collect());
     spec.output.layout = Layout::SingleFile;
     spec.output.mp4 = Mp4::EachRungAndSound;
+    // The instance asks for the largest first, and for all others once it has that.
+    if rungs.len() > 1 {
+        spec.publish = policy.publish;
+    }
     spec.copy = if policy.copy { Copying::WhenFits } else { Copying::Never };
     spec.audio.loudness = policy.loudness;
     spec
@@ -140,16 +149,16 @@ mod tests {
     use std::collections::BTreeSet;
     use std::time::Duration;
 
-    use farm::job::Loudness;
+    use farm::job::{Loudness, Publishing};
 
     use super::*;
     use crate::testing::{picture, rate};
 
     #[test]
     fn the_frame_rate_that_is_made_is_a_whole_fraction_near_the_one_that_is_asked_for() {
-        let (tenant, jobs, loudness) = (String::new(), BTreeSet::new(), Loudness::default());
+        let (tenant, jobs, loudness, publish) = (String::new(), BTreeSet::new(), Loudness::default(), Publishing::AtEnd);
         let (priority, jobs_max, quality, copy, ahead, keep, keep_bytes) = (0, 1, None, true, true, Duration::ZERO, 0);
-        let policy = Policy { tenant, priority, jobs, jobs_max, quality, copy, loudness, ahead, keep, keep_bytes };
+        let policy = Policy { tenant, priority, jobs, jobs_max, quality, copy, loudness, ahead, publish, keep, keep_bytes };
         let url = |text: &str| text.parse::<Url>().expect("a URL");
         let made = |source: &str, short, fps| {
             let spec = job(url("file:///source"), url("file:///out/"), &[Asked { short, fps }], &policy);
@@ -170,7 +179,7 @@ mod tests {
             ("60", 360, 25, "30"),
             ("60000/1001", 360, 30, "30000/1001"),
             ("60", 1080, 60, "60"),
-            ("60", 1080, 50, "60"),
+            ("60", 1080, 50, "30"),
             ("120", 1080, 60, "60"),
             ("120", 360, 30, "30"),
             // Of a clock that was taken for a rate.

@@ -14,6 +14,7 @@
 //! copy = true                          # hand on the source's own packets where they fit
 //! loudness = "off"                     # or "ebu-r128"
 //! ahead = true                         # make the whole ladder at the first job of a video
+//! largest_first = false                # hand in the largest rung while the others are made, also where it is not copied
 //! keep_hours = 6                       # sources and results, after they were last asked for
 //! keep_gigabytes = 100                 # of them all; those that were not asked for longest go first
 //! ```
@@ -23,7 +24,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use farm::job::Loudness;
+use farm::job::{Loudness, Publishing};
 use farm::{Code, Failure, Quality};
 use serde::Deserialize;
 use url::Url;
@@ -109,6 +110,8 @@ pub struct Policy {
     pub loudness: Loudness,
     /// Whether the whole ladder is made at the first job of a video.
     pub ahead: bool,
+    /// What is made first.
+    pub publish: Publishing,
     /// How long sources and results are kept after they were last asked for.
     pub keep: Duration,
     /// How many bytes of them are kept.
@@ -143,6 +146,8 @@ struct Line {
     loudness: Loudness,
     #[serde(default = "yes")]
     ahead: bool,
+    #[serde(default)]
+    largest_first: bool,
     #[serde(default = "usual_keep_hours")]
     keep_hours: u32,
     #[serde(default = "usual_keep_gigabytes")]
@@ -246,6 +251,7 @@ impl Line {
             copy: self.copy,
             loudness: self.loudness,
             ahead: self.ahead,
+            publish: if self.largest_first { Publishing::LargestFirst } else { Publishing::CopyFirst },
             keep: Duration::from_secs(3600) * self.keep_hours,
             keep_bytes: u64::from(self.keep_gigabytes) * 1_000_000_000,
         };
@@ -272,14 +278,15 @@ mod tests {
             "[[instances]]\nurl = 'https://tube.example.org'\nname = 'shoal'\nrunner_token = 'ptrt-one'\n\
              [[instances]]\nurl = 'http://[::1]:9000/'\nname = 'b'\nrunner_token_file = '{}'\ntenant = 'two'\npriority = -3\n\
              jobs = ['storyboard', 'vod']\n\
-             jobs_max = 2\nquality = 20\ncopy = false\nloudness = 'ebu-r128'\nahead = false\nkeep_hours = 1\nkeep_gigabytes = 2\n",
+             jobs_max = 2\nquality = 20\ncopy = false\nloudness = 'ebu-r128'\nahead = false\nlargest_first = true\n\
+             keep_hours = 1\nkeep_gigabytes = 2\n",
             secret.display()
         );
         let instances = read(&text).expect("instances");
         let [one, two] = &instances[..] else { panic!("{instances:?}") };
         assert_eq!((one.slug().as_str(), one.token.reveal()), ("tube.example.org", "ptrt-one"));
         assert_eq!((one.policy.tenant.as_str(), one.policy.jobs_max, one.policy.ahead), ("tube.example.org", 16, true));
-        assert_eq!(one.policy.jobs, Work::ALL.into());
+        assert_eq!((&one.policy.jobs, one.policy.publish), (&Work::ALL.into(), Publishing::CopyFirst));
         assert_eq!((two.slug().as_str(), two.token.reveal()), ("___1_-9000", "ptrt-two"));
         let told = Policy {
             tenant: "two".to_owned(),
@@ -290,6 +297,7 @@ mod tests {
             copy: false,
             loudness: Loudness::EbuR128,
             ahead: false,
+            publish: Publishing::LargestFirst,
             keep: Duration::from_secs(3600),
             keep_bytes: 2_000_000_000,
         };

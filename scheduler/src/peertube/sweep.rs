@@ -6,9 +6,9 @@ use std::time::Duration;
 use farm::storage::Entry;
 use farm::{Failure, keys, metrics};
 
-use super::film::Makes;
+use super::film::{Film, Makes};
 use super::runner::Runner;
-use crate::scheduler::delete_all;
+use crate::scheduler::{Phase, delete_all, is_there};
 
 /// What is kept of a video.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,9 @@ pub(super) async fn sweep(runner: &Runner, now_ms: u64) -> Result<(), Failure> {
         }
         let own = runner.films.prefix(&video);
         let versions = runner.films.get(&video).await?.unwrap_or_default().versions;
+        if is_read(runner, &versions).await? {
+            continue;
+        }
         for made in versions.iter().flat_map(|film| &film.made) {
             let Makes::Rungs { rungs, asked } = &made.makes else { continue };
             let unasked = rungs.iter().filter(|rung| !asked.contains(&rung.short)).count();
@@ -89,6 +92,20 @@ pub(super) async fn sweep(runner: &Runner, now_ms: u64) -> Result<(), Failure> {
         tracing::info!(instance = runner.slug(), video, "not kept any more");
     }
     Ok(())
+}
+
+/// Whether something is being made of a video though no runner job of it is held: the next one will be about that.
+async fn is_read(runner: &Runner, versions: &[Film]) -> Result<bool, Failure> {
+    for made in versions.iter().flat_map(|film| &film.made) {
+        if is_there(&runner.state, &keys::spec(&made.job)).await? {
+            let views = runner.scheduler.follow(&made.job).await?;
+            let has_ended = matches!(views.borrow().phase, Phase::Ended(_));
+            if !has_ended {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

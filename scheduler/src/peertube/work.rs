@@ -11,7 +11,8 @@ use farm::{Code, Failure, metrics};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::order::Order;
+use self::hand_in::{First, Part};
+use super::order::{Order, Wanted};
 use super::protocol::Refusal;
 use super::runner::{Runner, Taken};
 use crate::scheduler::Phase;
@@ -67,6 +68,14 @@ impl From<farm::storage::StorageError> for Trouble {
     fn from(error: farm::storage::StorageError) -> Self {
         Self::from(Failure::from(error))
     }
+}
+
+/// What there is of a job of the farm.
+enum There {
+    /// What it makes first, while it makes the rest.
+    First(Part),
+    /// What came of it.
+    All(JobResult),
 }
 
 /// How a job ended.
@@ -194,23 +203,37 @@ impl Runner {
             }
             prepared => prepared?,
         };
-        match self.made(&waiting.what, percent).await? {
-            JobResult::Done(_) => {}
-            JobResult::Failed { failure, .. } => return Err(Trouble::Cannot(failure)),
+        let part = match self.made(&waiting.what, Some(&order.wanted), percent).await? {
+            There::First(part) => part,
+            There::All(JobResult::Done(_)) => self.whole(&waiting.what).await?,
+            There::All(JobResult::Failed { failure, .. }) => return Err(Trouble::Cannot(failure)),
             // It was stopped when nobody waited for it: the next attempt makes another.
-            JobResult::Cancelled => return Err(Trouble::Now(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
-        }
-        self.hand_in(taken, order, &waiting.what).await
+            There::All(JobResult::Cancelled) => {
+                return Err(Trouble::Now(Failure::new(Code::Cancelled, "it was stopped at the farm")));
+            }
+        };
+        self.hand_in(taken, order, &waiting.what, &part).await
     }
 
-    /// Waits for a job of the farm.
-    async fn made(&self, job: &JobId, percent: &watch::Sender<u8>) -> Result<JobResult, Trouble> {
+    /// Waits for a job of the farm, or for what it makes first where that is all that is wanted.
+    async fn made(&self, job: &JobId, wanted: Option<&Wanted>, percent: &watch::Sender<u8>) -> Result<There, Trouble> {
         let mut views = self.scheduler.follow(job).await?;
-        let mut halted_at = None;
+        let (mut halted_at, mut wanted, mut seen) = (None, wanted, None);
         loop {
             let view = views.borrow_and_update().clone();
+            let is_under_way = view.opened && !matches!(view.phase, Phase::Ended(_));
+            // With each task that is done, there may be more of it.
+            if let Some(sought) = wanted.filter(|_| is_under_way)
+                && seen.replace(view.tasks_done) != Some(view.tasks_done)
+            {
+                match self.first(job, sought).await? {
+                    First::Made(part) => return Ok(There::First(*part)),
+                    First::NotYet => {}
+                    First::Never => wanted = None,
+                }
+            }
             match view.phase {
-                Phase::Ended(result) => return Ok(result),
+                Phase::Ended(result) => return Ok(There::All(result)),
                 Phase::Halted(failure) => {
                     if halted_at.get_or_insert_with(Instant::now).elapsed() > HALTED_MAX {
                         return Err(Trouble::Halted(failure));

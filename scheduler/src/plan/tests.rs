@@ -106,6 +106,27 @@ fn what_is_published_first_is_an_encoded_rung_of_a_fifth_of_the_work_on_everyone
 }
 
 #[test]
+fn the_largest_rung_comes_first_where_that_is_asked_for_be_it_copied_or_not() {
+    let spec = JobSpec { publish: Publishing::LargestFirst, ..spec() };
+    let h264 = farm::media::H264Packets { keys_are_idr: true, reorder_frames: 3, peak_bps: 2_000_000 };
+    let key_frames_ns = (0..1875).step_by(75).map(|frame| rate("25").start_ns(frame)).collect();
+    let fits = VideoTrack { h264: Some(h264), key_frames_ns, ..picture(1280, 720, "25", 75) };
+    for (track, is_copied) in [(picture(1280, 720, "25", 75), false), (fits.clone(), true)] {
+        let made = plan(&spec, &source(vec![track], vec![])).expect("a plan");
+        let ids = |video: &VideoPlan| video.rungs.iter().map(|rung| rung.id.0.clone()).collect::<Vec<_>>();
+        let (first, rest) = (made.first.as_ref().expect("a first"), made.video.as_ref().expect("others"));
+        assert_eq!((ids(first), ids(rest)), (vec!["v720".to_owned()], ["v480", "v360", "v240"].map(str::to_owned).to_vec()));
+        assert_eq!(first.rungs.iter().any(Rung::is_copied), is_copied);
+    }
+    let copy_first = JobSpec { publish: Publishing::CopyFirst, ..spec.clone() };
+    let first_of = |track| plan(&copy_first, &source(vec![track], vec![])).expect("a plan").first.is_some();
+    assert!(first_of(fits) && !first_of(picture(1280, 720, "25", 75)), "only where it costs nothing");
+    let small = LadderSpec::Rungs(vec![RungSpec { height: 720, fps: None, video: None }]);
+    let alone = plan(&JobSpec { ladder: small, ..spec }, &source(vec![picture(1280, 720, "25", 75)], vec![])).expect("a plan");
+    assert!(alone.first.is_none(), "there is nothing that it could be before");
+}
+
+#[test]
 fn only_a_video_that_is_one_piece_of_work_has_threads() {
     let threads = |seconds| {
         let video = video_of(&source(vec![picture(1280, 720, "25", seconds)], vec![]), &spec());

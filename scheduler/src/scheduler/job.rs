@@ -32,7 +32,7 @@ const FETCHES_MAX: usize = 16;
 const DELETES_MAX: usize = 1000;
 
 /// Epoch of the first plan.
-const FIRST_EPOCH: u64 = 1;
+pub(crate) const FIRST_EPOCH: u64 = 1;
 
 /// A job in memory: a copy of what storage has.
 pub(super) struct Job {

@@ -42,6 +42,8 @@ pub struct JobView {
     pub media_total_ns: u64,
     /// How long the result will last, in ns. 0 until there is a plan.
     pub duration_ns: u64,
+    /// Whether what comes first of the result was published.
+    pub opened: bool,
 }
 
 /// What is going on with a job.
@@ -71,6 +73,7 @@ impl Default for JobView {
             media_done_ns: 0,
             media_total_ns: 0,
             duration_ns: 0,
+            opened: false,
         }
     }
 }
@@ -85,6 +88,7 @@ pub(super) struct Tally {
     media_done_ns: u64,
     media_total_ns: u64,
     duration_ns: u64,
+    opened: bool,
     /// Media in ns of each encode task without a marker.
     open: BTreeMap<TaskId, u64>,
 }
@@ -104,6 +108,7 @@ impl Tally {
             media_done_ns: media_total_ns - open.values().sum::<u64>(),
             media_total_ns,
             duration_ns: job.plan.as_ref().map_or(0, |plan| plan.duration_ns),
+            opened: job.opened,
             open,
         }
     }
@@ -134,6 +139,7 @@ impl Tally {
             media_done_ns: self.media_done_ns + under_way.sum::<u64>(),
             media_total_ns: self.media_total_ns,
             duration_ns: self.duration_ns,
+            opened: self.opened,
         }
     }
 }

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use super::Trouble;
+use super::hand_in::First;
+use super::{There, Trouble};
 use crate::peertube::film::{self, Film, Look, Made, Makes, Video};
 use crate::peertube::order::{Order, Sheet, Size, Wanted};
 use crate::peertube::runner::{Held, Runner, Taken};
@@ -197,7 +198,7 @@ impl Runner {
         if film.made(&order.wanted).is_none() {
             let job = JobId::try_from(format!("pt-{}", RandomToken::random()))?;
             let makes = self.makes(&order.wanted, size).await;
-            film.made.push(Made { job, makes });
+            film.made.push(Made { job, handed_in: false, makes });
         }
         let Some(made) = film.made(&order.wanted) else {
             return Err(Trouble::Now(Failure::new(Code::Internal, "a job that was just made is not there")));
@@ -252,10 +253,18 @@ impl Runner {
             return Ok(self.films.url_of(&film.source)?);
         }
         for made in &film.made {
-            if matches!(made.makes, Makes::Rungs { .. })
-                && let Some(seal) = fetch_if_there::<Seal>(&self.state, &keys::seal(&made.job)).await?
-            {
-                let object = answer::mp4_of(&seal, sheet.width.min(sheet.height))?;
+            if !matches!(made.makes, Makes::Rungs { .. }) {
+                continue;
+            }
+            let seal = match fetch_if_there::<Seal>(&self.state, &keys::seal(&made.job)).await? {
+                Some(seal) => Some(seal),
+                // What was handed in may be all that is made so far.
+                None => match self.first(&made.job, &Wanted::Studio(Vec::new())).await? {
+                    First::Made(part) => Some(part.seal),
+                    First::NotYet | First::Never => None,
+                },
+            };
+            if let Some(Ok(object)) = seal.as_ref().map(|seal| answer::mp4_of(seal, sheet.width.min(sheet.height))) {
                 let key = format!("{}{}/{}", self.films.prefix(&order.video), made.job, object.key);
                 if self.is_there(&key).await? {
                     return Ok(self.films.url_of(&key)?);
@@ -285,11 +294,13 @@ impl Runner {
         };
         let waiting = self.wait_for(job);
         self.scheduler.submit(spec).await?;
-        match self.made(&waiting.what, &watch::channel(0).0).await? {
-            JobResult::Done(_) => {}
-            JobResult::Failed { failure, .. } => return Err(Trouble::Cannot(failure)),
+        match self.made(&waiting.what, None, &watch::channel(0).0).await? {
+            There::All(JobResult::Done(_)) | There::First(_) => {}
+            There::All(JobResult::Failed { failure, .. }) => return Err(Trouble::Cannot(failure)),
             // It has its name for as long as the runner job is taken: once that is taken anew, another is made.
-            JobResult::Cancelled => return Err(Trouble::Cannot(Failure::new(Code::Cancelled, "it was stopped at the farm"))),
+            There::All(JobResult::Cancelled) => {
+                return Err(Trouble::Cannot(Failure::new(Code::Cancelled, "it was stopped at the farm")));
+            }
         }
         let seal = fetch(&self.state, &keys::seal(&waiting.what)).await?;
         let made = answer::plain_sound(&seal)?;
