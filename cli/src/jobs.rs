@@ -137,12 +137,6 @@ struct Deleted<'a> {
     error: Option<Told<'a>>,
 }
 
-/// What is printed of all of them.
-#[derive(Serialize)]
-struct AllDeleted<'a> {
-    jobs: Vec<Deleted<'a>>,
-}
-
 /// Runs `shoal delete`: one after the other, and each is told.
 ///
 /// # Errors
@@ -158,21 +152,17 @@ pub async fn delete(command: &Delete) -> Result<Ended, Failure> {
         }
         return Ok(Ended::Done);
     }
-    let mut all = Vec::new();
+    let mut faults = Vec::new();
     for job in &command.jobs {
         let failure = client.delete(job).await.err();
         match &failure {
-            _ if command.json => {}
+            _ if command.json => print_json(&Deleted { id: job, error: failure.as_ref().map(Told::from) }),
             Some(failure) => say_failure(Some(job), failure),
             None => say(&format!("{job}: deleted")),
         }
-        all.push((job, failure));
+        faults.extend(failure.map(|failure| failure.code.fault()));
     }
-    if command.json {
-        let jobs = all.iter().map(|(job, failure)| Deleted { id: job.as_str(), error: failure.as_ref().map(Told::from) });
-        print_json(&AllDeleted { jobs: jobs.collect() });
-    }
-    Ok(Ended::of_many(all.iter().filter_map(|(_, failure)| failure.as_ref()).map(|failure| failure.code.fault())))
+    Ok(Ended::of_many(faults.into_iter()))
 }
 
 /// Shows how a job goes on until it has ended.
@@ -206,6 +196,9 @@ async fn follow(client: &Client, job: &str, json: bool) -> Result<(), Failure> {
 /// Why a job that has ended has no result, if so.
 fn outcome(ended: &JobStatus) -> Result<(), Failure> {
     match (ended.state, &ended.error) {
+        (State::Done, _) if ended.deleted_ms.is_some() => {
+            Err(Failure::new(Code::InvalidRequest, "its output was deleted: submit it under another id"))
+        }
         (State::Done, _) => Ok(()),
         (_, Some(failure)) => Err(failure.clone()),
         (_, None) => Err(Failure::new(Code::Cancelled, "the job was cancelled")),

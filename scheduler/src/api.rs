@@ -98,10 +98,16 @@ struct Shared {
     description: Bytes,
     /// Places for requests until their answers begin.
     requests: Places,
+    /// Places for those who delete outputs.
+    deletions: Places,
     /// What answers have that go on for long.
     streams: Streams,
     outputs: Outputs,
 }
+
+/// Outputs that are deleted at a time: in all, and of a tenant.
+const DELETIONS_MAX: usize = 8;
+const DELETIONS_OF_TENANT_MAX: usize = 2;
 
 /// Serves the API until the future is dropped.
 ///
@@ -114,7 +120,8 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 fn router(api: Api, limits: Limits) -> Router {
     let requests = Places::new(limits.all, limits.of_tenant, limits.of_strangers);
     let (description, streams, outputs) = (Bytes::from(description().to_string()), Streams::default(), Outputs::default());
-    let shared = Arc::new(Shared { api, limits, description, requests, streams, outputs });
+    let deletions = Places::new(DELETIONS_MAX, DELETIONS_OF_TENANT_MAX, 0);
+    let shared = Arc::new(Shared { api, limits, description, requests, deletions, streams, outputs });
     Route::ALL
         .into_iter()
         .fold(Router::new(), |pages, route| pages.route(route.path(), answerer(route)))
@@ -318,7 +325,10 @@ async fn retry(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> An
 
 /// Deletes the output of a job, within the time that a request has: many thousands of objects. What is left after that is deleted
 /// when it is asked for again, or by the janitor.
-async fn delete(State(shared): State<Arc<Shared>>, Visible(id, _): Visible) -> Answer<Json<Named>> {
+async fn delete(State(shared): State<Arc<Shared>>, caller: Caller, Visible(id, _): Visible) -> Answer<Json<Named>> {
+    // All that stands at the place of an output is listed for it.
+    let _place = shared.deletions.take(Some(caller.tenant.name.as_str()))?;
+    shared.outputs.forget(&id);
     let deleted = shared.api.scheduler.delete_output(&id).await;
     shared.outputs.forget(&id);
     deleted.map_err(not_as_it_stands)?;

@@ -9,7 +9,7 @@ use farm::{Code, Failure, Fault, metrics};
 use sha2::{Digest as _, Sha256};
 
 use crate::admit::{Policy, admit};
-use crate::scheduler::{Accepted, Watch, accept, tell_again};
+use crate::scheduler::{Accepted, Watch, accept, is_deleted, tell_again};
 
 /// Messages taken in at a time.
 const INTAKES: usize = 4;
@@ -104,6 +104,10 @@ async fn store(intake: &Intake, delivery: &Delivery) -> Result<JobId, Failure> {
     let (id, accepted) = accept(&intake.state, &intake.broker, spec).await?;
     match accepted {
         Accepted::New | Accepted::Known => {}
+        Accepted::Ended(_) if is_deleted(&intake.state, &id).await? => {
+            let message = format!("id: the output of job {id} was deleted: submit it under another id");
+            return Err(Failure::new(Code::InvalidRequest, message));
+        }
         // Whoever sends a job again wants to know how it ended.
         Accepted::Ended(result) => {
             tell_again(&intake.state, &id, &result).await?;

@@ -62,7 +62,7 @@ pub async fn round(settings: &Settings, state: &Storage) -> Result<(), Failure> 
         let Some((id, life)) = ended.filter(|_| age(entry.modified_ms) >= settings.grace) else { continue };
         match sweep(settings, state, &id, life).await {
             Ok(Swept::Clean) => state.delete(&[entry.key]).await?,
-            Ok(Swept::Later) => tracing::info!(job = %id, "it is being taken up again: nothing is deleted now"),
+            Ok(Swept::Later) => tracing::info!(job = %id, "it is looked at once more"),
             Err(failure) => tracing::warn!(job = %id, %failure, "cannot be cleaned up after now"),
         }
     }
@@ -93,16 +93,18 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId, life: Life) -> 
     }
     let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(id, life)).await? else { return Ok(Swept::Later) };
     let output = state.open_beside(&spec.output.url)?;
+    let is_asked_for = is_deleted(state, id).await?;
     let unwanted = match result {
-        JobResult::Done(_) if is_deleted(state, id).await? => {
-            // What whoever asked had no time for, or what came late.
-            take_away(state, &output, id).await?;
-            of_no_result(state, &output, id, life).await?
-        }
+        // What stands there beside it may be of a job that goes on.
+        _ if is_asked_for => Vec::new(),
         JobResult::Done(_) => beside_the_result(state, &output, id).await?,
         JobResult::Failed { .. } | JobResult::Cancelled if !claim_media(state, id, life).await? => return Ok(Swept::Later),
         JobResult::Failed { .. } | JobResult::Cancelled => of_no_result(state, &output, id, life).await?,
     };
+    if is_asked_for {
+        // What whoever asked had no time for, or what came late.
+        metrics::scheduler().janitor_deleted.inc_by(take_away(state, &output, id).await? as u64);
+    }
     if !unwanted.is_empty() {
         tracing::info!(job = %id, objects = unwanted.len(), "left-over media is deleted");
         metrics::scheduler().janitor_deleted.inc_by(unwanted.len() as u64);
@@ -112,6 +114,10 @@ async fn sweep(settings: &Settings, state: &Storage, id: &JobId, life: Life) -> 
     let aborted = output.abort_stale_uploads(settings.upload_age_max.min(settings.grace.max(Duration::from_secs(3600)))).await?;
     if aborted > 0 {
         tracing::info!(job = %id, aborted, "uploads that nobody finished are aborted");
+    }
+    // Asked for meanwhile, it is to be looked at once more.
+    if !is_asked_for && is_deleted(state, id).await? {
+        return Ok(Swept::Later);
     }
     Ok(Swept::Clean)
 }

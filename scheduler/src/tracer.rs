@@ -46,9 +46,10 @@ impl Settings {
     ///
     /// # Errors
     /// [`Code::InvalidRequest`] for what is none of these; what was given is not repeated.
-    pub fn new(endpoint: &Url, headers: &str) -> Result<Self, Failure> {
+    pub fn new(endpoint: &str, headers: &str) -> Result<Self, Failure> {
         let refused = |why: &str| Failure::new(Code::InvalidRequest, why);
-        let mut url = endpoint.clone();
+        // What is no URL may hold a password all the same.
+        let mut url: Url = endpoint.parse().map_err(|_| refused("otlp-endpoint: it is no URL"))?;
         if !["http", "https"].contains(&url.scheme()) {
             return Err(refused("otlp-endpoint: use http:// or https://"));
         }
@@ -105,12 +106,18 @@ impl Traced {
 }
 
 /// Sends the trace of each, one after the other, until the future is dropped.
+/// Those that still wait then are not sent.
 ///
 /// # Errors
-/// [`Code::Internal`] when there is no way to make requests at all.
+/// None: where there is no way to make requests at all, that is said once.
 pub async fn run(settings: Settings, state: Storage, mut endings: Endings) -> Result<(), Failure> {
-    let builder = Reach::Anywhere.client().connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX);
-    let client = builder.build().map_err(|error| Failure::new(Code::Internal, format!("no traces can be sent: {error}")))?;
+    let client = match Reach::Anywhere.client().connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX).build() {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(%error, "no traces can be sent");
+            return std::future::pending().await;
+        }
+    };
     while let Some((job, life)) = endings.recv().await {
         let sent = tokio::time::timeout(TRACE_MAX, send(&settings, &client, &state, (&job, life))).await;
         match sent.unwrap_or_else(|_| Err(format!("it took longer than {} s", TRACE_MAX.as_secs()))) {
@@ -181,7 +188,7 @@ mod tests {
     use super::*;
 
     fn settings(endpoint: &str, headers: &str) -> Result<Settings, Failure> {
-        Settings::new(&endpoint.parse().expect("a URL"), headers)
+        Settings::new(endpoint, headers)
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub struct Scheduler {
     pub slots_per_worker: u16,
     /// Where a trace of each job goes when it has ended: a collector that takes OTLP over HTTP in JSON, as http://127.0.0.1:4318.
     #[arg(long, env = "SHOAL_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<Url>,
+    pub otlp_endpoint: Option<String>,
     /// A file that holds headers for it, as name=value,name=value; otherwise they are in SHOAL_OTLP_HEADERS.
     #[arg(long, env = "SHOAL_OTLP_HEADERS_FILE", value_name = "FILE")]
     pub otlp_headers_file: Option<PathBuf>,

@@ -41,7 +41,7 @@ struct Job {
 enum Fate {
     /// It was not handed in.
     Refused(Failure),
-    /// Nobody has looked at it yet.
+    /// It was taken, and has not ended.
     Waiting(JobId),
     /// It has not ended.
     UnderWay(Box<JobStatus>),

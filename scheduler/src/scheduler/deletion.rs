@@ -16,6 +16,7 @@
 //! it looked at twice.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use farm::job::{JobId, JobSpec};
@@ -23,6 +24,7 @@ use farm::storage::{Kind, Storage, StorageError};
 use farm::task::{Marker, Token};
 use farm::{Code, Failure, keys};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::{Instant, sleep};
 
 use super::PARTITION;
 use super::again::{claim_media, current_life};
@@ -30,6 +32,10 @@ use super::job::{delete_all, fetch, fetch_if_there, is_published, is_there, publ
 use crate::published::Published;
 use crate::seal::Seal;
 use crate::step::JobResult;
+
+/// How long a job that has just ended is waited for to be closed, and how often that is looked at.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+const CLOSING_LOOK: Duration = Duration::from_millis(100);
 
 /// Markers fetched at a time.
 const FETCHES_MAX: usize = 16;
@@ -48,15 +54,25 @@ pub async fn delete_output(state: &Storage, job: &JobId) -> Result<(), Failure> 
     let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(job, life)).await? else {
         return refuse("has not ended: cancel it, or wait until it has");
     };
-    if is_there(state, &keys::active(PARTITION, job, life)).await? {
-        return refuse("is still being closed: try again in a moment");
+    let active = keys::active(PARTITION, job, life);
+    let patience = Instant::now() + CLOSING_MAX;
+    while is_there(state, &active).await? {
+        if Instant::now() > patience {
+            return refuse("is still being closed: try again in a moment");
+        }
+        sleep(CLOSING_LOOK).await;
     }
     let may_go_on = matches!(result, JobResult::Failed { .. });
-    if may_go_on && !claim_media(state, job, life).await? {
+    if may_go_on && !is_deleted(state, job).await? && !claim_media(state, job, life).await? {
         return refuse("is being taken up again");
     }
     state.put_new(&keys::deleted(job), Bytes::new(), Kind::Json).await?;
     state.put(&keys::sweep(PARTITION, job, life), Bytes::new(), Kind::Json).await?;
+    if !is_there(state, &keys::spec(job)).await? {
+        // It was forgotten meanwhile, and what was noted is of nothing.
+        state.delete(&[keys::deleted(job), keys::sweep(PARTITION, job, life)]).await?;
+        return Err(Failure::new(Code::InvalidRequest, format!("there is no job {job}")));
+    }
     let output = state.open_beside(&spec.output.url)?;
     let objects = take_away(state, &output, job).await?;
     tracing::info!(%job, objects, "its output is deleted");
@@ -77,15 +93,15 @@ pub(crate) async fn is_deleted(state: &Storage, job: &JobId) -> Result<bool, Fai
 /// Storage's.
 pub(crate) async fn take_away(state: &Storage, output: &Storage, job: &JobId) -> Result<usize, Failure> {
     let seal = fetch_if_there::<Seal>(state, &keys::seal(job)).await?;
+    let tokens = tokens(state, job, seal.as_ref()).await?;
     let mut objects = 0;
     if let Some(seal) = &seal {
-        let Documents { masters, leading, media } = own_documents(output, seal).await?;
+        let Documents { masters, leading, media } = own_documents(output, seal, &tokens).await?;
         for some in [masters, leading, media] {
             objects += some.len();
             delete_all(output, some).await?;
         }
     }
-    let tokens = tokens(state, job, seal.as_ref()).await?;
     let is_own = |key: &String| keys::token_in(key).is_some_and(|token| tokens.contains(token));
     let media: Vec<String> = output.list("").await?.into_iter().map(|entry| entry.key).filter(is_own).collect();
     objects += media.len();
@@ -104,16 +120,17 @@ struct Documents {
     media: Vec<String>,
 }
 
-async fn own_documents(output: &Storage, seal: &Seal) -> Result<Documents, Failure> {
+async fn own_documents(output: &Storage, seal: &Seal, tokens: &BTreeSet<String>) -> Result<Documents, Failure> {
     let is_master = |key: &str| [keys::MASTER, keys::FILES_MASTER].contains(&key);
     let (mut masters, mut media, mut is_whole) = (Vec::new(), Vec::new(), true);
     for (key, ours) in published_playlists(seal) {
-        match (there(output, &key, &ours).await?, is_master(&key)) {
-            // They go first: that there is none is no sign of another job.
-            (There::Nothing, true) => {}
-            (There::Ours, true) => masters.push(key),
-            (There::Ours, false) => media.push(key),
-            (There::Nothing | There::Others, _) => is_whole = false,
+        if is_master(&key) {
+            masters.push(key);
+            continue;
+        }
+        match there(output, &key, &ours, tokens).await? {
+            There::Ours => media.push(key),
+            There::Nothing | There::Others => is_whole = false,
         }
     }
     // Of still pictures alone there are no playlists.
@@ -135,9 +152,14 @@ enum There {
     Nothing,
 }
 
-async fn there(output: &Storage, key: &str, ours: &str) -> Result<There, Failure> {
+/// By what would be written there now, or by the executions that it names: another version may have written it.
+async fn there(output: &Storage, key: &str, ours: &str, tokens: &BTreeSet<String>) -> Result<There, Failure> {
+    let names_ours = |content: &[u8]| {
+        let content = String::from_utf8_lossy(content);
+        content.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| tokens.contains(word))
+    };
     match output.get(key).await {
-        Ok(content) if content == ours.as_bytes() => Ok(There::Ours),
+        Ok(content) if content == ours.as_bytes() || names_ours(&content) => Ok(There::Ours),
         Ok(_) => Ok(There::Others),
         Err(StorageError::NotFound(_)) => Ok(There::Nothing),
         Err(error) => Err(error.into()),
