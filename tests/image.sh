@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:?image.sh PROGRAM}")
 
-folder=$(mktemp -d)
+# Where /tmp is, no devices may be allowed.
+folder=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
 root=$folder/root
 trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$folder"' EXIT
 debootstrap --variant=minbase trixie "$root" ${MIRROR:+"$MIRROR"} >"$folder/log" || { tail -n 20 "$folder/log" >&2; exit 1; }
@@ -20,11 +21,18 @@ path=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 settings=(DEBIAN_FRONTEND=noninteractive) stage='' user=0 steps=0
 within() { chroot --userspec="$user" "$root" env -i "$path" "${settings[@]}" "$@"; }
 
+runs_as() { [ "$user" = 10001:10001 ] || { echo "the image $stage runs as $user" >&2; exit 1; }; }
+
 # One instruction a line, without comments.
 instructions=$(sed '/^[[:space:]]*#/d; /^[[:space:]]*$/d' deploy/Dockerfile | sed -e ':more' -e '/\\$/N; s/\\\n//; t more')
 while read -r word rest <&3; do
   case $word in
-    FROM) stage=${rest##* AS } user=0 ;;
+    FROM)
+      if [ "$stage" = scheduler ] || [ "$stage" = worker ]; then runs_as; fi
+      # What stands on another stage has its user.
+      case $rest in scheduler*) ;; *) user=0 ;; esac
+      stage=${rest##* AS }
+      ;;
     USER) user=$rest ;;
   esac
   case $stage in scheduler | worker) ;; *) continue ;; esac
@@ -43,7 +51,7 @@ while read -r word rest <&3; do
   esac
   steps=$((steps + 1))
 done 3<<<"$instructions"
-[ "$user" = 10001:10001 ] || { echo "the image runs as $user" >&2; exit 1; }
+runs_as
 echo "$stage: $steps steps done; as $user:"
 within shoal --version
 within shoal encoders

@@ -43,8 +43,10 @@ impl Prometheus {
         fs::create_dir(path("targets"))?;
         fs::write(path("prometheus.yaml"), settings(&path("targets"))?.to_string())?;
         fs::write(path("rules.yaml"), rules()?.to_string())?;
-        let mut command = Command::new("prometheus");
+        // Whoever ends this process without a word ends it too.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "prometheus"])
             .arg(format!("--config.file={}", path("prometheus.yaml").display()))
             .arg(format!("--storage.tsdb.path={}", path("data").display()))
             .arg(format!("--web.listen-address={address}"))

@@ -30,6 +30,8 @@ const START_TIME_MAX: Duration = Duration::from_secs(90);
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest run of lines of a shell that change the server.
 const SHELL_TIME_MAX: Duration = Duration::from_secs(120);
+/// Longest that filling a queue may take.
+const FILL_TIME_MAX: Duration = Duration::from_secs(120);
 /// Where Debian and Ubuntu put the program. The one on the path insists on root, and then runs as the system's user.
 const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// The program that controls it, from the same place for the same reason.
@@ -205,7 +207,7 @@ impl Drop for Server {
 /// the server is there.
 fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
     const FIRST: u32 = 10_000;
-    const CANDIDATES: u32 = 20_000;
+    const CANDIDATES: u32 = 10_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut ports = [0; COUNT];
     for port in &mut ports {
@@ -442,7 +444,7 @@ impl Vhost {
     /// When the server refuses one.
     pub fn fill(&self, queue: &str, messages: usize) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(async {
+        let filled = async {
             let connection = Connection::connect(&self.url(), ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -457,7 +459,8 @@ impl Vhost {
                 ensure!(matches!(confirmed, Confirmation::Ack(None)), "{queue}: {confirmed:?}");
             }
             Ok(())
-        })
+        };
+        runtime.block_on(async { tokio::time::timeout(FILL_TIME_MAX, filled).await? })
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[path = "deploy/checks.rs"]
 mod checks;
+#[path = "deploy/first.rs"]
+mod first;
 #[path = "deploy/package.rs"]
 mod package;
 #[path = "deploy/samples.rs"]

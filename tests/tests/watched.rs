@@ -243,6 +243,7 @@ fn a_broker_stops(watched: &mut Watched) -> Result<()> {
         watched.until_fires("ShoalBrokerAway", &format!("{job} {} does not reach the broker.", service.admin()))?;
     }
     watched.server.restart()?;
+    watched.prometheus.until_answered("count(shoal_broker_connected == 1) == 2", LIMIT)?;
     watched.until_quiet(&["ShoalBrokerAway"])
 }
 

@@ -55,7 +55,7 @@ fn every_file_is_taken_by_the_tool_that_reads_it() -> Result<()> {
     let mut broken = Vec::new();
     for path in &named {
         match CHECKS.iter().find(|(pattern, _)| is_named_by(path, pattern)) {
-            None => broken.push(format!("{path}: nothing reads it: see CHECKS")),
+            None => broken.push(format!("{path}: nothing reads it: see CHECKS, or take away what is no part of the repository")),
             Some((_, check)) => broken.extend(check(path).err().map(|error| format!("{path}: {error:#}"))),
         }
     }
@@ -88,7 +88,7 @@ fn hadolint(path: &str) -> Result<()> {
 }
 
 fn shellcheck(path: &str) -> Result<()> {
-    checker("shellcheck", &["--format", "gcc", path]).map(drop)
+    tool("shellcheck", "shellcheck", &["--format", "gcc", path], &deploy()).map(drop)
 }
 
 fn dashboard(path: &str) -> Result<()> {
@@ -178,12 +178,12 @@ fn users(path: &str) -> Result<()> {
 fn rabbit_plugins(path: &str) -> Result<()> {
     let wanted = text(path)?;
     let wanted: BTreeSet<&str> = wanted.trim().trim_end_matches('.').trim_matches(['[', ']']).split(',').map(str::trim).collect();
-    let variable = format!("RABBITMQ_ENABLED_PLUGINS_FILE={}", fs::canonicalize(deploy().join(path))?.display());
-    let arguments = [variable.as_str(), "/usr/lib/rabbitmq/bin/rabbitmq-plugins", "-q", "list", "-e", "-m"];
-    let said = tool("env", "rabbitmq-server", &arguments, &deploy())?;
-    let there: BTreeSet<&str> = said.lines().map(str::trim).collect();
-    ensure!(wanted.is_subset(&there), "RabbitMQ enables {there:?}, not {wanted:?}");
-    Ok(())
+    let (home, file) = (tempfile::tempdir()?, fs::canonicalize(deploy().join(path))?);
+    let variables = [format!("RABBITMQ_ENABLED_PLUGINS_FILE={}", file.display()), format!("HOME={}", home.path().display())];
+    // Asked without a server, it starts no daemon either.
+    let asks = ["/usr/lib/rabbitmq/bin/rabbitmq-plugins", "-q", "is_enabled", "--offline"];
+    let arguments: Vec<&str> = variables.iter().map(String::as_str).chain(asks).chain(wanted).collect();
+    tool("env", "rabbitmq-server", &arguments, &deploy()).map(drop)
 }
 
 /// Whoever builds an image sends every member of the workspace, and nothing is named that is not there.
@@ -199,10 +199,8 @@ fn all_that_is_built_is_sent(path: &str) -> Result<()> {
 }
 
 fn secrets_stay_out(path: &str) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    tool("git", "git", &["init", "--quiet"], folder.path())?;
-    fs::write(folder.path().join(".gitignore"), text(path)?)?;
-    tool("git", "git", &["check-ignore", "--quiet", "secrets/token"], folder.path()).map(drop)
+    ensure!(text(path)?.lines().any(|line| line == "/secrets/"), "what secrets.sh makes may come into the repository");
+    Ok(())
 }
 
 /// The name by which a heading is linked to.
