@@ -162,7 +162,7 @@ pub async fn delete(command: &Delete) -> Result<Ended, Failure> {
         }
         faults.extend(failure.map(|failure| failure.code.fault()));
     }
-    Ok(Ended::of_many(faults.into_iter()))
+    Ok(Ended::of_many(faults))
 }
 
 /// Shows how a job goes on until it has ended.

@@ -1,7 +1,7 @@
 //! Cleans up after jobs, a while after they have ended, and forgets them when they are old.
 //!
-//! It deletes nothing that a result names, but for those of which somebody has asked that. Whatever else may be under the same output prefix, of a job that came later, is
-//! left to that job's own clean-up.
+//! It deletes nothing that a result names, but for those of which somebody has asked that. Whatever else may be under the same
+//! output prefix, of a job that came later, is left to that job's own clean-up.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

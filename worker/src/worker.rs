@@ -133,6 +133,8 @@ impl Worker {
         let farm = Farm { settings, state, broker, spawner, running, gate, keeper, speed, stop: stopping, kill: killing };
         let farm = Arc::new(farm);
         metrics::worker().slots.set(i64::try_from(farm.settings.slots).unwrap_or(i64::MAX));
+        // Until a child says how far it is, the silence is as old as the worker.
+        metrics::worker().last_progress.set(metrics::now_seconds());
         let mut slots = JoinSet::new();
         for class in classes {
             for _ in 0..slots_of(class, farm.settings.slots) {

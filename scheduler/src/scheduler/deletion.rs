@@ -2,7 +2,7 @@
 //!
 //! **What is the job's** is told by names. Media stands under the tokens of executions, which no other job has: those that the
 //! seal or the markers name, and those that left a record of having begun or failed. A media playlist names executions too, so
-//! one that reads as this job's is this job's. The multivariant playlist and the report of another job may read the same: they
+//! one that names this job's is this job's. The multivariant playlist and the report of another job may read the same: they
 //! are this job's while every media playlist of its seal stands in its place, since a later job takes all of them away before it
 //! makes anything. Of still pictures alone the report names the executions. All else under the prefix stays.
 //!
