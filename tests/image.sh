@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the images of deploy/Dockerfile without Docker: every RUN, ENV and COPY of the stages `scheduler` and `worker`, one after
-# the other in a Debian 13 root, with the program that is given. The stage `build` is not run: its packages and `cargo build` are
+# Makes the images of deploy/Dockerfile without Docker: every RUN, ENV and COPY of the stages `scheduler`, `worker` and `worker-gpu`,
+# one after the other in a Debian 13 root, with the program that is given. The stage `build` is not run: its packages and `cargo build` are
 # those of `make build`. Afterwards the program is started there as the images' user. Needs root, debootstrap and 2 GB.
 # MIRROR names another mirror of Debian.
 set -euo pipefail
@@ -28,14 +28,14 @@ instructions=$(sed '/^[[:space:]]*#/d; /^[[:space:]]*$/d' deploy/Dockerfile | se
 while read -r word rest <&3; do
   case $word in
     FROM)
-      if [ "$stage" = scheduler ] || [ "$stage" = worker ]; then runs_as; fi
+      case $stage in scheduler | worker*) runs_as ;; esac
       # What stands on another stage has its user.
-      case $rest in scheduler*) ;; *) user=0 ;; esac
+      case $rest in scheduler* | worker*) ;; *) user=0 ;; esac
       stage=${rest##* AS }
       ;;
     USER) user=$rest ;;
   esac
-  case $stage in scheduler | worker) ;; *) continue ;; esac
+  case $stage in scheduler | worker | worker-gpu) ;; *) continue ;; esac
   case $word in
     FROM | USER | EXPOSE | HEALTHCHECK | ENTRYPOINT | CMD) continue ;;
     ENV) read -ra more <<<"$rest" && settings+=("${more[@]}") ;;

@@ -233,6 +233,8 @@ const visits = {
     const smooth = await page.evaluate(() => globalThis.measured());
     const rows = await page.locator(".job").count();
     const cancelled = await cancelByKeyboard(page);
+    await page.locator("#tenants td", { hasText: "174" }).waitFor({ timeout: FARM_MS });
+    const queues = await page.locator("#tenants tbody tr").allInnerTexts();
     await audit(page, "crowd");
     await page.setViewportSize(PHONE);
     const narrow = { page: await misfits(page) };
@@ -242,7 +244,7 @@ const visits = {
     await audit(page, "form-phone");
     await page.keyboard.press("Escape");
     const stalled_ms = await longestTask(browser, page, () => page.evaluate(stall));
-    return { rows, task_ms, stalled_ms, smooth, cancelled, narrow };
+    return { rows, task_ms, stalled_ms, smooth, cancelled, narrow, queues };
   },
 };
 
@@ -304,8 +306,11 @@ async function post(path, body) {
 const name = (place) => `film-${String(place).padStart(4, "0")}`;
 const names = (from, to) => Array.from({ length: to - from }, (_, place) => name(from + place));
 
+/** Every fourth is for another tenant. */
+const tenantOf = (id) => (Number(id.slice(-4)) % 4 ? "me" : "tube");
+
 const submitMany = () => each(names(0, request.jobs), (id) =>
-  post("", { version: 1, id, source: { url: request.source }, output: { url: `${request.output}${id}/` } }));
+  post("", { version: 1, id, tenant: tenantOf(id), source: { url: request.source }, output: { url: `${request.output}${id}/` } }));
 
 const cancelMany = () => each(names(request.jobs - request.cancelled, request.jobs), (id) => post(`/${id}/cancel`));
 

@@ -10,7 +10,7 @@ use farm::{Life, keys};
 use serde_json::{Value, json};
 use tests::clip::Clip;
 use tests::corpus;
-use tests::farm::{Farm, Ways};
+use tests::farm::{Farm, TOKEN, Ways};
 use tests::visitor::visit;
 
 /// Jobs that are looked at together, and how many of them are cancelled meanwhile.
@@ -74,6 +74,9 @@ fn a_thousand_jobs_stay_smooth_fit_a_phone_and_are_reached_by_keyboard() -> Resu
     // list some.
     let state = tempfile::tempdir()?;
     let ways = Ways { state: Some(format!("file://{}/", state.path().display())), ..Ways::default() };
+    // Who looks at it looks after all tenants.
+    let other = "[[tenants]]\nname = 'tube'\ntoken = 'the token of another tenant'\n";
+    farm.set_tenants(&format!("[[tenants]]\nname = 'me'\ntoken = '{TOKEN}'\nadmin = true\n{other}"))?;
     let _scheduler = farm.scheduler_by(&ways)?;
     let source = "https://tube.example/film.mp4";
     let wanted = json!({"jobs": JOBS, "cancelled": CANCELLED, "source": source, "output": farm.url("out/")?});
@@ -87,6 +90,10 @@ fn a_thousand_jobs_stay_smooth_fit_a_phone_and_are_reached_by_keyboard() -> Resu
     ensure!(seen["task_ms"].as_f64().is_some_and(|longest| longest > 0.0 && longest < TASK_MS_MAX), "{seen}");
     ensure!(seen["rows"].as_u64().is_some_and(|rows| rows > 0 && rows <= ROWS_MAX), "{seen}");
     ensure!(seen["narrow"] == json!({"page": [], "form": []}), "on a phone: {:#}", seen["narrow"]);
+    // A quarter is the other tenant's, of those that were cancelled too; the very first one is.
+    let queues: Vec<String> = serde_json::from_value(seen["queues"].clone())?;
+    let queues: Vec<Vec<&str>> = queues.iter().map(|row| row.split_whitespace().collect()).collect();
+    ensure!(queues == [["me", "525", "0"], ["tube", "174", "0"]], "{queues:?}");
     // Who asks for it by mistake only has to press Enter again.
     ensure!(seen["cancelled"]["first"] == "Keep it", "{seen}");
     Ok(())

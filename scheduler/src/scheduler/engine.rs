@@ -23,6 +23,7 @@ use super::view::{Board, Phase, Tally};
 use super::{PARTITION, Settings};
 use crate::dispatch::Shares;
 use crate::offers::{Offers, Served};
+use crate::traces::trace_id;
 
 /// Jobs driven at a time.
 const DRIVES_MAX: usize = 16;
@@ -408,7 +409,7 @@ impl Engine {
                 }
             }
             Stand::Ended(result) => {
-                tracing::info!(job = %id, "ended");
+                tracing::info!(job = %id, trace_id = trace_id(&id, entry.life), "ended");
                 if let Some(job) = &entry.job {
                     self.pace = job.state.pace_after(self.pace);
                 }

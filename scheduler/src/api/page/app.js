@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Farm } from "./farm.js";
 import { JobList } from "./jobs.js";
-import { drawFlow, drawWorkers } from "./panel.js";
+import { drawFlow, drawQueues, drawWorkers } from "./panel.js";
 import * as player from "./player.js";
 import * as submit from "./submit.js";
 import { many } from "./words.js";
@@ -175,6 +175,7 @@ function tick(count) {
   jobs.age(count % AGE_TICKS === 0);
   draw();
   drawFlow(farm);
+  drawQueues(farm);
   tellEnds();
 }
 
@@ -201,6 +202,7 @@ function leave(why) {
   jobs.farm = farm;
   jobs.clear();
   jobs.paint();
+  drawQueues(farm);
   drawWorkers([]);
   link("away", "Connecting");
   ask(why);

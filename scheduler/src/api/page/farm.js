@@ -89,6 +89,19 @@ export class Farm {
     return { counts, shown: wanted === "all" ? all : all.filter((job) => job.state === wanted) };
   }
 
+  /** How many jobs of each tenant wait, and how many are under way; those with most of them first. */
+  queues() {
+    const by = new Map();
+    for (const job of this.jobs.values()) {
+      if (!job.tenant) continue;
+      const queue = by.get(job.tenant) ?? { tenant: job.tenant, waiting: 0, running: 0 };
+      if (!hasEnded(job)) queue[job.state === "waiting" ? "waiting" : "running"] += 1;
+      by.set(job.tenant, queue);
+    }
+    const all = ({ waiting, running }) => waiting + running;
+    return [...by.values()].sort((a, b) => all(b) - all(a) || (a.tenant < b.tenant ? -1 : 1));
+  }
+
   /** Seconds until a job is done, at the rate of its last minute; null where it cannot be told. */
   secondsLeft(job, now) {
     const [first, last] = [job.pace[0], job.pace.at(-1)];

@@ -5,6 +5,7 @@ import { BIN_MS, BINS } from "./farm.js";
 import * as words from "./words.js";
 
 const WORKERS_MAX = 200;
+const TENANTS_MAX = 50;
 const SVG = "http://www.w3.org/2000/svg";
 // What is said to be now is the mean of half a minute: workers tell how far they are now and then.
 const NOW_BINS = 3;
@@ -59,6 +60,18 @@ export function drawFlow(farm) {
   drawEnds(bins.slice(1));
 }
 
+/** Draws the queue of each tenant. Who sees those of one alone has them in the list. */
+export function drawQueues(farm) {
+  const queues = farm.queues();
+  const [table, more] = [element("tenants"), element("tenants-more")];
+  rows(table.tBodies[0], queues.slice(0, TENANTS_MAX), ["number", "number"], ({ tenant, waiting, running }) => [
+    tenant, "", words.count(waiting), words.count(running),
+  ]);
+  element("queues").hidden = queues.length < 2;
+  more.hidden = queues.length <= TENANTS_MAX;
+  put(more, `and ${words.count(queues.length - TENANTS_MAX)} more`);
+}
+
 /** The cells of a worker, as texts. */
 const cells = ({ running, slots, speed, draining }) =>
   [`${running} / ${slots}`, typeof speed === "number" ? words.short(speed) : "–", draining ? "draining" : "working"];
@@ -74,28 +87,35 @@ export function drawWorkers(workers) {
   const sum = `${words.many(workers.length, "worker")}, ${words.count(busy)} of ${words.many(slots, "slot")} busy`;
   put(element("workers-sum"), workers.length ? sum : "No workers");
   const [table, more] = [element("workers"), element("workers-more")];
-  const body = table.tBodies[0];
   const shown = [...workers].sort((a, b) => (a.id < b.id ? -1 : 1)).slice(0, WORKERS_MAX);
-  while (body.rows.length > shown.length) body.deleteRow(-1);
-  shown.forEach((worker, place) => {
-    const row = body.rows[place] ?? addRow(body);
-    const [head, ...rest] = row.cells;
-    put(head.firstElementChild, worker.id);
-    put(head.lastElementChild, subtitle(worker));
-    cells(worker).forEach((text, cell) => put(rest[cell], text));
+  rows(table.tBodies[0], shown, ["number", "number", "standing"], (worker, row) => {
     row.dataset.state = worker.draining ? "draining" : "working";
+    return [worker.id, subtitle(worker), ...cells(worker)];
   });
   table.hidden = shown.length === 0;
   more.hidden = workers.length <= WORKERS_MAX;
   put(more, `and ${words.count(workers.length - WORKERS_MAX)} more`);
 }
 
-function addRow(body) {
+/** Has a row for each of these, with the name, what stands below it and the other cells as texts. */
+function rows(body, shown, classes, texts) {
+  while (body.rows.length > shown.length) body.deleteRow(-1);
+  shown.forEach((one, place) => {
+    const row = body.rows[place] ?? addRow(body, classes);
+    const [name, below, ...others] = texts(one, row);
+    const [head, ...rest] = row.cells;
+    put(head.firstElementChild, name);
+    put(head.lastElementChild, below);
+    others.forEach((text, cell) => put(rest[cell], text));
+  });
+}
+
+function addRow(body, classes) {
   const row = body.insertRow();
   const head = document.createElement("th");
   head.scope = "row";
   head.append(document.createElement("span"), " ", Object.assign(document.createElement("span"), { className: "soft" }));
   row.append(head);
-  for (const name of ["number", "number", "standing"]) row.insertCell().className = name;
+  for (const name of classes) row.insertCell().className = name;
   return row;
 }
