@@ -127,7 +127,7 @@ deb: build ## build a Debian package, target/debian/shoal_*.deb (installs cargo-
 	rm -rf target/package && mkdir -p target/package/completions
 	$(SHOAL) man --dir target/package/man
 	for shell in $(COMPLETIONS); do $(SHOAL) completions $$shell > target/package/completions/$$shell; done
-	$(TOOLS)/bin/cargo-deb -p cli --no-build --locked
+	$(TOOLS)/bin/cargo-deb -p cli --no-build --locked --strip
 
 .PHONY: image-check
 image-check: build ## run the build steps of both images in a Debian 13 root of their own, without Docker (needs root; three minutes)

@@ -323,13 +323,13 @@ pub async fn accept(state: &Storage, broker: &Broker, mut spec: JobSpec) -> Resu
     if stored != spec {
         return Ok((id, Accepted::Other));
     }
-    if is_new {
-        // That the output of a job of this name was deleted, which is forgotten, may have been noted while it was forgotten.
-        state.delete(&[keys::deleted(&id)]).await?;
-    }
     let life = if is_new { Life::FIRST } else { current_life(state, &id).await? };
     if !is_new && let Some(result) = fetch_if_there::<JobResult>(state, &keys::result(&id, life)).await? {
         return Ok((id, Accepted::Ended(result)));
+    }
+    if is_deleted(state, &id).await? {
+        // That was noted of an earlier job of this name, while that was forgotten: this one has no output yet.
+        state.delete(&[keys::deleted(&id)]).await?;
     }
     let active = keys::active(PARTITION, &id, life);
     // Not again where it is there: its age is the job's. A server that only says so must not lose the job.

@@ -163,6 +163,9 @@ async fn the_janitor_deletes_what_came_after_a_deletion() {
     let mut farm = Farm::new();
     farm.add_worker(|_| Act::Do);
     let running = Running::start(&farm, open()).await;
+    // Of another job, which may go on.
+    let other = "v240/0123456789abcdef/00000.m4s";
+    farm.put(other).await;
     ended(&farm, &running, &message(&farm, "film"), "done").await;
     let id = JobId::try_from("film".to_owned()).expect("an id");
     let told = keys::told(&id, Life::FIRST);
@@ -180,11 +183,25 @@ async fn the_janitor_deletes_what_came_after_a_deletion() {
     farm.put("mine.txt").await;
     let at_once = janitor::Settings { grace: Duration::ZERO, ..janitor::Settings::default() };
     janitor::round(&at_once, &farm.state).await.expect("a round");
-    assert!(are_left(&farm, &["mine.txt"]).await, "{:?}", farm.outputs().await);
+    assert!(are_left(&farm, &["mine.txt", other]).await, "{:?}", farm.outputs().await);
     // A multivariant playlist that leads nowhere may be anybody's.
     farm.output.put(keys::MASTER, master, farm::storage::Kind::Playlist).await.expect("stored");
     assert_eq!(delete(&running, "film", ONE).await.0, 200);
     assert!(farm.outputs().await.contains(keys::MASTER));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_noted_of_a_job_that_is_forgotten_is_not_of_a_later_one_of_its_name() {
+    let mut farm = Farm::new();
+    farm.add_worker(|_| Act::Do);
+    let running = Running::start(&farm, open()).await;
+    let id = JobId::try_from("film".to_owned()).expect("an id");
+    farm.state.put(&keys::deleted(&id), "".into(), farm::storage::Kind::Json).await.expect("stored");
+    ended(&farm, &running, &message(&farm, "film"), "done").await;
+    let (_, job) = running.get("/v1/jobs/film", ONE).await;
+    assert!(job["result"].is_object() && job["deleted_ms"].is_null(), "{job}");
+    assert_eq!(running.get("/v1/jobs/film/output/master.m3u8", ONE).await.0, 200);
     running.stop().await;
 }
 
