@@ -420,3 +420,37 @@ fn a_ladder_stages_nothing() {
     running.wait_for_end();
     assert_eq!(scalers.map(|scaler| scaler.property::<u64>("staged")), [0, 0]);
 }
+
+#[test]
+fn what_stands_beside_a_picture_in_memory_is_not_seen_in_what_is_made_of_it() {
+    use super::convert::Converter;
+    use super::memory::Plane;
+    use super::zimg::{View, ViewMut};
+
+    for ((from_width, from_height), (width, height)) in
+        [((640, 360), (428, 240)), ((854, 480), (640, 360)), ((854, 480), (428, 240))]
+    {
+        let (from, to) = (super::colour::rung_format(from_width, from_height), super::colour::rung_format(width, height));
+        let mut converter = Converter::new(from, to, false).expect("a way").expect("a conversion");
+        let mut made = |beside: u8| {
+            let mut source: Vec<Plane<u8>> =
+                (0..3).map(|index| Plane::new(from.row_bytes(index), from.plane_size(index).1)).collect();
+            for (index, plane) in source.iter_mut().enumerate() {
+                let (stride, row_bytes) = (plane.stride(), from.row_bytes(index));
+                for (place, sample) in plane.samples_mut().iter_mut().enumerate() {
+                    let (x, y) = (place % stride, place / stride);
+                    *sample = if x < row_bytes { (x * 7 + y * 13 + index * 31) as u8 / 2 + 40 } else { beside };
+                }
+            }
+            let mut target: Vec<Plane<u8>> =
+                (0..3).map(|index| Plane::new(to.row_bytes(index), to.plane_size(index).1)).collect();
+            let views: Vec<_> = source.iter().map(View::of).collect();
+            converter.convert(&views, &mut target.iter_mut().map(ViewMut::of).collect::<Vec<_>>()).expect("converted");
+            let rows = |(index, plane): (usize, &Plane<u8>)| {
+                plane.samples().chunks(plane.stride()).map(|row| row[..to.row_bytes(index)].to_vec()).collect::<Vec<_>>()
+            };
+            target.iter().enumerate().map(rows).collect::<Vec<_>>()
+        };
+        assert!(made(0) == made(255), "{from_width} to {width}");
+    }
+}
