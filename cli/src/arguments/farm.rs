@@ -267,7 +267,7 @@ pub struct Delete {
     /// Which farm.
     #[command(flatten)]
     pub server: Server,
-    /// Print one JSON object.
+    /// Print the job or the error as one JSON object; of several jobs one for each, on a line of its own.
     #[arg(long)]
     pub json: bool,
 }
