@@ -66,7 +66,7 @@ fn many_chunks_on_one_and_four_slots() -> Result<()> {
     let mut first: Option<Presentation> = None;
     for slots in ["1", "4"] {
         let output = tempfile::tempdir()?;
-        let flags = ["--ladder", "360", "--slots", slots, "--segment-seconds", "2", "--chunk-seconds", "2"];
+        let flags = ["--ladder", "360,240", "--slots", slots, "--segment-seconds", "2", "--chunk-seconds", "2"];
         let run = shoal::run(shoal::transcode(&source, output.path(), &flags)?, LONG_LIMIT)?.success()?;
         corpus::say(&format!("{slots} slots: {:.1} s", run.elapsed.as_secs_f32()));
         let made = Presentation::read(output.path())?;
