@@ -89,7 +89,7 @@ const LARGE_PX: u64 = 3840 * 2160;
 /// Three frames less than the preset: of 2160p that is 115 MiB, and the quality is the same at the same bits (PSNR, within 0.03 dB).
 const LARGE_LOOKAHEAD: &str = ":rc-lookahead=7";
 
-/// Has x264 use what processors had before AVX-512. It takes no longer (854x480 on Zen 4: 1.95 beside 2.00 s).
+/// Has x264 use what processors had before AVX-512. It takes no longer (854x480 on an EPYC of 2 cores: 1.95 beside 2.00 s).
 const WITHOUT_AVX512: &str = ":asm=AVX2";
 
 /// Whether x264 (r3095) plans pictures of this width rightly with AVX-512. It weighs macroblocks by what later frames take from

@@ -13,7 +13,7 @@ use crate::seal::Seal;
 const PIECE_NS: u64 = 45 * SECOND_NS;
 
 /// The same of a rung that can be played before the others: so many workers can be at it at once, also for half a minute of
-/// video. Starting them costs a tenth of it, of what is a fifth of all.
+/// video. Starting them costs up to a sixth of it, of what is a fifth of all.
 const FIRST_PIECE_NS: u64 = 2 * SECOND_NS;
 
 /// Pieces of a video's last third are so much smaller: workers that run out of pieces wait for the others' last ones.
